@@ -1,0 +1,1 @@
+"""Continuous deployment to Kubernetes as Prefect flows."""
