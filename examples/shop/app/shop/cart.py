@@ -1,7 +1,7 @@
 """The cart: a value that fits into a cookie and survives anything a browser may send back.
 
-A cart holds names and quantities only. Prices come from the catalogue each time, so there is nothing in the cookie
-that would need a signature.
+A cart holds names and quantities only. Prices come from the catalogue each time, so there is nothing in the
+cookie that would need a signature.
 """
 
 from __future__ import annotations
@@ -91,6 +91,8 @@ class Bill:
 def bill(cart: Cart, currency: Currency) -> Bill:
     """Price a cart in `currency`."""
     products = ((catalogue.find(slug), quantity) for slug, quantity in cart.quantities)
-    lines = tuple(Line(product, quantity, product.price(currency)) for product, quantity in products if product)
+    lines = tuple(
+        Line(product, quantity, product.price(currency)) for product, quantity in products if product
+    )
     subtotal = reduce(Money.__add__, (line.total for line in lines), Money(0, currency))
     return Bill(lines, subtotal, delivery.fee(subtotal))

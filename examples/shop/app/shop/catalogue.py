@@ -36,8 +36,8 @@ PRODUCTS: Final = (
         name="Gooseneck kettle",
         category="brew",
         tagline="A slow, steady pour",
-        description="The narrow spout keeps the water where you want it, and the weighted handle keeps your "
-        "wrist relaxed. Works on gas, electric and induction hobs.",
+        description="The narrow spout keeps the water where you want it, and the weighted handle keeps "
+        "your wrist relaxed. Works on gas, electric and induction hobs.",
         facts=("Holds 0.9 litres", "Brushed steel, heat-proof handle", "Works on every kind of hob"),
         prices={"USD": 64_00, "EUR": 59_00},
     ),
@@ -46,8 +46,8 @@ PRODUCTS: Final = (
         name="Pour-over dripper",
         category="brew",
         tagline="One cup at a time",
-        description="A glazed stoneware cone with spiral ribs that let the coffee breathe while it drips. Stands "
-        "on any cup up to ten centimetres wide.",
+        description="A glazed stoneware cone with spiral ribs that let the coffee breathe while it drips."
+        " Stands on any cup up to ten centimetres wide.",
         facts=("Brews one to two cups", "Glazed stoneware", "Fits standard cone filters"),
         prices={"USD": 28_00, "EUR": 26_00},
     ),
@@ -56,8 +56,8 @@ PRODUCTS: Final = (
         name="Glass carafe",
         category="brew",
         tagline="Made for sharing",
-        description="Thin, tough borosilicate glass with a wooden collar: you see how much is left, and nobody "
-        "burns their fingers.",
+        description="Thin, tough borosilicate glass with a wooden collar: you see how much is left, and "
+        "nobody burns their fingers.",
         facts=("Holds 0.6 litres", "Borosilicate glass, beech collar", "Dishwasher safe without the collar"),
         prices={"USD": 36_00, "EUR": 33_00},
     ),
@@ -66,8 +66,8 @@ PRODUCTS: Final = (
         name="Hand grinder",
         category="brew",
         tagline="Thirty turns to fresh coffee",
-        description="Conical steel burrs on two bearings grind evenly from espresso to French press. Small enough "
-        "for a rucksack, quiet enough for an early morning.",
+        description="Conical steel burrs on two bearings grind evenly from espresso to French press. "
+        "Small enough for a rucksack, quiet enough for an early morning.",
         facts=("Takes 25 grams of beans", "Steel burrs, walnut knob", "Twenty-four grind settings"),
         prices={"USD": 89_00, "EUR": 82_00},
     ),
@@ -76,8 +76,8 @@ PRODUCTS: Final = (
         name="Enamel mug",
         category="cups",
         tagline="Home, garden, campfire",
-        description="Two coats of enamel on steel, with a blue rim. It chips before it breaks, and it looks the "
-        "better for it.",
+        description="Two coats of enamel on steel, with a blue rim. It chips before it breaks, and it "
+        "looks the better for it.",
         facts=("Holds 350 millilitres", "Enamelled steel", "Safe on a stove and in a dishwasher"),
         prices={"USD": 18_00, "EUR": 16_50},
     ),
@@ -86,8 +86,8 @@ PRODUCTS: Final = (
         name="Stoneware cup",
         category="cups",
         tagline="Turned by hand",
-        description="Each cup is turned and glazed by hand, so no two are quite alike. The thick wall keeps an "
-        "espresso warm to the last sip.",
+        description="Each cup is turned and glazed by hand, so no two are quite alike. The thick wall "
+        "keeps an espresso warm to the last sip.",
         facts=("Holds 120 millilitres", "Hand-turned stoneware with saucer", "Dishwasher safe"),
         prices={"USD": 22_00, "EUR": 20_00},
     ),
@@ -96,8 +96,8 @@ PRODUCTS: Final = (
         name="House blend",
         category="pantry",
         tagline="Cocoa, plum, hazelnut",
-        description="Two washed coffees, roasted in small batches the day before they are sent. Round and sweet "
-        "as a filter coffee, and sturdy enough for milk.",
+        description="Two washed coffees, roasted in small batches the day before they are sent. Round and"
+        " sweet as a filter coffee, and sturdy enough for milk.",
         facts=("250 grams, whole beans", "Medium roast", "Best within six weeks"),
         prices={"USD": 14_50, "EUR": 13_50},
     ),
@@ -106,8 +106,8 @@ PRODUCTS: Final = (
         name="Sencha green tea",
         category="pantry",
         tagline="For the afternoon",
-        description="First-flush leaves, steamed and rolled the same day. Brew it at eighty degrees for one minute, "
-        "then once more.",
+        description="First-flush leaves, steamed and rolled the same day. Brew it at eighty degrees for "
+        "one minute, then once more.",
         facts=("80 grams of loose leaf", "Tin with an inner lid", "Good for about forty cups"),
         prices={"USD": 16_00, "EUR": 15_00},
     ),

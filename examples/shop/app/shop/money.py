@@ -27,8 +27,7 @@ class Money:
     def __add__(self, other: Money) -> Money:
         """Add an amount of the same currency."""
         if other.currency != self.currency:
-            message = f"cannot add {other.currency.code} to {self.currency.code}"
-            raise ValueError(message)
+            raise ValueError(f"cannot add {other.currency.code} to {self.currency.code}")
         return Money(self.amount + other.amount, self.currency)
 
     def __mul__(self, quantity: int) -> Money:

@@ -22,7 +22,7 @@ _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]+")
 _NUMBER: Final = re.compile(rf"SH-[{_DIGITS}]{{8}}")
 _ASK: Final = {
     "name": "Enter your full name",
-    "email": "Enter an email address, for example name@example.com",
+    "email": "Enter an email address like name@example.com",
     "street": "Enter your street and house number",
     "postcode": "Enter your postal code",
     "city": "Enter your town or city",
@@ -62,20 +62,22 @@ class Order:
     @classmethod
     def place(cls, cart: Cart, customer: Customer) -> Order:
         """Confirm a cart for a customer."""
-        content = "\n".join([cart.to_cookie(), *(getattr(customer, field.name) for field in fields(customer))])
+        content = "\n".join(
+            [cart.to_cookie(), *(getattr(customer, field.name) for field in fields(customer))]
+        )
         digest = hashlib.sha256(content.encode()).digest()
         return cls("SH-" + "".join(_DIGITS[byte % 32] for byte in digest[:8]), cart)
 
     @classmethod
     def from_cookie(cls, text: str) -> Order | None:
         """Read the customer's last order from a cookie; None if there is none."""
-        number, _, cart = text.partition("/")
+        number, _, cart = text.partition("|")
         order = cls(number, Cart.from_cookie(cart))
         return order if _NUMBER.fullmatch(number) and order.cart.pieces else None
 
     def to_cookie(self) -> str:
         """Return the text that `from_cookie` reads."""
-        return f"{self.number}/{self.cart.to_cookie()}"
+        return f"{self.number}|{self.cart.to_cookie()}"
 
 
 def _clean(value: object) -> str:

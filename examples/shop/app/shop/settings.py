@@ -47,19 +47,18 @@ class Settings:
 def _text(environ: Mapping[str, str], name: str, *, default: str, longest: int) -> str:
     text = environ.get(name, "").strip() or default
     if not text.isprintable():
-        message = f"{name} contains a line break or a control character: use one line of plain text"
-        raise SettingsError(message)
+        raise SettingsError(
+            f"{name} contains a line break or a control character: use one line of plain text"
+        )
     if len(text) > longest:
-        message = f"{name} has {len(text)} characters: use at most {longest}"
-        raise SettingsError(message)
+        raise SettingsError(f"{name} has {len(text)} characters: use at most {longest}")
     return text
 
 
 def _version(environ: Mapping[str, str]) -> str:
     version = _text(environ, "SHOP_VERSION", default="dev", longest=VERSION_LENGTH)
     if not version.isascii():  # it is sent as an HTTP header
-        message = f"SHOP_VERSION is {version!r}: use ASCII characters only"
-        raise SettingsError(message)
+        raise SettingsError(f"SHOP_VERSION is {version!r}: use ASCII characters only")
     return version
 
 
@@ -67,12 +66,12 @@ def _currency(code: str) -> Currency:
     try:
         return CURRENCIES[code]
     except KeyError:
-        message = f"SHOP_CURRENCY is {code!r}: use one of {', '.join(sorted(CURRENCIES))}"
-        raise SettingsError(message) from None
+        raise SettingsError(
+            f"SHOP_CURRENCY is {code!r}: use one of {', '.join(sorted(CURRENCIES))}"
+        ) from None
 
 
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 0 < int(text) <= MAX_PORT):
-        message = f"LISTEN_PORT is {text!r}: use a number from 1 to {MAX_PORT}"
-        raise SettingsError(message)
+        raise SettingsError(f"LISTEN_PORT is {text!r}: use a number from 1 to {MAX_PORT}")
     return int(text)

@@ -1,0 +1,27 @@
+"""Probes for Kubernetes.
+
+Both look at this process only: a probe that fails for a shared reason would take all replicas out at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+
+async def alive(_: Request) -> Response:
+    """Answer as long as the event loop turns; no answer means: restart me."""
+    return PlainTextResponse("alive")
+
+
+async def ready(_: Request) -> Response:
+    """Answer once the server listens, which it does after settings and templates were loaded."""
+    return PlainTextResponse("ready")
+
+
+ROUTES = [Route("/healthz", alive), Route("/readyz", ready)]

@@ -1,0 +1,489 @@
+"""The only file that talks to Kubernetes: requests in, objects or our own errors out.
+
+Every request takes one checked path. An answer that is not 2xx raises: the library's dynamic client would hand a
+refused apply back as an object of kind Status, which looks like success. What can heal (connection, 429, 5xx) is
+tried again until the patience given to `connect` is over; writes only where the same write twice changes nothing.
+It decides nothing about releases.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import re
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import aiohttp
+import stamina
+from kubernetes_asyncio.client import ApiClient, Configuration
+from kubernetes_asyncio.config import (
+    ConfigException,
+    list_kube_config_contexts,
+    load_incluster_config,
+    load_kube_config,
+    load_kube_config_from_dict,
+)
+
+from prefect_cd.errors import (
+    ClusterUnreachable,
+    Errored,
+    Forbidden,
+    Invalid,
+    InvalidManifest,
+    OwnershipConflict,
+)
+from prefect_cd.pipeline import ClusterAccess
+from prefect_cd.release import Object
+
+FIELD_MANAGER = "prefect-cd"
+PATIENCE = timedelta(seconds=60)
+_SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_READ_SECONDS = 30
+WRITE_SECONDS = 10
+"""No write is under way for longer: the environment's lock relies on it."""
+_PAGE = 500
+_TRANSIENT = frozenset({429, 500, 502, 503, 504})
+_NOT_FOUND, _CONFLICT = 404, 409
+_EXPLAIN = "correct the manifest; `kubectl explain` knows the fields"
+_log = logging.getLogger(__name__)
+
+Guard = Callable[[], Awaitable[None]]
+"""Awaited before every write; raises LockLost when writing is no longer ours."""
+
+
+async def unguarded() -> None:
+    """The guard of dry runs and of writes that need no lock."""
+
+
+class ApiError(Errored):
+    """An answer of the API server that the caller has to understand, by `status` and `cause`."""
+
+    code = "cluster-error"
+
+    def __init__(self, reason: str, *, status: int = 0, cause: str = "", where: str = "", hint: str = "") -> None:
+        super().__init__(reason, where=where, hint=hint)
+        self.status = status
+        self.cause = cause
+
+
+@dataclass(frozen=True)
+class LoadedKubeconfig:
+    """A kubeconfig that somebody else read, for example from a Prefect block. Never printed."""
+
+    content: Mapping[str, Any] = field(repr=False)
+    context: str | None = None
+
+
+Access = ClusterAccess | LoadedKubeconfig
+
+
+@dataclass(frozen=True, order=True)
+class Ref:
+    """Which object: enough to build its URL once the kind's plural is known."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind.lower()}/{self.name}"
+
+    @classmethod
+    def of(cls, item: Object) -> "Ref":
+        """The reference of an object; the namespace is empty when the object names none."""
+        metadata = item["metadata"]
+        return cls(item["apiVersion"], item["kind"], metadata.get("namespace", ""), metadata["name"])
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How the API server serves one kind."""
+
+    api_version: str
+    kind: str
+    plural: str
+    namespaced: bool
+
+    @property
+    def group(self) -> str:
+        """The API group; empty for the core group."""
+        return self.api_version.rpartition("/")[0]
+
+    def path(self, namespace: str = "", name: str = "") -> str:
+        """The URL path of the collection or of one object."""
+        parts = ["/apis" if self.group else "/api", self.api_version]
+        parts += ["namespaces", quote(namespace)] if self.namespaced and namespace else []
+        parts += [self.plural, quote(name)] if name else [self.plural]
+        return "/".join(parts)
+
+
+@asynccontextmanager
+async def connect(access: Access, *, patience: timedelta = PATIENCE) -> AsyncIterator["Cluster"]:
+    """A connection to the cluster that `access` describes.
+
+    Args:
+        access: kubeconfig and context, in-cluster, or a kubeconfig that is loaded already.
+        patience: how long a request that can heal is tried again.
+
+    Raises:
+        Invalid: no kubeconfig, or no such context.
+    """
+    configuration = await _configuration(access)
+    async with ApiClient(configuration) as client:
+        yield Cluster(client, patience, in_pod=not isinstance(access, LoadedKubeconfig) and _is_in_pod(access))
+
+
+async def _configuration(access: Access) -> Configuration:
+    configuration = Configuration()
+    configuration.connection_pool_maxsize = 64
+    try:
+        if isinstance(access, LoadedKubeconfig):
+            await load_kube_config_from_dict(
+                config_dict=dict(access.content), context=access.context, client_configuration=configuration
+            )
+        elif _is_in_pod(access):
+            load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        else:
+            await load_kube_config(
+                config_file=access.kubeconfig,
+                context=_known_context(access),
+                client_configuration=configuration,
+            )
+    except ConfigException as error:
+        raise Invalid(
+            f"no cluster to talk to: {error}",
+            where=_said(access),
+            hint="name a kubeconfig and context in the pipeline file, or set KUBECONFIG",
+        ) from error
+    return configuration
+
+
+def _is_in_pod(access: ClusterAccess) -> bool:
+    named = access.kubeconfig or access.context or os.environ.get("KUBECONFIG")
+    return access.in_cluster or (not named and (_SERVICE_ACCOUNT / "token").exists())
+
+
+def _known_context(access: ClusterAccess) -> str | None:
+    contexts, _current = list_kube_config_contexts(config_file=access.kubeconfig)
+    names = sorted(context["name"] for context in contexts)
+    if access.context and access.context not in names:
+        raise Invalid(
+            f"there is no context {access.context!r}; there are: {', '.join(names) or 'none'}",
+            where=_said(access),
+            hint="correct `context` in the pipeline file, or see `kubectl config get-contexts`",
+        )
+    return access.context
+
+
+def _said(access: Access) -> str:
+    if isinstance(access, LoadedKubeconfig):
+        return "KubernetesCredentials block"
+    return access.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+
+
+class Cluster:
+    """One API server, seen through requests that either succeed or raise."""
+
+    def __init__(self, client: ApiClient, patience: timedelta, *, in_pod: bool = False) -> None:
+        self.in_pod = in_pod
+        self._client = client
+        self._patience = patience.total_seconds()
+        self._kinds: dict[str, dict[str, Kind]] = {}
+        self.server = str(client.configuration.host)
+
+    async def version(self) -> str:
+        """The server's version, for example v1.36.3."""
+        return str((await self._object("GET", "/version"))["gitVersion"])
+
+    async def kind(self, api_version: str, kind: str) -> Kind:
+        """How `kind` is served.
+
+        Raises:
+            InvalidManifest: this cluster has no such kind.
+        """
+        if api_version not in self._kinds:
+            prefix = "/apis/" if "/" in api_version else "/api/"
+            try:
+                answer = await self._object("GET", prefix + api_version)
+            except ApiError as error:
+                if error.status != _NOT_FOUND:
+                    raise
+                answer = {"resources": []}
+            self._kinds[api_version] = {
+                each["kind"]: Kind(api_version, each["kind"], each["name"], each["namespaced"])
+                for each in answer["resources"]
+                if "/" not in each["name"]
+            }
+        known = self._kinds[api_version]
+        if kind not in known:
+            raise InvalidManifest(
+                f"this cluster has no kind {kind} in {api_version}",
+                hint="correct apiVersion or kind, or install the CustomResourceDefinition first; "
+                "`kubectl api-resources` lists what there is",
+            )
+        return known[kind]
+
+    async def path(self, ref: Ref) -> str:
+        """The URL path of one object."""
+        return (await self.kind(ref.api_version, ref.kind)).path(ref.namespace, ref.name)
+
+    async def get(self, ref: Ref) -> Object | None:
+        """The object, or None when there is none."""
+        try:
+            return await self._object("GET", await self.path(ref), where=str(ref))
+        except ApiError as error:
+            if error.status == _NOT_FOUND:
+                return None
+            raise
+
+    async def list(
+        self,
+        kind: Kind,
+        namespace: str = "",
+        *,
+        labels: str = "",
+        fields: str = "",
+        only_metadata: bool = False,
+    ) -> list[Object]:
+        """All objects of a kind, by label and field selector.
+
+        Args:
+            kind: what to list.
+            namespace: empty for all namespaces and for cluster-scoped kinds.
+            labels: label selector.
+            fields: field selector.
+            only_metadata: leave data, spec and status on the server.
+        """
+        accept = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1" if only_metadata else ""
+        found: list[Object] = []
+        token = ""
+        while True:
+            query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(_PAGE), "continue": token}
+            page = await self._object("GET", kind.path(namespace), query=query, accept=accept, where=kind.plural)
+            # items of a list do not say what they are; everything after relies on it
+            found += [{**item, "apiVersion": kind.api_version, "kind": kind.kind} for item in page["items"] or []]
+            token = page["metadata"].get("continue", "")
+            if not token:
+                return found
+
+    async def apply(
+        self, item: Object, *, dry_run: bool = False, force: bool = False, guard: Guard = unguarded
+    ) -> Object:
+        """Server-side apply of one object; the same apply twice changes nothing, so it is retried.
+
+        Raises:
+            OwnershipConflict: another manager owns a field with another value, and `force` is False.
+            InvalidManifest: the server's own words about what is wrong.
+        """
+        query = {
+            "fieldManager": FIELD_MANAGER,
+            "fieldValidation": "Strict",
+            "force": "true" if force else "false",
+        }
+        return await self._object(
+            "PATCH",
+            await self.path(Ref.of(item)),
+            query={**query, **({"dryRun": "All"} if dry_run else {})},
+            body=item,
+            content="application/apply-patch+yaml",
+            guard=guard,
+            where=str(Ref.of(item)),
+        )
+
+    async def create(self, item: Object, *, dry_run: bool = False, guard: Guard = unguarded) -> Object:
+        """Create one object; not retried. ApiError with status 409 when it exists."""
+        ref = Ref.of(item)
+        kind = await self.kind(ref.api_version, ref.kind)
+        query = {
+            "fieldManager": FIELD_MANAGER,
+            "fieldValidation": "Strict",
+            **({"dryRun": "All"} if dry_run else {}),
+        }
+        await guard()
+        return await self._once("POST", kind.path(ref.namespace), query=query, body=item, where=str(ref))
+
+    async def replace(self, item: Object, *, guard: Guard = unguarded) -> Object:
+        """Replace one object at the resourceVersion it carries; not retried. ApiError 409 when it has moved."""
+        ref = Ref.of(item)
+        await guard()
+        return await self._once(
+            "PUT", await self.path(ref), query={"fieldManager": FIELD_MANAGER}, body=item, where=str(ref)
+        )
+
+    async def delete(self, ref: Ref, *, uid: str = "", guard: Guard = unguarded) -> None:
+        """Delete one object (and, in the background, what it owns); fine when it is gone already.
+
+        Args:
+            ref: which object.
+            uid: only this incarnation of it.
+            guard: awaited before each attempt.
+        """
+        body: Object = {"propagationPolicy": "Background", **({"preconditions": {"uid": uid}} if uid else {})}
+        try:
+            await self._object("DELETE", await self.path(ref), body=body, guard=guard, where=str(ref))
+        except ApiError as error:
+            if error.status not in {_NOT_FOUND, _CONFLICT}:
+                raise
+
+    async def logs(self, namespace: str, pod: str, container: str, *, previous: bool = False, lines: int = 30) -> str:
+        """The last lines of a container's log; empty when there is none."""
+        query = {"container": container, "tailLines": str(lines), "previous": "true" if previous else ""}
+        try:
+            answer = await self._retried("GET", f"/api/v1/namespaces/{namespace}/pods/{pod}/log", query=query)
+        except (ApiError, Invalid):
+            return ""
+        return answer.decode(errors="replace")
+
+    async def may(self, verb: str, group: str, resource: str, namespace: str) -> bool:
+        """Whether our identity may do `verb`, as the server answers a SelfSubjectAccessReview."""
+        plural, _, subresource = resource.partition("/")
+        attributes = {"verb": verb, "group": group, "resource": plural, "namespace": namespace}
+        review = await self._object(
+            "POST",
+            "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+            body={
+                "apiVersion": "authorization.k8s.io/v1",
+                "kind": "SelfSubjectAccessReview",
+                "spec": {
+                    "resourceAttributes": {
+                        **attributes,
+                        **({"subresource": subresource} if subresource else {}),
+                    }
+                },
+            },
+        )
+        return bool(review["status"].get("allowed"))
+
+    @asynccontextmanager
+    async def port_forward(self, namespace: str, pod: str, port: int) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """A websocket to one port of a pod, in the protocol v4.channel.k8s.io of the kubelet.
+
+        Each binary message starts with a channel byte: 0 is data, 1 is an error text; the first message of each
+        channel is the port number, two bytes, little endian.
+        """
+        base = self.server.replace("http", "ws", 1)
+        session: aiohttp.ClientSession = self._client.rest_client.pool_manager
+        try:
+            async with session.ws_connect(
+                f"{base}/api/v1/namespaces/{namespace}/pods/{pod}/portforward?ports={port}",
+                headers=await self._headers(),
+                protocols=("v4.channel.k8s.io",),
+                max_msg_size=0,
+            ) as websocket:
+                yield websocket
+        except aiohttp.WSServerHandshakeError as error:
+            raise ApiError(f"no port-forward to pod/{pod}: {error.message}", status=error.status) from error
+
+    async def _headers(self) -> dict[str, str]:
+        settings = (await self._client.configuration.auth_settings()).get("BearerToken")
+        return {"authorization": settings["value"]} if settings and settings["value"] else {}
+
+    async def _object(self, method: str, path: str, **request: Any) -> Object:  # noqa: ANN401
+        answer: Object = json.loads(await self._retried(method, path, **request))
+        return answer
+
+    async def _retried(self, method: str, path: str, *, guard: Guard = unguarded, **request: Any) -> bytes:  # noqa: ANN401
+        async for attempt in stamina.retry_context(
+            on=_heals, attempts=None, timeout=self._patience, wait_initial=0.2, wait_max=3.0
+        ):
+            with attempt:
+                await guard()
+                return await self._send(method, path, **request)
+        raise AssertionError("stamina either returns or raises")
+
+    async def _once(self, method: str, path: str, **request: Any) -> Object:  # noqa: ANN401
+        answer: Object = json.loads(await self._send(method, path, **request))
+        return answer
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Object | None = None,
+        content: str = "application/json",
+        accept: str = "",
+        where: str = "",
+    ) -> bytes:
+        asked = urlencode({key: value for key, value in (query or {}).items() if value})
+        headers = {**await self._headers(), "Content-Type": content, "Accept": accept or "application/json"}
+        try:
+            response: aiohttp.ClientResponse = await self._client.rest_client.request(
+                method,
+                f"{self.server}{path}{'?' + asked if asked else ''}",
+                headers=headers,
+                body=body,
+                _preload_content=False,
+                _request_timeout=_READ_SECONDS if method == "GET" else WRITE_SECONDS,
+            )
+            answer: bytes = await response.read()
+        except (aiohttp.ClientSSLError, ssl.SSLError) as error:
+            raise Invalid(
+                f"the API server's certificate is not trusted: {error}",
+                where=self.server,
+                hint="the kubeconfig's certificate-authority must be the one that signed the server's certificate",
+            ) from error
+        except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
+            raise ClusterUnreachable(
+                f"the API server does not answer: {error or type(error).__name__}",
+                where=self.server,
+                hint="is the cluster up, and reachable from here? try `kubectl cluster-info`",
+            ) from error
+        if not response.ok:
+            raise _refusal(response.status, answer, where)
+        return answer
+
+
+def _heals(error: Exception) -> bool:
+    if isinstance(error, ClusterUnreachable):
+        _log.warning("%s; trying again", error.reason)
+        return True
+    return False
+
+
+def _refusal(status: int, answer: bytes, where: str) -> Exception:  # noqa: PLR0911  one line per meaning
+    """The error that an answer other than 2xx stands for."""
+    try:
+        told = json.loads(answer)
+    except ValueError:
+        told = {}
+    told = told if isinstance(told, dict) else {}
+    message = str(told.get("message") or answer.decode(errors="replace")[:500] or f"HTTP {status}")
+    causes = (told.get("details") or {}).get("causes") or []
+    if "failed to create typed patch object" in message:  # said with status 500, though it is the manifest's fault
+        return InvalidManifest(message, where=where, hint=_EXPLAIN)
+    if status in _TRANSIENT or "is being terminated" in message:
+        return ClusterUnreachable(f"the API server cannot answer now: {message}", where=where)
+    if status == 401:  # noqa: PLR2004
+        return Forbidden(
+            "the API server does not accept our credentials", where=where, hint="renew the kubeconfig's token"
+        )
+    if status == 403 and re.search(r"(User|user) .*cannot ", message):  # noqa: PLR2004
+        return Forbidden(message, where=where, hint="grant this verb on this resource with a Role and a RoleBinding")
+    if status == _CONFLICT and any(cause.get("reason") == "FieldManagerConflict" for cause in causes):
+        return _ownership(causes, where)
+    if status in {400, 403, 413, 422}:
+        return InvalidManifest(message, where=where, hint=_EXPLAIN)
+    return ApiError(message, status=status, cause=str(told.get("reason", "")), where=where)
+
+
+def _ownership(causes: list[dict[str, str]], where: str) -> OwnershipConflict:
+    fields = "\n".join(f"{cause.get('field', '?')}: {cause.get('message', '')}" for cause in causes)
+    owners = sorted(
+        {name for cause in causes for name in re.findall(r'conflict with "([^"]+)"', cause.get("message", ""))}
+    )
+    return OwnershipConflict(
+        f"{FIELD_MANAGER} would change what {' and '.join(owners) or 'another manager'} owns",
+        where=where,
+        detail=fields,
+        hint="remove these fields from the manifest, or set `take_over: true` for the environment",
+    )

@@ -1,0 +1,145 @@
+"""From an environment's `url` to a URL that can be requested from here.
+
+`https://…` stands for itself. `service/NAME[:PORT]` needs no ingress: inside the cluster it is the Service's DNS name,
+elsewhere the load balancer's address, else a node port, else a port-forward through the API server; so one pipeline
+file works on a laptop and inside the cluster. Whether what answers is good is for the gates to say.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+
+import aiohttp
+
+from prefect_cd.cluster import Cluster, Ref
+from prefect_cd.errors import DeliveryError, GateErrored, Invalid
+from prefect_cd.release import Object
+
+_CONNECT_SECONDS = 2.0
+_CHUNK = 64 * 1024
+_DATA, _ERROR = 0, 1
+_PORT_FRAMES = 2  # the first message of each channel is the port number
+
+
+@asynccontextmanager
+async def reach(cluster: Cluster, namespace: str, url: str) -> AsyncIterator[str]:
+    """A URL, without a slash at its end, that answers for as long as the block runs.
+
+    Raises:
+        Invalid: no such Service or port.
+        GateErrored: the Service has no ready pod to forward to.
+    """
+    if not url.startswith("service/"):
+        yield url.rstrip("/")
+        return
+    name, _, wanted = url.removeprefix("service/").partition(":")
+    service = await cluster.get(Ref("v1", "Service", namespace, name))
+    if service is None:
+        raise Invalid(
+            f"there is no Service {name!r} in namespace {namespace!r}", where=url, hint="correct the environment's url"
+        )
+    port = _port(service, wanted, url)
+    scheme = "https" if "https" in {port.get("name"), port.get("appProtocol")} else "http"
+    if cluster.in_pod:
+        yield f"{scheme}://{name}.{namespace}.svc:{port['port']}"
+        return
+    for host, number in await _addresses(cluster, service, port):
+        if await _answers(host, number):
+            yield f"{scheme}://{f'[{host}]' if ':' in host else host}:{number}"
+            return
+    async with _forwarded(cluster, namespace, name, port) as number:
+        yield f"{scheme}://127.0.0.1:{number}"
+
+
+def _port(service: Object, wanted: str, url: str) -> Object:
+    ports: list[Object] = service["spec"].get("ports") or []
+    for port in ports:
+        if wanted in {"", port.get("name"), str(port["port"])}:
+            return port
+    known = ", ".join(str(port.get("name") or port["port"]) for port in ports)
+    raise Invalid(f"the Service has no port {wanted!r}; there are: {known or 'none'}", where=url)
+
+
+async def _addresses(cluster: Cluster, service: Object, port: Object) -> list[tuple[str, int]]:
+    ingresses = (service.get("status", {}).get("loadBalancer") or {}).get("ingress") or []
+    found = [(str(each.get("hostname") or each.get("ip")), int(port["port"])) for each in ingresses]
+    if port.get("nodePort"):
+        nodes = await cluster.list(await cluster.kind("v1", "Node"))
+        hosts = _hosts(node["status"].get("addresses") or [] for node in nodes)
+        found += [(host, int(port["nodePort"])) for host in hosts]
+    return found
+
+
+def _hosts(addresses: Iterable[list[dict[str, str]]]) -> list[str]:
+    """External addresses before internal ones."""
+    flat = [address for each in addresses for address in each]
+    return [address["address"] for kind in ("ExternalIP", "InternalIP") for address in flat if address["type"] == kind]
+
+
+async def _answers(host: str, port: int) -> bool:
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), _CONNECT_SECONDS)
+    except (OSError, asyncio.TimeoutError):
+        return False
+    writer.close()
+    return True
+
+
+@asynccontextmanager
+async def _forwarded(cluster: Cluster, namespace: str, service: str, port: Object) -> AsyncIterator[int]:
+    """A local port whose every connection goes to a pod of the Service that is ready at that moment."""
+    await _ready_pod(cluster, namespace, service, port)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            pod, number = await _ready_pod(cluster, namespace, service, port)
+            async with cluster.port_forward(namespace, pod, number) as websocket:
+                await _pump(reader, writer, websocket)
+        except (DeliveryError, OSError, aiohttp.ClientError):
+            pass  # the connection ends, which is what its user sees of any network
+        finally:
+            with suppress(OSError):
+                writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def _ready_pod(cluster: Cluster, namespace: str, service: str, port: Object) -> tuple[str, int]:
+    kind = await cluster.kind("discovery.k8s.io/v1", "EndpointSlice")
+    for piece in await cluster.list(kind, namespace, labels=f"kubernetes.io/service-name={service}"):
+        numbers = [each["port"] for each in piece.get("ports") or [] if each.get("name", "") == port.get("name", "")]
+        for endpoint in piece.get("endpoints") or []:
+            target = endpoint.get("targetRef") or {}
+            if numbers and target.get("kind") == "Pod" and (endpoint.get("conditions") or {}).get("ready", True):
+                return target["name"], int(numbers[0])
+    raise GateErrored(
+        f"no pod behind Service {service!r} is ready",
+        where=f"service/{service} in {namespace}",
+        hint=f"does its selector match the pods? `kubectl -n {namespace} describe service {service}`",
+    )
+
+
+async def _pump(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, websocket: aiohttp.ClientWebSocketResponse
+) -> None:
+    async def upstream() -> None:
+        while data := await reader.read(_CHUNK):
+            await websocket.send_bytes(bytes([_DATA]) + data)
+
+    sending = asyncio.create_task(upstream())
+    frames = 0
+    try:
+        async for message in websocket:
+            frames += 1
+            if message.type != aiohttp.WSMsgType.BINARY or frames <= _PORT_FRAMES:
+                continue
+            if message.data[0] == _ERROR:
+                break
+            writer.write(message.data[1:])
+            await writer.drain()
+    finally:
+        sending.cancel()
+        with suppress(asyncio.CancelledError, OSError, aiohttp.ClientError):
+            await sending

@@ -1,0 +1,225 @@
+"""One writer per environment: a Lease that is renewed while we work, and a guard before every write.
+
+The decision (`decide`) is pure. The holder renews from a thread of its own, so that it goes on while a stage blocks.
+A holder whose renewal is overdue waits before its next write until it knows; when somebody else took over, it stops.
+A write takes at most WRITE_SECONDS, and none is begun in the last WRITE_SECONDS of a lease, so none outlives it.
+As in client-go's leader election, a lease counts as abandoned only when it was *seen* unchanged for its whole
+duration: no clocks of two machines are compared.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from enum import Enum
+from types import TracebackType
+
+from typing_extensions import Self
+
+from prefect_cd.apply import Place, ensure_namespace
+from prefect_cd.cluster import WRITE_SECONDS, Access, ApiError, Cluster, Ref, connect
+from prefect_cd.errors import ClusterUnreachable, DeliveryError, EnvironmentBusy, LockLost
+from prefect_cd.release import Object
+
+DURATION = timedelta(seconds=20)
+_RENEW_EVERY = timedelta(seconds=3)
+_LOOK_EVERY = timedelta(milliseconds=500)
+
+
+class Step(str, Enum):
+    """What to do about a lease."""
+
+    TAKE = "take"
+    WAIT = "wait"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A lease as it was last seen, and for how long it has not changed."""
+
+    holder: str
+    version: str
+    unchanged: timedelta
+    duration: timedelta
+
+
+def decide(me: str, seen: Seen | None) -> Step:
+    """Whether the lease may be taken: there is none, it is ours, it was given back, or it is abandoned."""
+    if seen is None or seen.holder in {"", me} or seen.unchanged >= seen.duration:
+        return Step.TAKE
+    return Step.WAIT
+
+
+@contextmanager
+def hold(access: Access, where: Place, holder: str, *, wait: timedelta) -> Iterator["Lock"]:
+    """Hold an environment's lock for as long as the block runs.
+
+    Args:
+        access: the cluster.
+        where: the environment; its namespace is created when it is missing, since the lock lives there.
+        holder: who we are, shown by `kubectl get lease`; the same holder may take its own lock again.
+        wait: how long to wait for another holder.
+
+    Raises:
+        EnvironmentBusy: another holder was still at work after `wait`.
+    """
+    lock = Lock(access, where, holder, wait)
+    with lock:
+        yield lock
+
+
+class Lock:
+    """A held lock; `guard` is what every write awaits first."""
+
+    def __init__(self, access: Access, where: Place, holder: str, wait: timedelta) -> None:
+        self._access = access
+        self._where = where
+        self.holder = holder
+        self._wait = wait
+        self._valid_until = 0.0
+        self._lost: DeliveryError | None = None
+        self._ready = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"lock of {where.environment}", daemon=True)
+
+    async def guard(self) -> None:
+        """Return while we are the writer.
+
+        Raises:
+            LockLost: we no longer are, or could not find out in time.
+        """
+        give_up = time.monotonic() + DURATION.total_seconds()
+        while time.monotonic() > self._valid_until or self._lost:
+            if self._lost or time.monotonic() > give_up:
+                raise LockLost(
+                    f"no longer the writer of {self._where.environment}: "
+                    f"{self._lost.reason if self._lost else 'the lock could not be renewed'}",
+                    hint="nothing more was written by this run; the next release or recovery takes over",
+                )
+            await asyncio.sleep(0.1)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._ready.wait()
+        if self._lost:
+            self._thread.join()
+            raise self._lost
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join(timeout=DURATION.total_seconds())
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._keep())
+        except DeliveryError as error:
+            self._lost = error
+        except BaseException as error:  # the thread must never end silently: its death is the loss of the lock
+            self._lost = LockLost(f"the lock's thread ended: {error!r}")
+            raise
+        finally:
+            self._ready.set()
+
+    async def _keep(self) -> None:
+        async with connect(self._access, patience=_RENEW_EVERY) as cluster:
+            await ensure_namespace(cluster, self._where)
+            lease = await self._acquire(cluster)
+            self._ready.set()
+            while not await asyncio.to_thread(self._stop.wait, _RENEW_EVERY.total_seconds()):
+                lease = await self._renew(cluster, lease)
+            await self._give_back(cluster, lease)
+
+    async def _acquire(self, cluster: Cluster) -> Object:
+        give_up = time.monotonic() + self._wait.total_seconds()
+        version, since = "", time.monotonic()
+        while True:
+            lease = await cluster.get(self._ref)
+            if lease and lease["metadata"]["resourceVersion"] != version:
+                version, since = lease["metadata"]["resourceVersion"], time.monotonic()
+            seen = _seen(lease, timedelta(seconds=time.monotonic() - since))
+            if decide(self.holder, seen) == Step.TAKE:
+                taken = await self._write(cluster, lease)
+                if taken:
+                    return taken
+            elif time.monotonic() > give_up and seen:
+                raise EnvironmentBusy(
+                    f"{self._where.environment} is being changed by {seen.holder}",
+                    where=f"{self._ref} in {self._where.namespace}",
+                    hint="wait for that run to end, or cancel it; a dead holder is replaced by itself",
+                )
+            if self._stop.is_set():
+                raise LockLost("stopped while waiting for the lock")
+            await asyncio.sleep(_LOOK_EVERY.total_seconds())
+
+    async def _renew(self, cluster: Cluster, lease: Object) -> Object:
+        try:
+            renewed = await self._write(cluster, lease)
+            if renewed:
+                return renewed
+            live = await cluster.get(self._ref)
+        except ClusterUnreachable:  # the guard holds writes back; nobody else can take the lock now either
+            return lease
+        if live is None or live["spec"].get("holderIdentity") != self.holder:
+            taker = live["spec"].get("holderIdentity") if live else "nobody"
+            raise LockLost(f"the lock is now held by {taker or 'nobody'}")
+        return live  # our own write arrived though its answer did not
+
+    async def _give_back(self, cluster: Cluster, lease: Object) -> None:
+        self._valid_until = 0.0
+        try:
+            await cluster.replace({**lease, "spec": {**lease["spec"], "holderIdentity": ""}})
+        except (ApiError, ClusterUnreachable):  # it lapses by itself
+            return
+
+    async def _write(self, cluster: Cluster, lease: Object | None) -> Object | None:
+        """The lease in our name, or None when somebody else was faster (resourceVersion is the judge)."""
+        asked = time.monotonic()
+        item = self._lease(lease)
+        try:
+            written = await (cluster.replace(item) if lease else cluster.create(item))
+        except ApiError as error:
+            if error.cause in {"AlreadyExists", "Conflict", "NotFound"}:
+                return None
+            raise
+        self._valid_until = asked + DURATION.total_seconds() - WRITE_SECONDS
+        return written
+
+    @property
+    def _ref(self) -> Ref:
+        return Ref("coordination.k8s.io/v1", "Lease", self._where.namespace, f"prefect-cd.{self._where.application}")
+
+    def _lease(self, lease: Object | None) -> Object:
+        now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        spec = dict(lease["spec"]) if lease else {"leaseTransitions": 0}
+        if spec.get("holderIdentity") != self.holder:
+            spec |= {"acquireTime": now, "leaseTransitions": spec.get("leaseTransitions", 0) + 1}
+        spec |= {
+            "holderIdentity": self.holder,
+            "leaseDurationSeconds": int(DURATION.total_seconds()),
+            "renewTime": now,
+        }
+        ref = self._ref
+        fresh = {
+            "apiVersion": ref.api_version,
+            "kind": ref.kind,
+            "metadata": {"name": ref.name, "namespace": ref.namespace},
+        }
+        return {**(lease or self._where.label(fresh)), "spec": spec}
+
+
+def _seen(lease: Object | None, unchanged: timedelta) -> Seen | None:
+    if lease is None:
+        return None
+    spec = lease["spec"]
+    return Seen(
+        holder=spec.get("holderIdentity") or "",
+        version=lease["metadata"]["resourceVersion"],
+        unchanged=unchanged,
+        duration=timedelta(seconds=spec.get("leaseDurationSeconds") or DURATION.total_seconds()),
+    )
