@@ -1,0 +1,1 @@
+"""How flows are served, and how they are called."""

@@ -129,24 +129,29 @@ def _as_list(value: object) -> str:
     return f"; write {line}" if words else ""
 
 
+def meant(loc: Loc) -> str | None:
+    """The key of the same level that the unknown key at `loc` most resembles."""
+    near = difflib.get_close_matches(str(loc[-1]), list(_model_at(loc[:-1]).model_fields), n=1)
+    return near[0] if near else None
+
+
 def _advice(loc: Loc) -> str:
     """What to write instead of an unknown key: a key of this level, or the level where the key belongs."""
-    key, here, known = str(loc[-1]), _path(loc[:-1]), list(_model_at(loc[:-1]).model_fields)
-    near = difflib.get_close_matches(key, known, n=1)
-    if near and difflib.SequenceMatcher(None, key, near[0]).ratio() >= _A_SLIP:
-        return f"did you mean {near[0]!r}?"
+    key, here, near = str(loc[-1]), _path(loc[:-1]), meant(loc)
+    if near and difflib.SequenceMatcher(None, key, near).ratio() >= _A_SLIP:
+        return f"did you mean {near!r}?"
     homes = {path: list(model.model_fields) for path, model in _levels(Pipeline) if path != here}
     exact = [path for path, keys in homes.items() if key in keys]
     if exact:
         nearest = min(_distance(here, path) for path in exact)
         return f"it belongs {_places([path for path in exact if _distance(here, path) == nearest], here)}"
     if near:
-        return f"did you mean {near[0]!r}?"
+        return f"did you mean {near!r}?"
     for path, keys in sorted(homes.items(), key=lambda home: _distance(here, home[0])):
         other = difflib.get_close_matches(key, keys, n=1, cutoff=0.8)
         if other:
             return f"did you mean {other[0]!r}? It belongs {_places([path], here)}"
-    return f"possible: {', '.join(sorted(known))}"
+    return f"possible: {', '.join(sorted(_model_at(loc[:-1]).model_fields))}"
 
 
 def _places(paths: Sequence[tuple[str, ...]], here: tuple[str, ...]) -> str:
@@ -166,9 +171,7 @@ def _distance(one: tuple[str, ...], other: tuple[str, ...]) -> int:
     return len(one) + len(other) - 2 * shared
 
 
-def _levels(
-    model: type[BaseModel], path: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], type[BaseModel]]]:
+def _levels(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], type[BaseModel]]]:
     yield path, model
     for name, field in model.model_fields.items():
         for child in _models_in(field.annotation):
@@ -198,4 +201,4 @@ def _form(loc: Loc) -> str:
     return f"{field.description or 'another form is expected'}{examples}"
 
 
-__all__ = ["Loc", "kind_of", "quoted", "say"]
+__all__ = ["Loc", "kind_of", "meant", "quoted", "say"]

@@ -16,6 +16,7 @@ from prefect_cd.errors import DeliveryError, GateErrored, Invalid
 from prefect_cd.release import Object
 
 _CONNECT_SECONDS = 2.0
+_ENDPOINT_LAG_SECONDS = 10.0
 _CHUNK = 64 * 1024
 _DATA, _ERROR = 0, 1
 _PORT_FRAMES = 2  # the first message of each channel is the port number
@@ -88,7 +89,7 @@ async def _answers(host: str, port: int) -> bool:
 @asynccontextmanager
 async def _forwarded(cluster: Cluster, namespace: str, service: str, port: Object) -> AsyncIterator[int]:
     """A local port whose every connection goes to a pod of the Service that is ready at that moment."""
-    await _ready_pod(cluster, namespace, service, port)
+    await _wait_for_ready_pod(cluster, namespace, service, port)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -106,10 +107,25 @@ async def _forwarded(cluster: Cluster, namespace: str, service: str, port: Objec
         yield server.sockets[0].getsockname()[1]
 
 
+async def _wait_for_ready_pod(cluster: Cluster, namespace: str, service: str, port: Object) -> None:
+    """Endpoints lag behind the pods' readiness: a Service is given a few seconds before it counts as empty."""
+    give_up = asyncio.get_running_loop().time() + _ENDPOINT_LAG_SECONDS
+    while True:
+        try:
+            await _ready_pod(cluster, namespace, service, port)
+        except GateErrored:
+            if asyncio.get_running_loop().time() > give_up:
+                raise
+            await asyncio.sleep(0.2)
+        else:
+            return
+
+
 async def _ready_pod(cluster: Cluster, namespace: str, service: str, port: Object) -> tuple[str, int]:
     kind = await cluster.kind("discovery.k8s.io/v1", "EndpointSlice")
     for piece in await cluster.list(kind, namespace, labels=f"kubernetes.io/service-name={service}"):
-        numbers = [each["port"] for each in piece.get("ports") or [] if each.get("name", "") == port.get("name", "")]
+        ports = piece.get("ports") or []
+        numbers = [each["port"] for each in ports if (each.get("name") or "") == port.get("name", "")]
         for endpoint in piece.get("endpoints") or []:
             target = endpoint.get("targetRef") or {}
             if numbers and target.get("kind") == "Pod" and (endpoint.get("conditions") or {}).get("ready", True):

@@ -15,7 +15,13 @@ The first level is the word that decides what happens next, and Prefect retries 
     │   ├── GateFailed          a check or gate found something wrong
     │   ├── RolloutFailed       the new pods will not come up
     │   ├── OwnershipConflict   another manager owns what we would write
-    │   └── OutOfOrder          the environment already runs something newer
+    │   ├── Rejected            a person said no
+    │   ├── Expired             nobody answered in time
+    │   ├── Superseded          something newer runs already, or asks in our place
+    │   ├── ContentChanged      what would be applied is no longer what was approved
+    │   ├── EnvironmentFrozen   an earlier rollback failed; a person is needed first
+    │   ├── RolledBack          failed in an environment, which is whole again
+    │   └── RollbackFailed      failed in an environment, and so did going back
     └── Errored                 we could not find out
         ├── RepositoryUnreachable
         ├── RegistryUnreachable
@@ -140,10 +146,46 @@ class OwnershipConflict(Failed):
     code = "ownership-conflict"
 
 
-class OutOfOrder(Failed):
-    """The environment already runs something newer."""
+class Rejected(Failed):
+    """A person said no."""
 
-    code = "out-of-order"
+    code = "rejected"
+
+
+class Expired(Failed):
+    """Nobody answered in time."""
+
+    code = "expired"
+
+
+class Superseded(Failed):
+    """Something newer runs already, or asks in our place."""
+
+    code = "superseded"
+
+
+class ContentChanged(Failed):
+    """What would be applied is no longer what was approved."""
+
+    code = "content-changed"
+
+
+class EnvironmentFrozen(Failed):
+    """An earlier rollback failed; a person is needed first."""
+
+    code = "environment-frozen"
+
+
+class RolledBack(Failed):
+    """Failed in an environment, which is whole again."""
+
+    code = "rolled-back"
+
+
+class RollbackFailed(Failed):
+    """Failed in an environment, and so did going back: a person is needed."""
+
+    code = "rollback-failed"
 
 
 class Errored(DeliveryError):

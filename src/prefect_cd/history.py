@@ -8,7 +8,6 @@ know what runs, to roll back, and to finish what a killed process began.
 import base64
 import gzip
 import json
-from collections.abc import Sequence
 from datetime import datetime
 from enum import Enum
 
@@ -36,6 +35,9 @@ class State(str, Enum):
     ROLLED_BACK = "rolled-back"
     ROLLBACK_FAILED = "rollback-failed"
     WITHDRAWN = "withdrawn"
+
+
+_GOOD = frozenset({State.KNOWN_GOOD, State.WITHDRAWN})
 
 
 class Decision(Result):
@@ -116,21 +118,38 @@ class History:
         good = [entry for entry in await self.entries() if entry.state == State.KNOWN_GOOD]
         return await self.read(good[0].number) if good else None
 
-    async def find(self, release: str) -> Record:
-        """The newest good record of a release, by the first digits of its id or by its record number.
+    async def find(self, release: str = "") -> Record:
+        """What to go back to on purpose.
+
+        Args:
+            release: a release id or its first digits, or a record number; empty: the known-good before what runs
+                now, or the known-good itself when something was tried after it.
 
         Raises:
-            Invalid: there is none; lists those that can be gone back to.
+            Invalid: there is none; lists those that there are.
         """
-        good = [entry for entry in await self.entries() if entry.state in {State.KNOWN_GOOD, State.WITHDRAWN}]
-        for entry in good:
-            if entry.release_id.startswith(release) or str(entry.number) == release:
-                return await self.read(entry.number)
-        known = ", ".join(f"{entry.release_id} (number {entry.number})" for entry in good)
+        entries = await self.entries()
+        good = [entry for entry in entries if entry.state in _GOOD]
+        if release:
+            found = [each for each in good if each.release_id.startswith(release) or str(each.number) == release]
+        else:
+            known = [entry for entry in good if entry.state == State.KNOWN_GOOD]
+            found = [entry for entry in known if entry.release_id != known[0].release_id or entry != entries[0]]
+        if found:
+            return await self.read(found[0].number)
+        what = f"release {release!r}" if release else "earlier release"
+        listed = ", ".join(f"{entry.release_id} (number {entry.number})" for entry in good)
         raise Invalid(
-            f"{self._where.environment} has no good record of a release {release!r}",
-            hint=f"there are: {known}" if known else "nothing was ever good here: release a commit instead",
+            f"{self._where.environment} has no good record of a{'n' if not release else ''} {what}",
+            hint=f"there are: {listed}" if listed else "nothing was ever good here: release a commit instead",
         )
+
+    async def withdraw(self, after: Record, before: Record, *, guard: Guard = unguarded) -> None:
+        """Mark the good records between two numbers as gone back from, so that nobody goes back to them unasked."""
+        for entry in await self.entries():
+            if after.number < entry.number < before.number and entry.state == State.KNOWN_GOOD:
+                withdrawn = (await self.read(entry.number)).model_copy(update={"state": State.WITHDRAWN})
+                await self.settle(withdrawn, guard=guard)
 
     async def begin(self, record: Record, *, guard: Guard = unguarded) -> Record:
         """Write a record; its number is the next one.
@@ -184,11 +203,6 @@ class History:
             _NUMBER: str(record.number),
         }
         return labelled
-
-
-def kinds_of(records: Sequence[Record]) -> set[tuple[str, str]]:
-    """(apiVersion, kind) of everything that these records contain."""
-    return {(item["apiVersion"], item["kind"]) for record in records for item in record.objects}
 
 
 def _entry(secret: Object) -> Entry:

@@ -25,6 +25,8 @@ from prefect_cd.errors import ClusterUnreachable, DeliveryError, EnvironmentBusy
 from prefect_cd.release import Object
 
 DURATION = timedelta(seconds=20)
+TAKEOVER = DURATION + timedelta(seconds=10)
+"""So long it takes at most until a dead holder's lock can be taken."""
 _RENEW_EVERY = timedelta(seconds=3)
 _LOOK_EVERY = timedelta(milliseconds=500)
 

@@ -34,13 +34,9 @@ def _duration(value: object) -> timedelta:
     if isinstance(value, timedelta):
         return value
     if not isinstance(value, str) or not _DURATION.fullmatch(value):
-        raise ValueError(
-            f"{value!r} is not a duration: write a number with a unit, for example 90s, 10m, 24h or 1h30m"
-        )
+        raise ValueError(f"{value!r} is not a duration: write a number with a unit, for example 90s, 10m, 24h or 1h30m")
     try:
-        duration = sum(
-            (timedelta(**{_UNITS[unit]: int(number)}) for number, unit in _PART.findall(value)), timedelta()
-        )
+        duration = sum((timedelta(**{_UNITS[unit]: int(number)}) for number, unit in _PART.findall(value)), timedelta())
     except OverflowError:
         duration = timedelta.max
     if duration > _LONGEST:
@@ -76,9 +72,7 @@ Duration = Annotated[
     timedelta,
     BeforeValidator(_duration),
     PlainSerializer(duration_text, return_type=str, when_used="json"),
-    WithJsonSchema(
-        {"type": "string", "pattern": f"^{_DURATION.pattern}$", "examples": ["90s", "10m", "24h"]}
-    ),
+    WithJsonSchema({"type": "string", "pattern": f"^{_DURATION.pattern}$", "examples": ["90s", "10m", "24h"]}),
 ]
 Timeout = Annotated[Duration, AfterValidator(_positive)]
 Name = Annotated[
@@ -90,9 +84,7 @@ Name = Annotated[
     ),
 ]
 Label = Annotated[str, Field(min_length=1, max_length=60)]
-RelativePath = Annotated[
-    str, AfterValidator(_inside), Field(min_length=1, description="a path inside the commit")
-]
+RelativePath = Annotated[str, AfterValidator(_inside), Field(min_length=1, description="a path inside the commit")]
 Command = Annotated[tuple[str, ...], Field(min_length=1)]
 _MINUTE = timedelta(minutes=1)
 
@@ -106,9 +98,7 @@ class Settings(BaseModel):
 class SourceSettings(Settings):
     """Where commits come from."""
 
-    repository: Annotated[
-        str, Field(min_length=1, description="https or ssh URL, or a path (seen from this file)")
-    ]
+    repository: Annotated[str, Field(min_length=1, description="https or ssh URL, or a path (seen from this file)")]
     branch: Annotated[str, Field(description="what a run without a revision releases")] = "main"
     credentials: Annotated[
         str | None,
@@ -131,16 +121,12 @@ class ImageSettings(Settings):
     ]
     context: Annotated[RelativePath, Field(description="build context")] = "."
     dockerfile: Annotated[RelativePath, Field(description="seen from the context")] = "Dockerfile"
-    args: Annotated[
-        dict[str, str], Field(description="build arguments; VERSION is the commit unless given")
-    ] = {}
+    args: Annotated[dict[str, str], Field(description="build arguments; VERSION is the commit unless given")] = {}
     builder: Annotated[
         Literal["docker", "podman", "buildah"] | None,
         Field(description="default: the first of docker, podman, buildah that works"),
     ] = None
-    options: Annotated[
-        tuple[str, ...], Field(description="further flags for the builder's build command")
-    ] = ()
+    options: Annotated[tuple[str, ...], Field(description="further flags for the builder's build command")] = ()
     insecure: Annotated[
         bool | None, Field(description="plain HTTP registry; default: only for localhost and loopback")
     ] = None
@@ -152,7 +138,9 @@ class Check(Settings):
 
     name: Label
     run: Annotated[Command, Field(description="program and arguments; no shell; starts in the checkout")]
-    report: Annotated[RelativePath | None, Field(description="the JUnit XML that the command writes")] = None
+    report: Annotated[
+        RelativePath | None, Field(description="the JUnit XML that the command writes, seen from directory")
+    ] = None
     directory: Annotated[RelativePath, Field(description="where it starts, seen from the commit")] = "."
     environment: Annotated[
         dict[str, str], Field(description="variables for the command; it sees no others of ours")
@@ -163,9 +151,7 @@ class Check(Settings):
 class HttpCheck(Settings):
     """A request and what its answer must be."""
 
-    path: Annotated[str, Field(pattern="^/", description="from the first slash on", examples=["/health"])] = (
-        "/"
-    )
+    path: Annotated[str, Field(pattern="^/", description="from the first slash on", examples=["/health"])] = "/"
     status: Annotated[int, Field(ge=100, le=599)] = 200
     contains: Annotated[str | None, Field(description="text that the body must contain")] = None
 
@@ -177,7 +163,9 @@ class Gate(Settings):
     browser: Annotated[RelativePath | None, Field(description="folder of a pytest + Playwright suite")] = None
     http: HttpCheck | None = None
     run: Annotated[Command | None, Field(description="command; BASE_URL is set")] = None
-    report: Annotated[RelativePath | None, Field(description="the JUnit XML that `run` writes")] = None
+    report: Annotated[
+        RelativePath | None, Field(description="the JUnit XML that `run` writes, seen from directory")
+    ] = None
     directory: Annotated[RelativePath, Field(description="where it starts, seen from the commit")] = "."
     environment: Annotated[dict[str, str], Field(description="further variables")] = {}
     timeout: Annotated[Timeout, Field(description="after this the gate has not answered")] = 10 * _MINUTE
@@ -186,9 +174,7 @@ class Gate(Settings):
     def _exactly_one_kind(self) -> Self:
         kinds = [kind for kind in ("browser", "http", "run") if getattr(self, kind) is not None]
         if len(kinds) != 1:
-            raise ValueError(
-                f"a gate is exactly one of browser, http or run, not {' and '.join(kinds) or 'none'}"
-            )
+            raise ValueError(f"a gate is exactly one of browser, http or run, not {' and '.join(kinds) or 'none'}")
         if self.report and not self.run:
             raise ValueError("report belongs to a gate with run; a browser gate reports by itself")
         return self
@@ -197,9 +183,7 @@ class Gate(Settings):
 class Approval(Settings):
     """A person decides before the environment is touched."""
 
-    expires: Annotated[Timeout, Field(description="after this the release has to be started again")] = (
-        timedelta(days=1)
-    )
+    expires: Annotated[Timeout, Field(description="after this the release has to be started again")] = timedelta(days=1)
     approvers: Annotated[
         tuple[str, ...],
         Field(description="names that may approve; empty: any name. Prefect does not prove a name"),
@@ -209,17 +193,11 @@ class Approval(Settings):
 class RolloutSettings(Settings):
     """How long to watch, and how patient to be."""
 
-    timeout: Annotated[Timeout, Field(description="after this an unfinished rollout has failed")] = (
-        10 * _MINUTE
-    )
-    crashes: Annotated[
-        int, Field(ge=1, le=20, description="failed starts of one container that count as doom")
-    ] = 3
+    timeout: Annotated[Timeout, Field(description="after this an unfinished rollout has failed")] = 10 * _MINUTE
+    crashes: Annotated[int, Field(ge=1, le=20, description="failed starts of one container that count as doom")] = 3
     patience: Annotated[
         Duration,
-        Field(
-            description="for what may heal: a missing ConfigMap, quota, a full node, a registry that is down"
-        ),
+        Field(description="for what may heal: a missing ConfigMap, quota, a full node, a registry that is down"),
     ] = _MINUTE
 
 
@@ -260,9 +238,9 @@ class Environment(Settings):
     approval: Approval | None = None
     gates: tuple[Gate, ...] = ()
     rollout: RolloutSettings = RolloutSettings()
-    rollback: Annotated[
-        Literal["automatic", "never"], Field(description="what follows a failed rollout or gate")
-    ] = "automatic"
+    rollback: Annotated[Literal["automatic", "never"], Field(description="what follows a failed rollout or gate")] = (
+        "automatic"
+    )
     cluster_scoped: Annotated[
         tuple[str, ...], Field(description="kinds of cluster-scoped objects that the manifests may contain")
     ] = ()

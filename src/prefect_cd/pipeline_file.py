@@ -9,16 +9,18 @@ import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
 from pydantic import ValidationError
+from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import ErrorDetails
 
-from prefect_cd.complaints import Loc, kind_of, quoted, say
+from prefect_cd.complaints import Loc, kind_of, meant, quoted, say
 from prefect_cd.errors import InvalidPipeline
-from prefect_cd.pipeline import Pipeline
+from prefect_cd.pipeline import Pipeline, duration_text
 
 _TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 
@@ -47,9 +49,7 @@ def load(path: Path) -> Pipeline:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        raise InvalidPipeline(
-            f"cannot read {path}: {error}", hint="give the path of a pipeline file"
-        ) from error
+        raise InvalidPipeline(f"cannot read {path}: {error}", hint="give the path of a pipeline file") from error
     pipeline, complaints = parse(text, path)
     if complaints or pipeline is None:
         raise InvalidPipeline(
@@ -83,8 +83,14 @@ def schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "prefect-cd pipeline file",
-        **Pipeline.model_json_schema(by_alias=True),
+        **Pipeline.model_json_schema(schema_generator=_SchemaGenerator),
     }
+
+
+class _SchemaGenerator(GenerateJsonSchema):
+    def encode_default(self, dft: object) -> Any:  # noqa: ANN401 - as declared by pydantic
+        """Durations as the file writes them; pydantic writes PT15M, which the file does not take."""
+        return duration_text(dft) if isinstance(dft, timedelta) else super().encode_default(dft)
 
 
 def _absolute(pipeline: Pipeline, folder: Path) -> Pipeline:
@@ -123,9 +129,7 @@ class _Loader(yaml.SafeLoader):
         try:
             return super().construct_object(node, deep)
         except (ValueError, KeyError, IndexError, OverflowError, AttributeError, TypeError) as error:
-            raise yaml.MarkedYAMLError(
-                None, None, f"cannot read this value: {error}", node.start_mark
-            ) from error
+            raise yaml.MarkedYAMLError(None, None, f"cannot read this value: {error}", node.start_mark) from error
 
 
 def _not_yaml(error: yaml.YAMLError, text: str) -> tuple[int, str]:
@@ -196,8 +200,11 @@ def _validated(data: object, root: yaml.Node) -> tuple[Pipeline | None, set[tupl
     try:
         return Pipeline.model_validate(data), said
     except ValidationError as error:
-        for each in error.errors(include_url=False):
-            if not _said_elsewhere(each):
+        errors = error.errors(include_url=False)
+        misspelt = {(*e["loc"][:-1], meant(e["loc"])) for e in errors if e["type"] == "extra_forbidden"}
+        for each in errors:
+            follows = each["type"] == "missing" and each["loc"] in misspelt
+            if not follows and not _said_elsewhere(each):
                 line, node = _find(root, each["loc"])
                 said.add((line, say(each, node)))
         return None, said
@@ -205,9 +212,7 @@ def _validated(data: object, root: yaml.Node) -> tuple[Pipeline | None, set[tupl
 
 def _said_elsewhere(error: ErrorDetails) -> bool:
     """Complaints that follow from others, or that the checks on nodes and data say with a better line."""
-    if (
-        error["type"] == "too_short"
-    ):  # pydantic counts valid items only; the invalid ones are told by themselves
+    if error["type"] == "too_short":  # pydantic counts valid items only; the invalid ones are told by themselves
         return len(error["input"]) >= cast("int", error["ctx"]["min_length"])
     return error["type"] in ("duplicate", "invalid_key") or error["loc"][-1:] == ("[key]",)
 
@@ -224,11 +229,7 @@ def _duplicates(data: object, root: yaml.Node) -> Iterator[tuple[Loc, str]]:
         yield from _same_names(environment, ("environments", index, "gates"), "gate", root)
         if isinstance(environment.get("namespace"), str):
             cluster = environment.get("cluster")
-            access = (
-                sorted((k, v) for k, v in cluster.items() if v)
-                if isinstance(cluster, dict)
-                else cluster or []
-            )
+            access = sorted((k, v) for k, v in cluster.items() if v) if isinstance(cluster, dict) else cluster or []
             first = places.setdefault(f"{environment['namespace']} {access!r}", index)
             if first != index:
                 line, _ = _find(root, ("environments", first, "namespace"))

@@ -174,7 +174,7 @@ def is_ancestor(tree: Path, older: str, newer: str) -> bool | None:
 
 @dataclass(frozen=True)
 class _Git:
-    """git, called so that it asks nobody, runs nothing that a commit brought along, and shows no secret."""
+    """A git that is called so that it asks nobody, runs nothing that a commit brought along, and shows no secret."""
 
     repository: Repository
     deadline: float
@@ -203,15 +203,23 @@ def _deadline(timeout: timedelta) -> float:
 
 
 def _reading(tree: Path) -> _Git:
-    """git for a folder of ours, without the network."""
+    """Call git for a folder of ours, without the network."""
     git = _Git(Repository(str(tree)), _deadline(_LOCAL))
     (url,) = git("config", "--get", "remote.origin.url", at=tree, online=False)
     return _Git(Repository(url), git.deadline)
 
 
 # What git may take over from our own environment: how the operator reaches servers, nothing that redirects git itself.
-_OPERATORS = (
-    "SSH_AUTH_SOCK GIT_SSH GIT_SSH_COMMAND GIT_SSH_VARIANT GIT_SSL_CAINFO GIT_SSL_CAPATH XDG_CONFIG_HOME".split()
+_OPERATORS = frozenset(
+    {
+        "SSH_AUTH_SOCK",
+        "GIT_SSH",
+        "GIT_SSH_COMMAND",
+        "GIT_SSH_VARIANT",
+        "GIT_SSL_CAINFO",
+        "GIT_SSL_CAPATH",
+        "XDG_CONFIG_HOME",
+    }
 )
 _SETTINGS = {
     "core.hooksPath": "/dev/null",
@@ -238,9 +246,7 @@ _HELPER = (
 
 def _environment(repository: Repository, *, online: bool) -> dict[str, str]:
     operators = {
-        name: value
-        for name, value in os.environ.items()
-        if name in _OPERATORS or name.startswith("GIT_CONFIG_")
+        name: value for name, value in os.environ.items() if name in _OPERATORS or name.startswith("GIT_CONFIG_")
     }
     variables = {**operators, "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": ""}
     settings = list(_SETTINGS.items())
@@ -261,7 +267,7 @@ def _environment(repository: Repository, *, online: bool) -> dict[str, str]:
 
 
 def _access(url: str, authenticated: str) -> list[tuple[str, str]]:
-    """git settings for reading `url` the way `authenticated` says, without its secret."""
+    """Settings of git for reading `url` the way `authenticated` says, without its secret."""
     plain = _without_userinfo(authenticated)
     settings = [(f"url.{plain}.insteadOf", url)] if plain != url else []
     if plain != authenticated:
@@ -315,9 +321,7 @@ def _is_ours(git: _Git, into: Path) -> bool:
         url = git("config", "--get", "remote.origin.url", at=into, online=False)
         if url == [git.repository.url]:
             return True
-    raise Invalid(
-        f"the folder {into} is not a clone of {git.repository.url}", hint="remove it, or give another folder"
-    )
+    raise Invalid(f"the folder {into} is not a clone of {git.repository.url}", hint="remove it, or give another folder")
 
 
 def _clone(git: _Git, into: Path) -> None:
@@ -341,7 +345,6 @@ def _fill(git: _Git, tree: Path, sha: str) -> None:
     # Without its index git believes no file to be unchanged.
     (tree / ".git" / "index").unlink(missing_ok=True)
     git("checkout", "--quiet", "--force", "--detach", sha, at=tree)
-    git("reset", "--quiet", "--hard", sha, at=tree)
     git("clean", "--quiet", "-xdff", at=tree)
     if git.repository.submodules:
         git("submodule", "--quiet", "deinit", "--all", "--force", at=tree)
@@ -402,7 +405,7 @@ _EXPLANATIONS: tuple[tuple[str, type[DeliveryError], str, str], ...] = (
         "compare the key with the one its owner publishes, then add it to ~/.ssh/known_hosts (ssh-keyscan prints it)",
     ),
     (
-        r"(?i)certificate|SSL_ERROR|gnutls_handshake",
+        r"(?i)certificate (verification|verify|problem)|self.signed certificate",
         Invalid,
         "the server's certificate is not trusted",
         "set SSL_CERT_FILE or GIT_SSL_CAINFO to the authority that signed it",
@@ -434,8 +437,7 @@ def _explain(ended: Finished, repository: Repository) -> DeliveryError:
         )
     for pattern, kind, reason, hint in _EXPLANATIONS:
         if found := re.search(pattern, said):
-            hint = hint.format(**found.groupdict())
-            return kind(reason, where=repository.url, detail=said, hint=hint)
+            return kind(reason, where=repository.url, detail=said, hint=hint.format(**found.groupdict()))
     return RepositoryUnreachable(
         "git cannot read the repository",
         where=repository.url,

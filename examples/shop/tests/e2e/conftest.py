@@ -23,6 +23,13 @@ def base_url() -> str:
     return url
 
 
+@pytest.fixture(autouse=True)
+def _patience(page: Page) -> None:
+    """Give up on a missing button long before a person would, but wait for a page on a busy machine."""
+    page.set_default_timeout(10_000)
+    page.set_default_navigation_timeout(30_000)
+
+
 @pytest.fixture
 def complaints(page: Page) -> list[str]:
     """Collect what goes wrong in the browser while a test uses `page`."""

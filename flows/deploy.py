@@ -1,0 +1,114 @@
+"""One environment, from the lock to known-good, or back.
+
+The order is the promise: the record is in the cluster before the first write, and whatever fails after it is taken
+back by the same process; what a killed process leaves, the next one finds in the record.
+"""
+
+from collections.abc import Sequence
+
+from prefect import task
+from prefect_cd.tasks.changes import refuse_obstacle
+from prefect_cd.tasks.stage import KEPT, log
+from prefect_cd.tasks.target import Target, Version, id_of
+
+from prefect_cd import tasks
+from prefect_cd.apply import ChangeSet
+from prefect_cd.errors import DeliveryError, LockLost, RollbackFailed, RolledBack
+from prefect_cd.evidence import Evidence
+from prefect_cd.history import Decision, Record, State
+from prefect_cd.lock import Lock
+from prefect_cd.pipeline import Pipeline
+from prefect_cd.release import Release, Result
+
+
+class Deployed(Result):
+    """A release that is the known-good of an environment."""
+
+    environment: str
+    release_id: str
+    record: int
+    changes: ChangeSet
+    evidence: tuple[Evidence, ...]
+
+
+@task(name="deploy", task_run_name="deploy to {target.name}", **KEPT)
+def deploy(pipeline: Pipeline, target: Target, release: Release, decision: Decision | None = None) -> Deployed:
+    """Bring a release into an environment; when it fails there, bring the known-good back.
+
+    Args:
+        pipeline: for gates' sources.
+        target: the environment.
+        release: the candidate, with everything before this environment passed.
+        decision: the approval, where the environment wants one.
+
+    Raises:
+        Superseded, EnvironmentFrozen: nothing was written.
+        ContentChanged: nothing was written; the approval has to be asked for again.
+        RolledBack: it failed, and the environment is whole again.
+        RollbackFailed: it failed, and so did going back.
+        Failed, Errored: it failed, and there was nothing to go back to.
+    """
+    with tasks.hold_lock(target) as lock:
+        standing = tasks.look(target)
+        refuse_obstacle(pipeline, target, release, standing)
+        record = tasks.begin(target, release, lock, decision)
+        try:
+            changes, evidence = bring(pipeline, target, release, lock)
+        except DeliveryError as error:
+            raise fall_back(pipeline, target, record, standing.known_good, lock, error) from error
+        tasks.settle(target, record, State.KNOWN_GOOD, lock, evidence=evidence)
+    return Deployed(
+        environment=target.name, release_id=release.id, record=record.number, changes=changes, evidence=tuple(evidence)
+    )
+
+
+def bring(
+    pipeline: Pipeline, target: Target, version: Version, lock: Lock, *, force: bool = False
+) -> tuple[ChangeSet, Sequence[Evidence]]:
+    """Apply a version, watch it to its end, remove what it no longer contains, and run the gates."""
+    applied = tasks.apply(target, version, lock, force=force)
+    report = tasks.watch_rollout(applied)
+    tasks.prune(applied, lock)
+    commit = version.commit
+    gates = target.environment.gates if commit else ()
+    evidence = [tasks.run_gate(pipeline.source, commit, applied, report, gate) for gate in gates if commit]
+    return applied.changes, evidence
+
+
+def fall_back(
+    pipeline: Pipeline, target: Target, record: Record, known_good: Record | None, lock: Lock, error: DeliveryError
+) -> DeliveryError:
+    """Bring the known-good back after `error`, settle the record, and return what the run ends with."""
+    if isinstance(error, LockLost):
+        return error  # somebody else writes here now, and finds our record
+    if target.environment.rollback == "never" or known_good is None:
+        why = "the pipeline file says never to roll back" if known_good else "there is nothing to go back to"
+        error.hint = f"{error.hint}; {target.name} stays as it is: {why}" if error.hint else f"{target.name}: {why}"
+        tasks.settle(target, record, State.FAILED, lock, reason=str(error))
+        return error
+    log().warning("%s failed in %s; going back to %s", record.release_id, target.name, known_good.release_id)
+    try:
+        bring(pipeline, target, known_good, lock, force=True)
+    except LockLost as lost:
+        return lost
+    except DeliveryError as second:
+        return _frozen(target, record, known_good, lock, error, second)
+    tasks.settle(target, record, State.ROLLED_BACK, lock, reason=str(error))
+    return RolledBack(
+        f"{record.release_id} failed in {target.name}, which runs {id_of(known_good)} again: {error.reason}",
+        detail=str(error),
+        hint="correct the cause, and push; nothing has to be repaired",
+    )
+
+
+def _frozen(
+    target: Target, record: Record, known_good: Record, lock: Lock, error: DeliveryError, second: DeliveryError
+) -> DeliveryError:
+    reason = f"{error}\n\nand going back to {known_good.release_id} failed:\n\n{second}"
+    tasks.settle(target, record, State.ROLLBACK_FAILED, lock, reason=reason)
+    return RollbackFailed(
+        f"{target.name} is neither on {record.release_id} nor back on {known_good.release_id}, and is frozen",
+        detail=reason,
+        hint=f"repair the cause, then `prefect deployment run 'rollback/{target.application}' "
+        f"-p environment={target.name} -p to={known_good.release_id}`",
+    )

@@ -1,0 +1,58 @@
+"""The last word of a run: a state whose name says how it went, and which people can filter on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from prefect.client.schemas.objects import State, StateType
+from prefect.states import Failed
+from prefect_cd.tasks import workspace
+from prefect_cd.tasks.stage import log
+
+from prefect_cd.errors import (
+    DeliveryError,
+    Errored,
+    Expired,
+    Rejected,
+    RollbackFailed,
+    RolledBack,
+    Superseded,
+)
+
+_NAMES: tuple[tuple[type[DeliveryError], str], ...] = (
+    (RolledBack, "Rolled back"),
+    (RollbackFailed, "Rollback failed"),
+    (Superseded, "Superseded"),
+    (Rejected, "Rejected"),
+    (Expired, "Expired"),
+    (Errored, "Errored"),
+)
+
+
+def name_of(error: DeliveryError) -> str:
+    """The state's name for an error."""
+    return next((name for kind, name in _NAMES if isinstance(error, kind)), "Failed")
+
+
+def superseded(reason: str) -> State[Any]:
+    """The state of a run whose place a newer one took."""
+    return State(type=StateType.CANCELLED, name="Superseded", message=reason)
+
+
+class Ending:
+    """Holds the state that a flow returns."""
+
+    state: State[Any]
+
+
+@contextmanager
+def told() -> Iterator[Ending]:
+    """Turn whatever a delivery ends with into its state, and remove the run's checkouts."""
+    ending = Ending()
+    try:
+        yield ending
+    except DeliveryError as error:
+        log().error("%s", error)
+        ending.state = Failed(name=name_of(error), message=str(error))
+    finally:
+        workspace.remove_trees()

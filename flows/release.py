@@ -1,0 +1,79 @@
+"""The story of a release, from a revision to the last environment."""
+
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Completed
+from prefect_cd.flows import served
+from prefect_cd.flows.deploy import deploy
+from prefect_cd.flows.ending import told
+from prefect_cd.flows.recover import start_recovery
+from prefect_cd.tasks.changes import refuse_obstacle
+from prefect_cd.tasks.runs import supersede_older, tag
+from prefect_cd.tasks.stage import log
+from prefect_cd.tasks.target import Target
+
+from prefect_cd import tasks
+from prefect_cd.errors import ContentChanged
+from prefect_cd.evidence import Evidence
+from prefect_cd.pipeline import Pipeline
+from prefect_cd.release import Release
+
+
+def _run_name() -> str:
+    return f"release {flow_run.parameters.get('revision') or 'the branch'}"
+
+
+@flow(
+    name="release",
+    flow_run_name=_run_name,
+    persist_result=True,
+    on_crashed=[start_recovery],
+    on_cancellation=[start_recovery],
+)
+def release(revision: str = "") -> State[Any]:
+    """Bring a revision through every environment of the served pipeline.
+
+    Args:
+        revision: branch, tag or SHA; empty: the branch of the pipeline file.
+    """
+    with told() as ending:
+        pipeline = served.pipeline()
+        candidate, evidence = prepare(pipeline, revision or pipeline.source.branch)
+        for environment in pipeline.environments:
+            evidence += into(pipeline, Target.of(pipeline, environment.name), candidate, evidence)
+        last = pipeline.environments[-1].name
+        ending.state = Completed(message=f"{candidate.application} {candidate.id} runs in {last}")
+    return ending.state
+
+
+def prepare(pipeline: Pipeline, revision: str) -> tuple[Release, list[Evidence]]:
+    """Everything before the first environment: source, build, checks, manifests."""
+    commit = tasks.resolve(pipeline, revision)
+    tag(f"application:{pipeline.application}", f"commit:{commit.short}")
+    tasks.preflight(pipeline, commit)
+    image = tasks.build(pipeline, commit)
+    evidence = [tasks.run_check(pipeline, commit, image, check) for check in pipeline.checks]
+    return tasks.render(pipeline, commit, image), evidence
+
+
+def into(pipeline: Pipeline, target: Target, candidate: Release, evidence: list[Evidence]) -> list[Evidence]:
+    """One environment: plan, ask where the pipeline wants it, deploy."""
+    note = ""
+    while True:
+        planned = tasks.plan(target, candidate)
+        if planned.standing.runs(candidate) and not planned.changes.changes_something:
+            log().info("%s runs %s already", target.name, candidate.id)
+            return []
+        decision = None
+        if target.environment.approval:
+            refuse_obstacle(pipeline, target, candidate, planned.standing)
+            supersede_older(pipeline, candidate.commit)
+            decision = tasks.approve(pipeline, target, candidate, planned, tested=evidence, note=note)
+        try:
+            return list(deploy(pipeline, target, candidate, decision).evidence)
+        except ContentChanged as changed:
+            note = changed.reason
+            log().warning("%s", note)

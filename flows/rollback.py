@@ -1,0 +1,66 @@
+"""The story of going back on purpose: to the previous known-good, or to a named release."""
+
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Completed
+from prefect_cd.flows import served
+from prefect_cd.flows.deploy import bring, fall_back
+from prefect_cd.flows.ending import told
+from prefect_cd.flows.recover import start_recovery
+from prefect_cd.tasks.record import withdraw
+from prefect_cd.tasks.runs import tag
+from prefect_cd.tasks.target import Target
+
+from prefect_cd import tasks
+from prefect_cd.errors import DeliveryError, Invalid
+from prefect_cd.history import State as RecordState
+from prefect_cd.pipeline import Pipeline
+
+
+def _run_name() -> str:
+    given = flow_run.parameters
+    return f"rollback {given.get('environment') or ''} to {given.get('to') or 'the previous release'}".replace(
+        "  ", " "
+    )
+
+
+@flow(
+    name="rollback",
+    flow_run_name=_run_name,
+    persist_result=True,
+    on_crashed=[start_recovery],
+    on_cancellation=[start_recovery],
+)
+def rollback(environment: str = "", to: str = "") -> State[Any]:
+    """Bring an environment back to a release that was good there.
+
+    Args:
+        environment: its name; empty: the last one of the pipeline file.
+        to: release id or record number; empty: the known-good before what runs now.
+    """
+    with told() as ending:
+        pipeline = served.pipeline()
+        target = _target(pipeline, environment)
+        tag(f"application:{pipeline.application}", f"environment:{target.name}")
+        with tasks.hold_lock(target) as lock:
+            standing = tasks.look(target)
+            chosen = tasks.find(target, to)
+            record = tasks.begin(target, chosen, lock)
+            try:
+                _, evidence = bring(pipeline, target, chosen, lock, force=True)
+            except DeliveryError as error:
+                raise fall_back(pipeline, target, record, standing.known_good, lock, error) from error
+            tasks.settle(target, record, RecordState.KNOWN_GOOD, lock, evidence=evidence)
+            withdraw(target, chosen, record, lock)
+        ending.state = Completed(message=f"{target.name} runs {chosen.release_id} again")
+    return ending.state
+
+
+def _target(pipeline: Pipeline, environment: str) -> Target:
+    try:
+        return Target.of(pipeline, environment or pipeline.environments[-1].name)
+    except KeyError as error:
+        raise Invalid(str(error.args[0]), hint="correct the parameter `environment`") from error

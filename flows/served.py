@@ -1,0 +1,38 @@
+"""The pipeline file that a run obeys: the operator's, never the commit's and never a parameter's.
+
+Whoever may start a run gives parameters. What decides about approvals and credentials therefore comes from the
+environment of the process that serves the flow.
+"""
+
+import os
+from pathlib import Path
+
+from prefect.runtime import deployment
+
+from prefect_cd.errors import InvalidPipeline
+from prefect_cd.pipeline import Pipeline
+from prefect_cd.pipeline_file import load
+
+PIPELINES = "PREFECT_CD_PIPELINES"
+"""Variable with the paths of the served pipeline files, separated by `os.pathsep`."""
+
+
+def pipeline() -> Pipeline:
+    """The pipeline that belongs to the running deployment, which has the application's name.
+
+    Raises:
+        InvalidPipeline: none is served under this name, or the file has become invalid.
+    """
+    paths = [Path(path) for path in os.environ.get(PIPELINES, "").split(os.pathsep) if path]
+    pipelines = [load(path) for path in paths]
+    wanted = deployment.name
+    if not wanted and len(pipelines) == 1:
+        return pipelines[0]
+    for each in pipelines:
+        if each.application == wanted:
+            return each
+    raise InvalidPipeline(
+        f"no pipeline file for {wanted or 'a run without a deployment'}",
+        where=f"${PIPELINES}",
+        hint="start it with `prefect-cd serve FILE`, or set the variable to the file's path",
+    )

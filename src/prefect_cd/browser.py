@@ -1,0 +1,241 @@
+"""Browser gates: find a browser, run the commit's suite in a process of its own, collect what it proved.
+
+It decides which browser is used and how much of the evidence is kept. The suite belongs to the commit: it gets no
+variable of ours, and whatever it leaves behind (report, journal, pictures) is read as untrusted input.
+"""
+
+import base64
+import json
+import os
+import re
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from prefect_cd.command import clean_environment, ignore, run
+from prefect_cd.errors import GateErrored, MissingSuite, MissingTool
+from prefect_cd.evidence import Evidence, Outcome, Picture, TestCase, judge, read_junit
+from prefect_cd.pipeline import Gate
+
+EXECUTABLE = "PREFECT_CD_BROWSER"
+FOLDER = "PREFECT_CD_EVIDENCE"
+JOURNAL = "journal.jsonl"
+_ON_PATH = ("chromium", "google-chrome", "google-chrome-stable", "chrome", "chromium-browser")
+_USUAL_PLACES = (
+    "/usr/bin/chromium",
+    "/usr/bin/google-chrome",
+    "/opt/google/chrome/chrome",
+    "/snap/bin/chromium",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+)
+_PLAYWRIGHTS = (
+    "chromium-*/chrome-linux*/chrome",
+    "chromium-*/chrome-mac*/*.app/Contents/MacOS/*",
+    "chromium_headless_shell-*/*/headless_shell",
+    "chromium_headless_shell-*/*/chrome-headless-shell",
+)
+_INSTALL = "install Chromium (Debian, Ubuntu: apt-get install chromium) or run: playwright install --with-deps chromium"
+# Not `-m pytest`: that looks for pytest and its plugins in the checkout first.
+_PYTEST = "import sys; sys.path[:] = filter(None, sys.path); import pytest; sys.exit(pytest.console_main())"
+_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1"}  # the checkout stays as it was checked out
+_LARGEST_JOURNAL = 5_000_000
+_LARGEST_PICTURE = 150_000
+_PICTURES = 30
+_CONSOLE = 100
+
+
+def find_browser(environment: Mapping[str, str] = os.environ) -> Path:
+    """The Chrome or Chromium to use: $PREFECT_CD_BROWSER, an installed one, or Playwright's own.
+
+    Raises:
+        MissingTool: there is none; the hint says what to install.
+    """
+    chosen = environment.get(EXECUTABLE)
+    if chosen:
+        if not _executable(Path(chosen)):
+            raise MissingTool(f"{EXECUTABLE} names {chosen}, which is not a program", hint="correct or unset it")
+        return Path(chosen)
+    for browser in _candidates(environment):
+        if _executable(browser):
+            return browser
+    raise MissingTool("there is no Chrome or Chromium on this machine", hint=f"{_INSTALL}; or set {EXECUTABLE}")
+
+
+def run_suite(
+    gate: Gate,
+    tree: Path,
+    url: str,
+    keep: Path,
+    *,
+    on_line: Callable[[str], None] = ignore,
+    variables: Mapping[str, str] = {},
+) -> Evidence:
+    """Run a gate's pytest + Playwright suite against `url`.
+
+    Args:
+        gate: with `browser`, the suite's path in the commit.
+        tree: the checkout.
+        url: BASE_URL for the suite, and what `page.goto("/")` means.
+        keep: folder for report, traces and pictures; those of an earlier run there are removed.
+        on_line: called with each line that pytest prints.
+        variables: for the suite, besides the gate's own.
+
+    Raises:
+        MissingSuite: the commit has no such suite.
+        MissingTool: there is no browser.
+    """
+    suite, start = inside(tree, gate.browser or ".", gate.name), inside(tree, gate.directory, gate.name)
+    browser = find_browser()
+    keep = _emptied(keep)
+    report = keep / "junit.xml"
+    # A folder of its own for what browsers leave behind when they are ended; short, for there are sockets in it.
+    with tempfile.TemporaryDirectory(prefix="prefect-cd-", ignore_cleanup_errors=True) as scratch:
+        ours = {"BASE_URL": url, "TMPDIR": scratch, EXECUTABLE: str(browser), FOLDER: str(keep)}
+        finished = run(
+            [sys.executable, "-c", _PYTEST, str(suite), *_options(keep, report, url)],
+            cwd=start,
+            env=clean_environment({**_BYTECODE, **variables, **gate.environment, **ours}),
+            timeout=gate.timeout,
+            on_line=on_line,
+        )
+    try:
+        cases, unreadable = read_junit(report), ""
+    except GateErrored as error:
+        cases, unreadable = (), error.reason
+    evidence = judge(gate.name, finished, cases, unreadable=unreadable)
+    journal = list(_journal(keep))
+    return evidence.model_copy(
+        update={
+            "console": tuple(_console(journal)),
+            "pictures": tuple(_pictures(journal, keep, evidence.cases)),
+            "trace": _trace(keep, evidence.cases),
+        }
+    )
+
+
+def inside(tree: Path, path: str, gate: str) -> Path:
+    """The absolute path in the checkout, which a symbolic link of the commit does not leave.
+
+    Raises:
+        MissingSuite: it is not there.
+    """
+    found, top = (tree / path).resolve(), tree.resolve()
+    if not found.is_relative_to(top) or not found.exists():
+        raise MissingSuite(
+            f"{gate}: the commit has no {path}",
+            where=path,
+            hint="correct the path in the pipeline file, or commit what is missing",
+        )
+    return found
+
+
+def _options(keep: Path, report: Path, url: str) -> list[str]:
+    return [
+        *("-p", "prefect_cd.browser_plugin"),
+        *("-p", "no:cacheprovider"),
+        *("--browser", "chromium"),
+        *("--base-url", url),
+        *("--junitxml", str(report)),
+        *("--tracing", "on"),
+        *("--output", str(keep / "traces")),
+    ]
+
+
+def _emptied(keep: Path) -> Path:
+    keep = keep.resolve()
+    shutil.rmtree(keep / "traces", ignore_errors=True)
+    keep.mkdir(parents=True, exist_ok=True)
+    for stale in (keep / "junit.xml", keep / JOURNAL, *keep.glob("*.jpg")):
+        stale.unlink(missing_ok=True)
+    return keep
+
+
+def _candidates(environment: Mapping[str, str]) -> Iterator[Path]:
+    for name in _ON_PATH:
+        found = shutil.which(name, path=environment.get("PATH", os.defpath))
+        if found:
+            yield Path(found)
+    yield from map(Path, _USUAL_PLACES)
+    folder = _playwrights_folder(environment)
+    for pattern in _PLAYWRIGHTS:
+        yield from sorted(folder.glob(pattern), key=_revision, reverse=True)
+
+
+def _playwrights_folder(environment: Mapping[str, str]) -> Path:
+    """Where `playwright install` puts browsers, https://playwright.dev/python/docs/browsers#managing-browser-binaries."""
+    chosen = environment.get("PLAYWRIGHT_BROWSERS_PATH")
+    if chosen == "0":
+        spec = find_spec("playwright")
+        home = Path(spec.origin).parent if spec and spec.origin else Path("playwright")
+        return home / "driver" / "package" / ".local-browsers"
+    if chosen:
+        return Path(chosen)
+    cache = "Library/Caches" if sys.platform == "darwin" else ".cache"
+    return Path(environment.get("HOME") or Path.home()) / cache / "ms-playwright"
+
+
+def _revision(browser: Path) -> int:
+    numbers = re.findall(r"chromium\w*-(\d+)", str(browser))
+    return int(numbers[-1]) if numbers else 0
+
+
+def _executable(path: Path) -> bool:
+    return path.is_file() and os.access(path, os.X_OK)
+
+
+def _journal(keep: Path) -> Iterator[Mapping[str, str]]:
+    """What the plugin wrote, or the suite in its name: lines that are not as expected are left out."""
+    for line in _plain(keep / JOURNAL, _LARGEST_JOURNAL).splitlines():
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(entry, dict) and all(isinstance(value, str) for value in entry.values()):
+            yield entry
+
+
+def _plain(path: Path, largest: int) -> bytes:
+    """The content of a plain file that is not too large; nothing of links, pipes and whatever else has that name."""
+    try:
+        status = path.lstat()
+        return path.read_bytes() if stat.S_ISREG(status.st_mode) and status.st_size <= largest else b""
+    except (OSError, ValueError):
+        return b""
+
+
+def _console(journal: Sequence[Mapping[str, str]]) -> list[str]:
+    said = [f"{entry.get('test', '')}: {entry.get('text', '')}" for entry in journal if entry.get("kind") == "console"]
+    unique = list(dict.fromkeys(said))
+    more = len(unique) - _CONSOLE
+    return unique[:_CONSOLE] + ([f"and {more} more"] if more > 0 else [])
+
+
+def _pictures(journal: Sequence[Mapping[str, str]], keep: Path, cases: Sequence[TestCase]) -> Iterator[Picture]:
+    """Pictures of failing tests first, because there is room for a limited number."""
+    bad = {case.name for case in cases if case.outcome in (Outcome.FAILED, Outcome.ERRORED)}
+    taken = [entry for entry in journal if entry.get("kind") == "picture"]
+    for entry in sorted(taken, key=lambda entry: entry.get("test") not in bad)[:_PICTURES]:
+        jpeg = _plain(keep / Path(entry.get("file", "")).name, _LARGEST_PICTURE)
+        if jpeg.startswith(b"\xff\xd8\xff"):
+            title = re.sub(r"\[chromium\]$", "", entry.get("test", ""))
+            yield Picture(title=title, jpeg=base64.b64encode(jpeg).decode())
+
+
+def _trace(keep: Path, cases: Sequence[TestCase]) -> str | None:
+    """The trace of the first failing test, or else of the first test. Playwright names folders after tests."""
+    traces = sorted(path for path in (keep / "traces").glob("*/trace*.zip") if not path.is_symlink())
+    for case in cases:
+        if case.outcome in (Outcome.FAILED, Outcome.ERRORED):
+            slug = re.sub(r"[^a-z0-9]+", "-", case.name.lower()).strip("-")
+            for trace in traces:
+                if trace.parent.name.endswith(slug):
+                    return str(trace)
+    return str(traces[0]) if traces else None
+
+
+__all__ = ["find_browser", "inside", "run_suite"]

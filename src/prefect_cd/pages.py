@@ -1,0 +1,164 @@
+"""What people read in the Prefect UI: Markdown from results. Pure.
+
+The UI shows tables, code, links and data-URI pictures; it colours no diffs and drops styles. A description line must
+say the point by itself, since the page is a click away.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from prefect_cd.apply import Action, ChangeSet
+from prefect_cd.evidence import Evidence, Outcome
+from prefect_cd.history import Record
+from prefect_cd.release import Commit, Release
+from prefect_cd.watch import Report, Trouble
+
+_DIFF_LIMIT = 60_000  # characters; a form or an artifact stays readable and far below what the server accepts
+_PICTURES = 4
+_SIGNS = {Outcome.PASSED: "✅", Outcome.FAILED: "❌", Outcome.ERRORED: "⚠️", Outcome.SKIPPED: "⏭️"}
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; cells are kept on one line."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    return " ".join(str(value).replace("|", "\\|").replace("<", "&lt;").split())
+
+
+def fenced(text: str, language: str = "") -> str:
+    """A code block that the text cannot end."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+
+
+def evidence(proved: Evidence) -> str:
+    """What a check or gate proved: the table, the failures' text, pictures, console and trace."""
+    parts = [f"# {_SIGNS[proved.outcome]} {proved.gate}: {proved.summary}"]
+    if proved.cases:
+        rows = ((_SIGNS[case.outcome], case.title, f"{case.seconds:.2f} s") for case in proved.cases)
+        parts.append(table(["", "test", "time"], rows))
+    for case in proved.cases:
+        if case.outcome in {Outcome.FAILED, Outcome.ERRORED}:
+            parts += [f"## {_SIGNS[case.outcome]} {_cell(case.title)}", fenced(case.message or "(no text)")]
+    if proved.outcome != Outcome.PASSED and proved.output:
+        parts += ["## The last lines of its output", fenced(proved.output)]
+    if proved.console:
+        parts += ["## What the browser's console said", fenced("\n".join(proved.console))]
+    parts += [f"### {_cell(each.title)}\n\n![{_cell(each.title)}]({each.uri})" for each in proved.pictures]
+    if proved.trace:
+        parts += ["## Trace", fenced(f"playwright show-trace {proved.trace}", "sh")]
+    return "\n\n".join(parts)
+
+
+def changes(planned: ChangeSet) -> str:
+    """The change set as a table, then each object's diff."""
+    moved = [change for change in planned.changes if change.action != Action.UNCHANGED]
+    unchanged = len(planned.changes) - len(moved)
+    parts = [table(["object", "action"], ([str(change.ref), change.action.value] for change in moved))] if moved else []
+    if unchanged:
+        parts.append(f"{unchanged} unchanged.")
+    left = _DIFF_LIMIT
+    for change in moved:
+        if left <= 0:
+            parts.append("*The rest of the diff is left out here: it is too long.*")
+            break
+        parts += [f"**{change.action.value} {change.ref}**", fenced(change.diff[:left], "diff")]
+        left -= len(change.diff)
+    return "\n\n".join(parts)
+
+
+def rollout(report: Report) -> str:
+    """How a rollout stands: replicas, pods and since when."""
+    parts = [
+        table(
+            ["workload", "ready", "state"],
+            ([each.workload, f"{each.ready} of {each.wanted}", each.summary] for each in report.workloads),
+        )
+    ]
+    pods = [pod for each in report.workloads for pod in each.pods]
+    if pods:
+        rows = (
+            [pod.name, "yes" if pod.ready else "no", pod.state, f"{pod.since:%H:%M:%S}" if pod.since else ""]
+            for pod in pods
+        )
+        parts.append(table(["pod", "ready", "state", "since (UTC)"], rows))
+    return "\n\n".join(parts)
+
+
+def troubles(report: Report) -> str:
+    """Why a rollout failed, for somebody who was woken up by it."""
+    parts = [part for trouble in report.troubles for part in _trouble(trouble)] or [report.summary]
+    return "\n\n".join([*parts, "## All workloads", rollout(report)])
+
+
+def _trouble(trouble: Trouble) -> Iterable[str]:
+    yield f"# ❌ {_cell(trouble.summary)}"
+    yield f"**What to do:** {trouble.hint}"
+    yield table(["where", "category"], [[trouble.where, trouble.category]])
+    if trouble.evidence:
+        yield "## What Kubernetes says\n\n" + fenced(trouble.evidence)
+    if trouble.logs:
+        yield "## The last lines of its log\n\n" + fenced(trouble.logs)
+
+
+def approval(
+    release: Release,
+    environment: str,
+    planned: ChangeSet,
+    *,
+    running: Record | None,
+    commits: Sequence[Commit],
+    tested: Sequence[Evidence],
+    cluster: str,
+    note: str = "",
+    run: str = "",
+) -> str:
+    """What a person sees before deciding."""
+    back = running.release_id if running else "nothing: this is its first release, a failure is left as it is"
+    parts = [
+        f"> ⚠️ **{note}**" if note else "",
+        f"# {release.application} {release.id} → {environment}",
+        table(
+            ["", ""],
+            [
+                ["commit", f"`{release.commit.sha}` {release.commit.subject}"],
+                ["author", f"{release.commit.author}, {release.commit.committed_at:%Y-%m-%d %H:%M} UTC"],
+                ["image", f"`{release.image.reference}`"],
+                ["cluster", cluster],
+                ["runs there now", running.release_id if running else "nothing that we know of"],
+                ["if it fails, goes back to", back],
+            ],
+        ),
+        "## What was tested",
+        table(["", "test", "result"], ([_SIGNS[each.outcome], each.gate, each.summary] for each in tested)),
+        "## Commits since what runs there",
+        table(["commit", "author", "subject"], ([f"`{each.short}`", each.author, each.subject] for each in commits)),
+        f"## What changes: {planned}",
+        changes(planned),
+    ]
+    pictures = [picture for each in tested for picture in each.pictures][:_PICTURES]
+    parts += [f"### {_cell(each.title)}\n\n![{_cell(each.title)}]({each.uri})" for each in pictures]
+    parts.append(f"[The run with all reports]({run})" if run else "")
+    return "\n\n".join(part for part in parts if part)
+
+
+def outcome(record: Record) -> str:
+    """What became of a release in an environment."""
+    rows = [
+        ["release", record.release_id],
+        ["commit", f"{record.commit.short} {record.commit.subject}" if record.commit else "what was there before us"],
+        ["image", record.image.reference if record.image else ""],
+        ["state", record.state.value],
+        ["approved by", f"{record.decision.name}: {record.decision.comment}" if record.decision else "nobody had to"],
+        ["record", f"Secret prefect-cd.{record.application}.{record.number}"],
+    ]
+    parts = [table(["", ""], rows)]
+    if record.gates:
+        parts.append(table(["gate", "outcome", "result"], ([g.name, g.outcome, g.summary] for g in record.gates)))
+    if record.reason:
+        parts.append(fenced(record.reason))
+    return "\n\n".join(parts)

@@ -1,0 +1,128 @@
+"""Stage: a person decides, in a form of the Prefect UI.
+
+Where the run has a deployment it is suspended: its process ends, and Prefect starts the flow again from the top when
+the form is answered. Elsewhere it is paused. Either way this function is called again with the same content and then
+returns the answer; with other content it asks again, because the key of the question *is* the content.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Literal
+
+from prefect.client.orchestration import get_client
+from prefect.exceptions import FlowPauseTimeout
+from prefect.flow_runs import pause_flow_run, suspend_flow_run
+from prefect.input import RunInput
+from prefect.runtime import deployment, flow_run
+from prefect_cd.tasks.changes import Plan, commits_between
+from prefect_cd.tasks.stage import log
+from prefect_cd.tasks.target import Target
+
+from prefect_cd import pages
+from prefect_cd.errors import Expired, Rejected
+from prefect_cd.evidence import Evidence
+from prefect_cd.history import Decision
+from prefect_cd.pipeline import Approval, Pipeline, duration_text
+from prefect_cd.release import Release
+
+GRACE = timedelta(minutes=10)
+"""How much later than ours Prefect's own limit for an answer comes."""
+_QUESTIONS = 20
+
+
+class ApprovalForm(RunInput):
+    """What a person is asked."""
+
+    decision: Literal["approve", "reject"]
+    name: str
+    comment: str = ""
+
+
+def approve(
+    pipeline: Pipeline, target: Target, release: Release, planned: Plan, *, tested: Sequence[Evidence], note: str = ""
+) -> Decision:
+    """Wait for a person's decision on exactly this release and this change.
+
+    Args:
+        pipeline: for the commits since what runs there.
+        target: an environment with `approval`.
+        release: the candidate.
+        planned: what it would change there now.
+        tested: what was tested before.
+        note: why the question is asked again.
+
+    Raises:
+        Rejected: the answer is no.
+        Expired: nobody answered in time.
+    """
+    settings = target.environment.approval or Approval()
+    for number in range(_QUESTIONS):
+        key = f"approve-{target.name}-{planned.content[:16]}-{number}"
+        page = pages.approval(
+            release,
+            target.name,
+            planned.changes,
+            running=planned.running,
+            commits=commits_between(pipeline, release, planned.running),
+            tested=tested,
+            cluster=f"{planned.server}, namespace {target.environment.namespace}",
+            note=note,
+            run=flow_run.ui_url or "",
+        )
+        answer = _ask(key, page, settings.expires, target.name)
+        note = _incomplete(answer, settings)
+        if not note:
+            break
+        log().warning("the answer does not count: %s", note)
+    else:
+        raise Expired(f"{_QUESTIONS} answers, and none of them counts", hint="start the release again")
+    said = f"{answer.name.strip()}: {answer.comment.strip()}" if answer.comment.strip() else answer.name.strip()
+    if answer.decision == "reject":
+        raise Rejected(f"{release.id} was rejected for {target.name} by {said}", hint="nothing was changed there")
+    log().info("%s was approved for %s by %s", release.id, target.name, said)
+    return Decision(
+        approved=True,
+        name=answer.name.strip(),
+        comment=answer.comment.strip(),
+        decided_at=datetime.now(timezone.utc),
+        content=planned.content,
+    )
+
+
+def _incomplete(answer: ApprovalForm, settings: Approval) -> str:
+    """Why an answer does not count; empty when it does."""
+    name = answer.name.strip()
+    if not name:
+        return "a decision needs the name of who decides"
+    if settings.approvers and name not in settings.approvers:
+        return f"{name} may not decide here; these may: {', '.join(settings.approvers)}"
+    return ""
+
+
+def _ask(key: str, page: str, expires: timedelta, environment: str) -> ApprovalForm:
+    form = ApprovalForm.with_initial_data(description=page)
+    # Prefect's own limit comes later than ours: it would end the run as Failed, and not as Expired
+    limit = int((expires + GRACE).total_seconds())
+    late = Expired(
+        f"nobody decided about {environment} within {duration_text(expires)}", hint="start the release again"
+    )
+    try:
+        if deployment.id:
+            answer = suspend_flow_run(wait_for_input=form, timeout=limit, key=key)
+        else:
+            answer = pause_flow_run(wait_for_input=form, timeout=int(expires.total_seconds()), key=key, poll_interval=1)
+    except FlowPauseTimeout as error:
+        raise late from error
+    if deployment.id and _waited(key) > expires:
+        raise late
+    return answer
+
+
+def _waited(key: str) -> timedelta:
+    """How long the question stood open, by the server's own times."""
+    with get_client(sync_client=True) as client:
+        states = sorted(client.read_flow_run_states(flow_run.id), key=lambda state: state.timestamp)
+    asked = next((i for i, state in enumerate(states) if state.state_details.pause_key == key), None)
+    if asked is None or asked + 1 >= len(states):
+        return timedelta()
+    return states[asked + 1].timestamp - states[asked].timestamp

@@ -1,0 +1,75 @@
+"""Artifacts: where the pages of a run appear in the Prefect UI. Outside of a run there are none."""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.context import FlowRunContext, TaskRunContext
+
+from prefect_cd import pages
+from prefect_cd.apply import ChangeSet
+from prefect_cd.evidence import Evidence
+from prefect_cd.history import Record
+from prefect_cd.watch import Report
+
+
+def evidence(application: str, proved: Evidence, environment: str = "") -> None:
+    """What a check or gate proved."""
+    _page([application, environment, proved.gate], proved.summary, pages.evidence(proved))
+
+
+def plan(application: str, environment: str, planned: ChangeSet) -> None:
+    """What a release would change."""
+    _page([application, environment, "plan"], f"{environment}: {planned}", pages.changes(planned))
+
+
+def failure(application: str, environment: str, report: Report) -> None:
+    """Why a rollout failed."""
+    said = report.troubles[0].summary if report.troubles else report.summary
+    _page([application, environment, "rollout failed"], said, pages.troubles(report))
+
+
+def outcome(record: Record) -> None:
+    """What became of a release in an environment."""
+    said = f"{record.environment}: {record.release_id} is {record.state.value}"
+    _page([record.application, record.environment, "outcome"], said, pages.outcome(record))
+
+
+class Progress:
+    """A progress bar whose description is the table of pods."""
+
+    def __init__(self, application: str, environment: str) -> None:
+        self._key = _key([application, environment, "rollout"])
+        self._artifact: UUID | None = None
+
+    def show(self, report: Report) -> None:
+        """Show the report as it is now."""
+        if not _in_a_run():
+            return
+        said = f"{report.summary}\n\n{pages.rollout(report)}"
+        if self._artifact is None:
+            self._artifact = _now(create_progress_artifact)(report.percent, key=self._key, description=said)
+        else:
+            _now(update_progress_artifact)(self._artifact, report.percent, description=said)
+
+
+def _page(key: list[str], description: str, markdown: str) -> None:
+    if _in_a_run():
+        _now(create_markdown_artifact)(markdown, key=_key(key), description=description)
+
+
+def _now(create: Callable[..., Any]) -> Callable[..., Any]:
+    """Prefect's function in its blocking form, also where an event loop is running; its stubs leave `_sync` out."""
+    return partial(create, _sync=True)
+
+
+def _key(words: list[str]) -> str:
+    """Prefect's keys are lower-case words with dashes."""
+    return re.sub("[^a-z0-9]+", "-", "-".join(filter(None, words)).lower()).strip("-")
+
+
+def _in_a_run() -> bool:
+    return bool(FlowRunContext.get() or TaskRunContext.get())

@@ -1,0 +1,31 @@
+"""Stage: a command that must pass before anything is deployed."""
+
+from prefect import task
+from prefect_cd.tasks import artifacts, workspace
+from prefect_cd.tasks.stage import KEPT, live
+
+from prefect_cd import checks
+from prefect_cd.evidence import Evidence, require_passed
+from prefect_cd.pipeline import Check, Pipeline
+from prefect_cd.release import BuiltImage, Commit
+
+
+@task(name="check", task_run_name="{check.name}", **KEPT)
+def run_check(pipeline: Pipeline, commit: Commit, image: BuiltImage, check: Check) -> Evidence:
+    """Run one check in the checkout; its report becomes an artifact.
+
+    Args:
+        pipeline: whose sources.
+        commit: what is tested.
+        image: the commit's image; its reference is in the variable IMAGE of the command.
+        check: the command.
+
+    Raises:
+        GateFailed: a test failed.
+        GateErrored: it ended without an answer.
+    """
+    given = check.model_copy(update={"environment": {"IMAGE": image.reference, **check.environment}})
+    evidence = checks.run_check(given, workspace.tree(pipeline.source, commit), on_line=live())
+    artifacts.evidence(pipeline.application, evidence)
+    require_passed(evidence)
+    return evidence

@@ -1,0 +1,55 @@
+"""Stage: a test of a running environment."""
+
+import asyncio
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect_cd.tasks import artifacts, workspace
+from prefect_cd.tasks.objects import Applied
+from prefect_cd.tasks.stage import live, log
+
+from prefect_cd import checks
+from prefect_cd.endpoint import reach
+from prefect_cd.evidence import Evidence, require_passed
+from prefect_cd.pipeline import Gate, SourceSettings
+from prefect_cd.release import Commit
+from prefect_cd.watch import Report
+
+
+@task(name="gate", task_run_name="{gate.name} on {applied.target.name}", cache_policy=NO_CACHE)
+def run_gate(source: SourceSettings, commit: Commit, applied: Applied, report: Report, gate: Gate) -> Evidence:
+    """Run one gate against the environment's URL; its report becomes an artifact.
+
+    Args:
+        source: where the suite's commit is.
+        commit: whose suite.
+        applied: what runs there.
+        report: the proof that its rollout is complete.
+        gate: the test.
+
+    Raises:
+        GateFailed: the answer is no.
+        GateErrored: there is no answer.
+    """
+    if not report.complete:
+        raise ValueError("a gate needs a complete rollout")
+    tree = workspace.tree(source, commit)
+    keep = workspace.folder() / "evidence" / f"{applied.target.name}-{gate.name}".replace("/", "-")
+    keep.mkdir(parents=True, exist_ok=True)
+    on_line = live()
+    target = applied.target
+    variables = {"EXPECTED_VERSION": commit.short, "ENVIRONMENT": target.name, "RELEASE": applied.release_id}
+
+    async def run() -> Evidence:
+        url = target.environment.url or ""
+        async with target.connect() as cluster, reach(cluster, target.environment.namespace, url) as reached:
+            log().info("%s against %s", gate.name, reached)
+            return await asyncio.to_thread(
+                checks.run_gate, gate, tree, reached, keep, on_line=on_line, variables=variables
+            )
+
+    evidence = asyncio.run(run())
+    artifacts.evidence(target.application, evidence, target.name)
+    log().info("%s: %s", gate.name, evidence.summary)
+    require_passed(evidence)
+    return evidence

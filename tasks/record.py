@@ -1,0 +1,132 @@
+"""Stages: the record before the first write, and what became of it after the last."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime, timezone
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+from prefect_cd.tasks import artifacts
+from prefect_cd.tasks.changes import record_of, stand, survey
+from prefect_cd.tasks.stage import RETRIES, log
+from prefect_cd.tasks.target import Target, Version
+
+from prefect_cd.errors import ContentChanged
+from prefect_cd.evidence import Evidence
+from prefect_cd.history import Decision, GateResult, History, Record, State
+from prefect_cd.lock import Lock
+from prefect_cd.release import Object
+from prefect_cd.standing import Standing
+
+
+@task(name="standing", task_run_name="look at {target.name}", cache_policy=NO_CACHE, **RETRIES)
+def look(target: Target) -> Standing:
+    """What the environment's records say."""
+
+    async def run() -> Standing:
+        async with target.connect() as cluster:
+            return await stand(cluster, target)
+
+    return asyncio.run(run())
+
+
+@task(name="find record", task_run_name="find {to} in {target.name}", cache_policy=NO_CACHE, **RETRIES)
+def find(target: Target, to: str) -> Record:
+    """The record of a release that was good, by its id or number.
+
+    Raises:
+        Invalid: there is none; lists those that there are.
+    """
+
+    async def run() -> Record:
+        async with target.connect() as cluster:
+            return await History(cluster, target.place).find(to)
+
+    return asyncio.run(run())
+
+
+@task(name="begin record", task_run_name="record start in {target.name}", cache_policy=NO_CACHE, **RETRIES)
+def begin(target: Target, version: Version, lock: Lock, decision: Decision | None = None) -> Record:
+    """Write the record of a version before its first object is written.
+
+    A rollout that nobody ended is marked as failed first; what was there before us becomes a record to go back to.
+
+    Raises:
+        ContentChanged: what would be applied is no longer what was approved.
+    """
+    record = asyncio.run(_begin(target, version, lock, decision))
+    log().info("record %d of %s is in the cluster", record.number, target.name)
+    return record
+
+
+async def _begin(target: Target, version: Version, lock: Lock, decision: Decision | None) -> Record:
+    async with target.connect() as cluster:
+        planned = await survey(cluster, target, version, force=isinstance(version, Record))
+        if decision and decision.content != planned.content:
+            raise ContentChanged(
+                f"what would be applied to {target.name} is no longer what {decision.name} approved",
+                hint="look at the new form: it shows what would be applied now",
+            )
+        history = History(cluster, target.place)
+        interrupted = planned.standing.interrupted
+        if interrupted:
+            reason = "interrupted: its process ended before the rollout did"
+            await history.settle(_settled(interrupted, State.FAILED, reason), guard=lock.guard)
+        if planned.taken_over:
+            await history.begin(_before_us(target, planned.taken_over), guard=lock.guard)
+        objects = await target.objects(cluster, version)
+        record = record_of(target, version, objects, flow_run.ui_url or "").model_copy(update={"decision": decision})
+        return await history.begin(record, guard=lock.guard)
+
+
+@task(name="settle record", task_run_name="record {state.value} in {target.name}", cache_policy=NO_CACHE, **RETRIES)
+def settle(
+    target: Target, record: Record, state: State, lock: Lock, *, reason: str = "", evidence: Sequence[Evidence] = ()
+) -> Record:
+    """Write what became of a version; for a known-good this moves the point that is gone back to."""
+    gates = tuple(GateResult(name=e.gate, outcome=e.outcome.value, summary=e.summary) for e in evidence)
+    settled = _settled(record, state, reason).model_copy(update={"gates": gates or record.gates})
+
+    async def run() -> None:
+        async with target.connect() as cluster:
+            await History(cluster, target.place).settle(settled, guard=lock.guard)
+
+    asyncio.run(run())
+    artifacts.outcome(settled)
+    log().info("%s: %s is %s", target.name, settled.release_id, state.value)
+    return settled
+
+
+@task(name="withdraw", task_run_name="withdraw newer records in {target.name}", cache_policy=NO_CACHE, **RETRIES)
+def withdraw(target: Target, chosen: Record, record: Record, lock: Lock) -> None:
+    """Mark what was gone back from: the releases after `chosen` and before `record`, which restores it."""
+
+    async def run() -> None:
+        async with target.connect() as cluster:
+            await History(cluster, target.place).withdraw(chosen, record, guard=lock.guard)
+
+    asyncio.run(run())
+
+
+def _settled(record: Record, state: State, reason: str) -> Record:
+    return record.model_copy(update={"state": state, "reason": reason, "settled_at": datetime.now(timezone.utc)})
+
+
+def _before_us(target: Target, objects: tuple[Object, ...]) -> Record:
+    """What runs in an environment that is taken over, as something to go back to."""
+    now = datetime.now(timezone.utc)
+    return Record(
+        number=0,
+        application=target.application,
+        environment=target.name,
+        state=State.KNOWN_GOOD,
+        release_id="before-prefect-cd",
+        release_hash="",
+        commit=None,
+        image=None,
+        objects=tuple(target.place.label(item) for item in objects),
+        started_at=now,
+        settled_at=now,
+        reason="what was there when the environment was taken over",
+    )

@@ -1,0 +1,27 @@
+"""Stage: from a commit and its image to a release."""
+
+from prefect import task
+from prefect_cd.tasks import workspace
+from prefect_cd.tasks.stage import KEPT, log
+
+from prefect_cd import manifests
+from prefect_cd.pipeline import Pipeline
+from prefect_cd.release import BuiltImage, Commit, Release
+
+
+@task(name="render manifests", **KEPT)
+def render(pipeline: Pipeline, commit: Commit, image: BuiltImage) -> Release:
+    """Render every environment's manifests with the image pinned to its digest.
+
+    Raises:
+        InvalidManifest: with file:line.
+    """
+    tree = workspace.tree(pipeline.source, commit)
+    rendered = {}
+    for environment in pipeline.environments:
+        found = manifests.load(tree / environment.manifests, tree)
+        items = [each.item for each in found]
+        rendered[environment.name] = manifests.pin(items, image, where=environment.manifests)
+    release = Release(application=pipeline.application, commit=commit, image=image, manifests=rendered)
+    log().info("release %s, hash %s", release.id, release.hash)
+    return release

@@ -1,0 +1,58 @@
+"""What a run says about itself to Prefect, and what it says to older runs that still wait."""
+
+from pathlib import Path
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateName,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.runtime import deployment, flow_run
+from prefect_cd.tasks import workspace
+from prefect_cd.tasks.stage import log
+
+from prefect_cd import source
+from prefect_cd.pipeline import Pipeline
+from prefect_cd.release import Commit
+
+_COMMIT = "commit:"
+
+
+def tag(*tags: str) -> None:
+    """Add tags to the running flow run, so that people can filter by application, environment and commit."""
+    if flow_run.id is None:
+        return
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(flow_run.id, tags=sorted({*flow_run.tags, *tags}))
+
+
+def supersede_older(pipeline: Pipeline, commit: Commit) -> None:
+    """End older releases of this deployment that still wait for a person: their commit is contained in ours."""
+    if not deployment.id:
+        return
+    tree = workspace.tree(pipeline.source, commit)
+    with get_client(sync_client=True) as client:
+        waiting = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Suspended"]))),
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])),
+        )
+        for run in waiting:
+            theirs = _commit_of(run)
+            if str(run.id) != flow_run.id and theirs and _contains(tree, theirs, commit):
+                message = f"{commit.short} contains {theirs} and asks in its place"
+                state: State[None] = State(type=StateType.CANCELLED, name="Superseded", message=message)
+                client.set_flow_run_state(run.id, state, force=True)
+                log().info("%s is superseded: %s", run.name, message)
+
+
+def _commit_of(run: FlowRun) -> str | None:
+    return next((each.removeprefix(_COMMIT) for each in run.tags if each.startswith(_COMMIT)), None)
+
+
+def _contains(tree: Path, older: str, commit: Commit) -> bool:
+    """Whether `commit` contains `older`, and is not `older` itself: then both runs are the same release."""
+    return not commit.sha.startswith(older) and bool(source.is_ancestor(tree, older, commit.sha))

@@ -1,0 +1,84 @@
+"""Files of a run on the worker's disk: the checkout, made when a stage needs it, and what gates keep.
+
+Nothing in here is needed again: another machine that takes a suspended run over makes its own.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+from prefect.blocks.core import Block
+from prefect.blocks.system import Secret
+from prefect.runtime import flow_run
+
+from prefect_cd import source
+from prefect_cd.errors import Invalid
+from prefect_cd.pipeline import SourceSettings
+from prefect_cd.release import Commit
+
+_RUNS_KEPT = 20
+
+
+def folder() -> Path:
+    """The folder of the running flow run (or `no-run`); others but the newest twenty are removed."""
+    runs = Path(os.environ.get("PREFECT_CD_HOME") or "~/.cache/prefect-cd").expanduser() / "runs"
+    mine = runs / str(flow_run.id or "no-run")
+    if not mine.exists():
+        mine.mkdir(parents=True)
+        old = sorted(runs.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)[_RUNS_KEPT:]
+        for each in old:
+            shutil.rmtree(each, ignore_errors=True)
+    return mine
+
+
+def repository(settings: SourceSettings) -> source.Repository:
+    """The repository with the credentials of its Prefect block.
+
+    Raises:
+        Invalid: no such block, or one that holds no git credentials.
+    """
+    return source.Repository(settings.repository, _authenticated(settings), settings.submodules)
+
+
+def _authenticated(settings: SourceSettings) -> str | None:
+    if settings.credentials is None:
+        return None
+    try:
+        block = Block.load(settings.credentials, _sync=True)  # type: ignore[call-arg]  # its stubs leave it out
+    except ValueError as error:
+        raise Invalid(
+            f"there is no Prefect block {settings.credentials!r}: {error}",
+            where="source.credentials",
+            hint="create it in the Prefect UI; the name is TYPE/NAME, for example github-credentials/acme",
+        ) from error
+    if isinstance(block, Secret):
+        scheme, separator, rest = settings.repository.partition("://")
+        return f"{scheme}{separator}git:{block.get()}@{rest}"
+    formatter = getattr(block, "format_git_credentials", None)
+    if formatter is None:
+        raise Invalid(
+            f"the block {settings.credentials!r} holds no git credentials",
+            where="source.credentials",
+            hint="use GitHubCredentials, GitLabCredentials, BitBucketCredentials or a Secret with a token",
+        )
+    return str(formatter(settings.repository))
+
+
+def tree(settings: SourceSettings, commit: Commit, *, clean: bool = False) -> Path:
+    """A checkout of exactly this commit.
+
+    Args:
+        settings: where the commit is.
+        commit: which.
+        clean: undo what earlier stages left in it.
+    """
+    path = folder() / commit.sha[:12]
+    if clean or not (path / ".git").exists():
+        source.checkout(repository(settings), commit.sha, path, timeout=settings.timeout, revision=commit.revision)
+    return path
+
+
+def remove_trees() -> None:
+    """Remove the run's checkouts; what gates kept stays for a while."""
+    for git in folder().glob("*/.git"):
+        shutil.rmtree(git.parent, ignore_errors=True)
