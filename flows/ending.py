@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.objects import State
 from prefect.states import Failed
 from prefect_cd.tasks import workspace
 from prefect_cd.tasks.stage import log
@@ -34,9 +34,10 @@ def name_of(error: DeliveryError) -> str:
     return next((name for kind, name in _NAMES if isinstance(error, kind)), "Failed")
 
 
-def superseded(reason: str) -> State[Any]:
-    """The state of a run whose place a newer one took."""
-    return State(type=StateType.CANCELLED, name="Superseded", message=reason)
+def summary(error: DeliveryError) -> str:
+    """The error without its evidence, which the log and the artifacts have."""
+    said = f"{error.where}: {error.reason}" if error.where else error.reason
+    return f"[{error.code}] {said}" + (f"\nhint: {error.hint}" if error.hint else "")
 
 
 class Ending:
@@ -53,6 +54,6 @@ def told() -> Iterator[Ending]:
         yield ending
     except DeliveryError as error:
         log().error("%s", error)
-        ending.state = Failed(name=name_of(error), message=str(error))
+        ending.state = Failed(name=name_of(error), message=summary(error))
     finally:
         workspace.remove_trees()

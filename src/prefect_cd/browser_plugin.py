@@ -16,6 +16,7 @@ from playwright.sync_api import BrowserContext, ConsoleMessage, Error, Page, Req
 JOURNAL = "journal.jsonl"
 LARGEST_PICTURE = 150_000  # bytes: the Prefect UI shows pictures as data URIs
 _QUALITIES = (60, 40, 20)
+_PATIENCE = 3000  # milliseconds
 _LONGEST = 1000
 _FAILURE = 400
 
@@ -49,10 +50,7 @@ class Witness:
 
     def picture(self, page: Page) -> None:
         """One JPEG of what the page shows; a page that cannot be pictured is no reason to fail a test."""
-        try:
-            jpeg = _jpeg(page)
-        except Error:
-            return
+        jpeg = _jpeg(page)
         if jpeg is None:
             return
         self._pictures += 1
@@ -84,8 +82,21 @@ class Witness:
 
 
 def _jpeg(page: Page) -> bytes | None:
+    """The picture, or None when there is none to be had within some seconds."""
+    try:
+        return _small_jpeg(page)
+    except Error:
+        try:
+            # Playwright waits for ever for a navigation that nobody answers; without it the page can be pictured.
+            page.context.new_cdp_session(page).send("Page.stopLoading")
+            return _small_jpeg(page)
+        except Error:
+            return None
+
+
+def _small_jpeg(page: Page) -> bytes | None:
     for quality in _QUALITIES:
-        jpeg = page.screenshot(type="jpeg", quality=quality, scale="css", timeout=5000)
+        jpeg = page.screenshot(type="jpeg", quality=quality, scale="css", timeout=_PATIENCE)
         if len(jpeg) <= LARGEST_PICTURE:
             return jpeg
     return None

@@ -137,6 +137,15 @@ def test_a_page_that_never_answers_fails_its_test(tree: Path, keep: Path, url: s
     evidence = run_suite(gate(), tree, url, keep)
     assert evidence.outcome is Outcome.FAILED, shown(evidence)
     assert "Timeout 500ms exceeded" in evidence.cases[0].message
+    assert len(evidence.pictures) == 1
+
+
+def test_a_page_that_is_busy_for_ever_fails_its_test_and_holds_nobody_up(tree: Path, keep: Path, url: str) -> None:
+    busy = "() => { setTimeout(() => { for (;;); }, 0) }"
+    suite(tree, f'def test_busy(page):\n    page.goto("/")\n    page.evaluate("{busy}")\n    assert False\n')
+    evidence = run_suite(gate(), tree, url, keep)
+    assert evidence.outcome is Outcome.FAILED, shown(evidence)
+    assert evidence.pictures == ()
 
 
 def browsers_of(keep: Path) -> list[str]:
