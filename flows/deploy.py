@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from prefect import task
 from prefect_cd.tasks.changes import refuse_obstacle
+from prefect_cd.tasks.record import recorded
 from prefect_cd.tasks.stage import KEPT, log
 from prefect_cd.tasks.target import Target, Version, id_of
 
@@ -49,16 +50,27 @@ def deploy(pipeline: Pipeline, target: Target, release: Release, decision: Decis
         Failed, Errored: it failed, and there was nothing to go back to.
     """
     with tasks.hold_lock(target) as lock:
-        standing = tasks.look(target)
-        refuse_obstacle(pipeline, target, release, standing)
+        planned = tasks.plan(target, release)
+        if planned.runs(release) and planned.running:
+            log().info("%s runs %s already", target.name, release.id)
+            return _deployed(planned.running, planned.changes, recorded(planned.running))
+        refuse_obstacle(pipeline, target, release, planned.standing)
         record = tasks.begin(target, release, lock, decision)
         try:
             changes, evidence = bring(pipeline, target, release, lock)
         except DeliveryError as error:
-            raise fall_back(pipeline, target, record, standing.known_good, lock, error) from error
+            raise fall_back(pipeline, target, record, planned.running, lock, error) from error
         tasks.settle(target, record, State.KNOWN_GOOD, lock, evidence=evidence)
+    return _deployed(record, changes, evidence)
+
+
+def _deployed(record: Record, changes: ChangeSet, evidence: Sequence[Evidence]) -> Deployed:
     return Deployed(
-        environment=target.name, release_id=release.id, record=record.number, changes=changes, evidence=tuple(evidence)
+        environment=record.environment,
+        release_id=record.release_id,
+        record=record.number,
+        changes=changes,
+        evidence=tuple(evidence),
     )
 
 

@@ -59,21 +59,19 @@ def prepare(pipeline: Pipeline, revision: str) -> tuple[Release, list[Evidence]]
     return tasks.render(pipeline, commit, image), evidence
 
 
-def into(pipeline: Pipeline, target: Target, candidate: Release, evidence: list[Evidence]) -> list[Evidence]:
-    """One environment: plan, ask where the pipeline wants it, deploy."""
+def into(pipeline: Pipeline, target: Target, candidate: Release, evidence: list[Evidence]) -> tuple[Evidence, ...]:
+    """One environment: ask where the pipeline wants it, and deploy."""
     note = ""
-    while True:
+    while target.environment.approval:
         planned = tasks.plan(target, candidate)
-        if planned.standing.runs(candidate) and not planned.changes.changes_something:
-            log().info("%s runs %s already", target.name, candidate.id)
-            return []
-        decision = None
-        if target.environment.approval:
-            refuse_obstacle(pipeline, target, candidate, planned.standing)
-            supersede_older(pipeline, candidate.commit)
-            decision = tasks.approve(pipeline, target, candidate, planned, tested=evidence, note=note)
+        if planned.runs(candidate):
+            break
+        refuse_obstacle(pipeline, target, candidate, planned.standing)
+        supersede_older(pipeline, candidate.commit)
+        decision = tasks.approve(pipeline, target, candidate, planned, tested=evidence, note=note)
         try:
-            return list(deploy(pipeline, target, candidate, decision).evidence)
+            return deploy(pipeline, target, candidate, decision).evidence
         except ContentChanged as changed:
             note = changed.reason
             log().warning("%s", note)
+    return deploy(pipeline, target, candidate).evidence

@@ -65,7 +65,8 @@ def approve(
             running=planned.running,
             commits=commits_between(pipeline, release, planned.running),
             tested=tested,
-            cluster=f"{planned.server}, namespace {target.environment.namespace}",
+            server=planned.server,
+            namespace=target.environment.namespace,
             note=note,
             run=flow_run.ui_url or "",
         )

@@ -33,6 +33,10 @@ class Plan(Result):
         """What runs there, if we know."""
         return self.standing.known_good
 
+    def runs(self, release: Release) -> bool:
+        """Whether the environment runs exactly this, so that there is nothing to do."""
+        return self.standing.runs(release) and not self.changes.changes_something
+
 
 @task(name="plan", task_run_name="plan {target.name}", cache_policy=NO_CACHE, **RETRIES)
 def plan(target: Target, release: Release) -> Plan:

@@ -9,7 +9,7 @@ from prefect_cd.pipeline import Pipeline
 from prefect_cd.release import BuiltImage, Commit
 
 
-@task(name="build image", **KEPT, **RETRIES)
+@task(name="build image", task_run_name="build image of {commit.short}", **KEPT, **RETRIES)
 def build(pipeline: Pipeline, commit: Commit) -> BuiltImage:
     """The commit's image in the registry, by digest; nothing is built when it is there already.
 

@@ -28,7 +28,7 @@ _NEEDED = (
 )
 
 
-@task(name="preflight", **KEPT, **RETRIES)
+@task(name="preflight", task_run_name="preflight", **KEPT, **RETRIES)
 def preflight(pipeline: Pipeline, commit: Commit) -> None:
     """Prove tools, suites, clusters, permissions and manifests; nothing is written.
 

@@ -13,7 +13,7 @@ from prefect_cd.tasks.stage import RETRIES, log
 from prefect_cd.tasks.target import Target, Version
 
 from prefect_cd.errors import ContentChanged
-from prefect_cd.evidence import Evidence
+from prefect_cd.evidence import Evidence, Outcome
 from prefect_cd.history import Decision, GateResult, History, Record, State
 from prefect_cd.lock import Lock
 from prefect_cd.release import Object
@@ -107,6 +107,14 @@ def withdraw(target: Target, chosen: Record, record: Record, lock: Lock) -> None
             await History(cluster, target.place).withdraw(chosen, record, guard=lock.guard)
 
     asyncio.run(run())
+
+
+def recorded(record: Record) -> list[Evidence]:
+    """What the gates of a record said, as evidence; pictures and cases are not recorded."""
+    return [
+        Evidence(gate=gate.name, outcome=Outcome(gate.outcome), summary=gate.summary, seconds=0)
+        for gate in record.gates
+    ]
 
 
 def _settled(record: Record, state: State, reason: str) -> Record:

@@ -9,7 +9,7 @@ from prefect_cd.pipeline import Pipeline
 from prefect_cd.release import BuiltImage, Commit, Release
 
 
-@task(name="render manifests", **KEPT)
+@task(name="render manifests", task_run_name="render manifests", **KEPT)
 def render(pipeline: Pipeline, commit: Commit, image: BuiltImage) -> Release:
     """Render every environment's manifests with the image pinned to its digest.
 

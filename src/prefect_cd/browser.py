@@ -13,8 +13,10 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from time import monotonic, sleep
 
 from prefect_cd.command import clean_environment, ignore, run
 from prefect_cd.errors import GateErrored, MissingSuite, MissingTool
@@ -43,6 +45,7 @@ _INSTALL = "install Chromium (Debian, Ubuntu: apt-get install chromium) or run: 
 # Not `-m pytest`: that looks for pytest and its plugins in the checkout first.
 _PYTEST = "import sys; sys.path[:] = filter(None, sys.path); import pytest; sys.exit(pytest.console_main())"
 _BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1"}  # the checkout stays as it was checked out
+_LEAVING = 5.0  # seconds
 _LARGEST_JOURNAL = 5_000_000
 _LARGEST_PICTURE = 150_000
 _PICTURES = 30
@@ -93,8 +96,7 @@ def run_suite(
     browser = find_browser()
     keep = _emptied(keep)
     report = keep / "junit.xml"
-    # A folder of its own for what browsers leave behind when they are ended; short, for there are sockets in it.
-    with tempfile.TemporaryDirectory(prefix="prefect-cd-", ignore_cleanup_errors=True) as scratch:
+    with _scratch() as scratch:
         ours = {"BASE_URL": url, "TMPDIR": scratch, EXECUTABLE: str(browser), FOLDER: str(keep)}
         finished = run(
             [sys.executable, "-c", _PYTEST, str(suite), *_options(keep, report, url)],
@@ -153,6 +155,22 @@ def _emptied(keep: Path) -> Path:
     for stale in (keep / "junit.xml", keep / JOURNAL, *keep.glob("*.jpg")):
         stale.unlink(missing_ok=True)
     return keep
+
+
+@contextmanager
+def _scratch() -> Iterator[str]:
+    """A folder for profiles and sockets, which browsers leave behind when they are ended. Short, for the sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="prefect-cd-"))
+    try:
+        yield str(folder)
+    finally:
+        # A browser whose driver was ended goes by itself, but writes its profile until then.
+        deadline = monotonic() + _LEAVING
+        while folder.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            if monotonic() > deadline:
+                break
+            sleep(0.05)
 
 
 def _candidates(environment: Mapping[str, str]) -> Iterator[Path]:

@@ -14,7 +14,8 @@ from prefect_cd.watch import Report, Trouble
 
 _DIFF_LIMIT = 60_000  # characters; a form or an artifact stays readable and far below what the server accepts
 _PICTURES = 4
-_SIGNS = {Outcome.PASSED: "✅", Outcome.FAILED: "❌", Outcome.ERRORED: "⚠️", Outcome.SKIPPED: "⏭️"}
+# from the font of every browser, unlike emoji
+_SIGNS = {Outcome.PASSED: "✔", Outcome.FAILED: "✘", Outcome.ERRORED: "?", Outcome.SKIPPED: "-"}
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -24,7 +25,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _cell(value: object) -> str:
-    return " ".join(str(value).replace("|", "\\|").replace("<", "&lt;").split())
+    return " ".join(str(value).replace("|", "\\|").replace("<", "&lt;").replace("![", "!\\[").split())
 
 
 def fenced(text: str, language: str = "") -> str:
@@ -96,7 +97,7 @@ def troubles(report: Report) -> str:
 
 
 def _trouble(trouble: Trouble) -> Iterable[str]:
-    yield f"# ❌ {_cell(trouble.summary)}"
+    yield f"# ✘ {_cell(trouble.summary)}"
     yield f"**What to do:** {trouble.hint}"
     yield table(["where", "category"], [[trouble.where, trouble.category]])
     if trouble.evidence:
@@ -110,40 +111,45 @@ def approval(
     environment: str,
     planned: ChangeSet,
     *,
+    server: str,
+    namespace: str,
     running: Record | None,
     commits: Sequence[Commit],
     tested: Sequence[Evidence],
-    cluster: str,
     note: str = "",
     run: str = "",
 ) -> str:
-    """What a person sees before deciding."""
-    back = running.release_id if running else "nothing: this is its first release, a failure is left as it is"
+    """What a person sees before deciding: a narrow form, so lists rather than tables."""
+    commit = release.commit
+    now = running.release_id if running else "nothing that we know of"
+    back = running.release_id if running else "nothing: it is the first release here, and a failure is left as it is"
     parts = [
-        f"> ⚠️ **{note}**" if note else "",
-        f"# {release.application} {release.id} → {environment}",
-        table(
-            ["", ""],
-            [
-                ["commit", f"`{release.commit.sha}` {release.commit.subject}"],
-                ["author", f"{release.commit.author}, {release.commit.committed_at:%Y-%m-%d %H:%M} UTC"],
-                ["image", f"`{release.image.reference}`"],
-                ["cluster", cluster],
-                ["runs there now", running.release_id if running else "nothing that we know of"],
-                ["if it fails, goes back to", back],
-            ],
+        f"> **{_cell(note)}**" if note else "",
+        f"# {release.application} {commit.short} → {environment}",
+        f"**{_cell(commit.subject)}**, by {_cell(commit.author)}, {commit.committed_at:%Y-%m-%d %H:%M} UTC",
+        bullets(
+            f"runs there now: {now}",
+            f"if it fails, we go back to: {back}",
+            f"release `{release.id}`, commit `{commit.sha[:12]}`",
+            f"image `{release.image.name}` `{release.image.digest[:19]}…`",
+            f"cluster `{server}`, namespace `{namespace}`",
+            f"[the run with all its reports]({run})" if run else "",
         ),
         "## What was tested",
-        table(["", "test", "result"], ([_SIGNS[each.outcome], each.gate, each.summary] for each in tested)),
-        "## Commits since what runs there",
-        table(["commit", "author", "subject"], ([f"`{each.short}`", each.author, each.subject] for each in commits)),
+        bullets(*(f"{_SIGNS[each.outcome]} **{_cell(each.gate)}**: {_cell(each.summary)}" for each in tested)),
         f"## What changes: {planned}",
+        bullets(*(f"`{each.short}` {_cell(each.subject)} ({_cell(each.author)})" for each in commits)),
         changes(planned),
     ]
     pictures = [picture for each in tested for picture in each.pictures][:_PICTURES]
-    parts += [f"### {_cell(each.title)}\n\n![{_cell(each.title)}]({each.uri})" for each in pictures]
-    parts.append(f"[The run with all reports]({run})" if run else "")
+    parts += ["## What the browser saw"] if pictures else []
+    parts += [f"{_cell(each.title)}\n\n![{_cell(each.title)}]({each.uri})" for each in pictures]
     return "\n\n".join(part for part in parts if part)
+
+
+def bullets(*lines: str) -> str:
+    """A Markdown list; empty lines are left out."""
+    return "\n".join(f"- {line}" for line in lines if line)
 
 
 def outcome(record: Record) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -160,7 +161,11 @@ def browsers_of(keep: Path) -> list[str]:
     return found
 
 
-def test_a_gate_whose_time_is_over_has_not_answered_and_leaves_no_browser(tree: Path, keep: Path, url: str) -> None:
+def test_a_gate_whose_time_is_over_has_not_answered_and_leaves_nothing_behind(
+    tree: Path, keep: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = Path(tempfile.mkdtemp(prefix="t-"))  # tmp_path is too long for Chromium's sockets
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     waits = 'def test_waits(page):\n    page.goto("/noisy")\n    page.goto("/never", timeout=60000)\n'
     suite(tree, waits)
     evidence = run_suite(gate(timeout=timedelta(seconds=8)), tree, url, keep)
@@ -171,6 +176,7 @@ def test_a_gate_whose_time_is_over_has_not_answered_and_leaves_no_browser(tree: 
     while browsers_of(keep) and time.monotonic() < deadline:
         threading.Event().wait(0.05)
     assert browsers_of(keep) == []
+    temporary.rmdir()  # works because it is empty
 
 
 @pytest.mark.parametrize(
