@@ -10,7 +10,8 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt $(wildcard src/prefect_cd/*.py flows/*.py tasks/*.py deployments/*.py)
+# A strict editable install links file by file: a new file means a new install, so the folders are prerequisites.
+$(STAMP): pyproject.toml constraints.txt src/prefect_cd flows tasks deployments
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "needs Python 3.10 or newer; set PYTHON=…"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "python3 -m venv does not work; on Debian: apt-get install python3-venv"; exit 1; }
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]' --config-settings editable_mode=strict

@@ -27,7 +27,7 @@ from prefect_cd.pipeline import Pipeline
 def recover() -> State[Any]:
     """Bring every environment of the served pipeline back to a whole version."""
     with told() as ending:
-        pipeline = served.pipeline()
+        pipeline = served.pipeline().pipeline
         results = {each.name: _recover(pipeline, Target.of(pipeline, each.name)) for each in pipeline.environments}
         found = {name: error for name, error in results.items() if error}
         said = "; ".join(f"{name}: {error.reason}" for name, error in found.items())

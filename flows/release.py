@@ -1,5 +1,6 @@
 """The story of a release, from a revision to the last environment."""
 
+from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -40,23 +41,26 @@ def release(revision: str = "") -> State[Any]:
         revision: branch, tag or SHA; empty: the branch of the pipeline file.
     """
     with told() as ending:
-        pipeline = served.pipeline()
-        candidate, evidence = prepare(pipeline, revision or pipeline.source.branch)
+        given = served.pipeline()
+        pipeline = given.pipeline
+        candidate, evidence = prepare(pipeline, revision or pipeline.source.branch, given.file)
         for environment in pipeline.environments:
+            tag(f"environment:{environment.name}")
             evidence += into(pipeline, Target.of(pipeline, environment.name), candidate, evidence)
         last = pipeline.environments[-1].name
         ending.state = Completed(message=f"{candidate.application} {candidate.id} runs in {last}")
     return ending.state
 
 
-def prepare(pipeline: Pipeline, revision: str) -> tuple[Release, list[Evidence]]:
+def prepare(pipeline: Pipeline, revision: str, file: Path) -> tuple[Release, list[Evidence]]:
     """Everything before the first environment: source, build, checks, manifests."""
     commit = tasks.resolve(pipeline, revision)
     tag(f"application:{pipeline.application}", f"commit:{commit.short}")
+    tasks.compare_pipeline_file(pipeline, commit, file)
     tasks.preflight(pipeline, commit)
     image = tasks.build(pipeline, commit)
-    evidence = [tasks.run_check(pipeline, commit, image, check) for check in pipeline.checks]
-    return tasks.render(pipeline, commit, image), evidence
+    candidate = tasks.render(pipeline, commit, image)  # before any code of the commit runs beside its manifests
+    return candidate, [tasks.run_check(pipeline, commit, image, check) for check in pipeline.checks]
 
 
 def into(pipeline: Pipeline, target: Target, candidate: Release, evidence: list[Evidence]) -> tuple[Evidence, ...]:

@@ -42,7 +42,7 @@ def rollback(environment: str = "", to: str = "") -> State[Any]:
         to: release id or record number; empty: the known-good before what runs now.
     """
     with told() as ending:
-        pipeline = served.pipeline()
+        pipeline = served.pipeline().pipeline
         target = _target(pipeline, environment)
         tag(f"application:{pipeline.application}", f"environment:{target.name}")
         with tasks.hold_lock(target) as lock:

@@ -12,24 +12,32 @@ from prefect.runtime import deployment
 from prefect_cd.errors import InvalidPipeline
 from prefect_cd.pipeline import Pipeline
 from prefect_cd.pipeline_file import load
+from prefect_cd.release import Result
 
 PIPELINES = "PREFECT_CD_PIPELINES"
 """Variable with the paths of the served pipeline files, separated by `os.pathsep`."""
 
 
-def pipeline() -> Pipeline:
+class Served(Result):
+    """A pipeline, and the file that it was read from."""
+
+    pipeline: Pipeline
+    file: Path
+
+
+def pipeline() -> Served:
     """The pipeline that belongs to the running deployment, which has the application's name.
 
     Raises:
         InvalidPipeline: none is served under this name, or the file has become invalid.
     """
     paths = [Path(path) for path in os.environ.get(PIPELINES, "").split(os.pathsep) if path]
-    pipelines = [load(path) for path in paths]
+    known = [Served(pipeline=load(path), file=path) for path in paths]
     wanted = deployment.name
-    if not wanted and len(pipelines) == 1:
-        return pipelines[0]
-    for each in pipelines:
-        if each.application == wanted:
+    if not wanted and len(known) == 1:
+        return known[0]
+    for each in known:
+        if each.pipeline.application == wanted:
             return each
     raise InvalidPipeline(
         f"no pipeline file for {wanted or 'a run without a deployment'}",

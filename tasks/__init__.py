@@ -14,7 +14,7 @@ from prefect_cd.tasks.prerequisites import preflight
 from prefect_cd.tasks.record import begin, find, look, settle
 from prefect_cd.tasks.release import render
 from prefect_cd.tasks.rollout import watch_rollout
-from prefect_cd.tasks.source import resolve
+from prefect_cd.tasks.source import compare_pipeline_file, resolve
 from prefect_cd.tasks.target import Target, Version
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "approve",
     "begin",
     "build",
+    "compare_pipeline_file",
     "find",
     "hold_lock",
     "look",

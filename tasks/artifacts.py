@@ -26,6 +26,12 @@ def plan(application: str, environment: str, planned: ChangeSet) -> None:
     _page([application, environment, "plan"], f"{environment}: {planned}", pages.changes(planned))
 
 
+def pipeline_difference(application: str, name: str, diff: str) -> None:
+    """How the commit's pipeline file differs from the served one."""
+    said = f"{name} in the commit differs from the served one, which is obeyed"
+    _page([application, "pipeline file"], said, pages.fenced(diff, "diff"))
+
+
 def failure(application: str, environment: str, report: Report) -> None:
     """Why a rollout failed."""
     said = report.troubles[0].summary if report.troubles else report.summary

@@ -91,12 +91,20 @@ def refuse_obstacle(pipeline: Pipeline, target: Target, release: Release, standi
     running = standing.known_good
     older = None
     if running and running.commit and running.commit.sha != release.commit.sha:
-        older = source.is_ancestor(
-            workspace.tree(pipeline.source, release.commit), release.commit.sha, running.commit.sha
-        )
+        older = _contains(pipeline, release.commit, running.commit)
     error = obstacle(target.name, standing, release, older=older)
     if error:
         raise error
+
+
+def _contains(pipeline: Pipeline, older: Commit, newer: Commit) -> bool | None:
+    """Whether `newer` contains `older`; what was pushed since the checkout is fetched before the answer is "unknown"."""
+    tree = workspace.tree(pipeline.source, older)
+    answer = source.is_ancestor(tree, older.sha, newer.sha)
+    if answer is None:
+        source.refresh(workspace.repository(pipeline.source), tree, timeout=pipeline.source.timeout)
+        answer = source.is_ancestor(tree, older.sha, newer.sha)
+    return answer
 
 
 def commits_between(pipeline: Pipeline, release: Release, running: Record | None) -> tuple[Commit, ...]:

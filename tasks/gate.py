@@ -33,7 +33,8 @@ def run_gate(source: SourceSettings, commit: Commit, applied: Applied, report: R
     """
     if not report.complete:
         raise ValueError("a gate needs a complete rollout")
-    tree = workspace.tree(source, commit)
+    # an http gate needs no sources: going back must not depend on the repository
+    tree = workspace.folder() if gate.http else workspace.tree(source, commit)
     keep = workspace.folder() / "evidence" / f"{applied.target.name}-{gate.name}".replace("/", "-")
     keep.mkdir(parents=True, exist_ok=True)
     on_line = live()

@@ -1,7 +1,10 @@
 """Stage: from a revision to exactly one commit."""
 
+import difflib
+from pathlib import Path
+
 from prefect import task
-from prefect_cd.tasks import workspace
+from prefect_cd.tasks import artifacts, workspace
 from prefect_cd.tasks.stage import KEPT, RETRIES, log
 
 from prefect_cd import source
@@ -29,3 +32,26 @@ def resolve(pipeline: Pipeline, revision: str) -> Commit:
     commit = source.checkout(repository, sha, into, timeout=settings.timeout, revision=revision)
     log().info("%s is %s: %s (%s)", revision, commit.sha, commit.subject, commit.author)
     return commit
+
+
+@task(name="compare pipeline file", task_run_name="compare pipeline file", **KEPT)
+def compare_pipeline_file(pipeline: Pipeline, commit: Commit, file: Path) -> bool:
+    """Show how a pipeline file in the commit differs from the served one, which alone is obeyed.
+
+    Args:
+        pipeline: what is served.
+        commit: what is released.
+        file: where the served pipeline was read from; the commit's is looked for under the same name.
+
+    Returns:
+        Whether they differ.
+    """
+    theirs = workspace.tree(pipeline.source, commit) / file.name
+    if theirs.is_symlink() or not theirs.is_file():
+        return False
+    served, committed = file.read_text().splitlines(), theirs.read_text(errors="replace").splitlines()
+    lines = list(difflib.unified_diff(served, committed, "served, and obeyed", "in the commit", lineterm=""))
+    if lines:
+        log().warning("%s in the commit differs from the served one; the served one is obeyed", file.name)
+        artifacts.pipeline_difference(pipeline.application, file.name, "\n".join(lines))
+    return bool(lines)

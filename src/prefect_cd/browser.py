@@ -257,3 +257,10 @@ def _trace(keep: Path, cases: Sequence[TestCase]) -> str | None:
 
 
 __all__ = ["find_browser", "inside", "run_suite"]
+
+
+if __name__ == "__main__":  # for set-up scripts: prints the browser, or says what to install
+    try:
+        sys.stdout.write(f"{find_browser()}\n")
+    except MissingTool as missing:
+        sys.exit(str(missing))

@@ -22,14 +22,15 @@ from urllib.parse import quote, urlencode
 
 import aiohttp
 import stamina
+import yaml
 from kubernetes_asyncio.client import ApiClient, Configuration
 from kubernetes_asyncio.config import (
     ConfigException,
-    list_kube_config_contexts,
     load_incluster_config,
     load_kube_config,
     load_kube_config_from_dict,
 )
+from kubernetes_asyncio.config.kube_config import KubeConfigMerger
 
 from prefect_cd.errors import (
     ClusterUnreachable,
@@ -50,7 +51,9 @@ WRITE_SECONDS = 10
 """No write is under way for longer: the environment's lock relies on it."""
 _PAGE = 500
 _TRANSIENT = frozenset({429, 500, 502, 503, 504})
-_NOT_FOUND, _CONFLICT = 404, 409
+_NOT_FOUND, _CONFLICT, _GONE = 404, 409, 410
+_LOG_BYTES = 256 * 1024
+_LOG_PATIENCE = 5.0
 _EXPLAIN = "correct the manifest; `kubectl explain` knows the fields"
 _log = logging.getLogger(__name__)
 
@@ -120,8 +123,8 @@ class Kind:
     def path(self, namespace: str = "", name: str = "") -> str:
         """The URL path of the collection or of one object."""
         parts = ["/apis" if self.group else "/api", self.api_version]
-        parts += ["namespaces", quote(namespace)] if self.namespaced and namespace else []
-        parts += [self.plural, quote(name)] if name else [self.plural]
+        parts += ["namespaces", quote(namespace, safe="")] if self.namespaced and namespace else []
+        parts += [self.plural, quote(name, safe="")] if name else [self.plural]
         return "/".join(parts)
 
 
@@ -152,18 +155,26 @@ async def _configuration(access: Access) -> Configuration:
         elif _is_in_pod(access):
             load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         else:
-            await load_kube_config(
-                config_file=access.kubeconfig,
-                context=_known_context(access),
-                client_configuration=configuration,
-            )
-    except ConfigException as error:
+            # the library reads KUBECONFIG once, when it is imported
+            file = access.kubeconfig or os.environ.get("KUBECONFIG") or None
+            _refuse_unknown_context(access, file)
+            await load_kube_config(config_file=file, context=access.context, client_configuration=configuration)
+    except (ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, AttributeError) as error:
         raise Invalid(
-            f"no cluster to talk to: {error}",
+            f"no cluster to talk to: {_unreadable(error)}",
             where=_said(access),
             hint="name a kubeconfig and context in the pipeline file, or set KUBECONFIG",
-        ) from error
+        ) from None  # the library's errors quote the kubeconfig, and so its tokens
     return configuration
+
+
+def _unreadable(error: Exception) -> str:
+    """What is wrong with a kubeconfig, without a word of what it says."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        return f"not YAML, line {error.problem_mark.line + 1}" if error.problem_mark else "not YAML"
+    if isinstance(error, (ConfigException, OSError)):
+        return re.sub(r"\{.*\}", "{…}", str(error), flags=re.DOTALL)
+    return "the kubeconfig cannot be read"
 
 
 def _is_in_pod(access: ClusterAccess) -> bool:
@@ -171,16 +182,17 @@ def _is_in_pod(access: ClusterAccess) -> bool:
     return access.in_cluster or (not named and (_SERVICE_ACCOUNT / "token").exists())
 
 
-def _known_context(access: ClusterAccess) -> str | None:
-    contexts, _current = list_kube_config_contexts(config_file=access.kubeconfig)
-    names = sorted(context["name"] for context in contexts)
-    if access.context and access.context not in names:
+def _refuse_unknown_context(access: ClusterAccess, file: str | None) -> None:
+    if access.context is None:
+        return
+    merged = KubeConfigMerger(file or "~/.kube/config").config
+    names = sorted(str(context["name"]) for context in merged.value["contexts"]) if merged else []
+    if access.context not in names:
         raise Invalid(
             f"there is no context {access.context!r}; there are: {', '.join(names) or 'none'}",
             where=_said(access),
             hint="correct `context` in the pipeline file, or see `kubectl config get-contexts`",
         )
-    return access.context
 
 
 def _said(access: Access) -> str:
@@ -219,7 +231,7 @@ class Cluster:
                 answer = {"resources": []}
             self._kinds[api_version] = {
                 each["kind"]: Kind(api_version, each["kind"], each["name"], each["namespaced"])
-                for each in answer["resources"]
+                for each in answer.get("resources") or []
                 if "/" not in each["name"]
             }
         known = self._kinds[api_version]
@@ -267,7 +279,13 @@ class Cluster:
         token = ""
         while True:
             query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(_PAGE), "continue": token}
-            page = await self._object("GET", kind.path(namespace), query=query, accept=accept, where=kind.plural)
+            try:
+                page = await self._object("GET", kind.path(namespace), query=query, accept=accept, where=kind.plural)
+            except ApiError as error:
+                if error.status != _GONE or not token:
+                    raise
+                found, token = [], ""  # the server has forgotten where we were: from the beginning
+                continue
             # items of a list do not say what they are; everything after relies on it
             found += [{**item, "apiVersion": kind.api_version, "kind": kind.kind} for item in page["items"] or []]
             token = page["metadata"].get("continue", "")
@@ -307,16 +325,13 @@ class Cluster:
             "fieldValidation": "Strict",
             **({"dryRun": "All"} if dry_run else {}),
         }
-        await guard()
-        return await self._once("POST", kind.path(ref.namespace), query=query, body=item, where=str(ref))
+        return await self._once("POST", kind.path(ref.namespace), query=query, body=item, guard=guard, where=str(ref))
 
     async def replace(self, item: Object, *, guard: Guard = unguarded) -> Object:
         """Replace one object at the resourceVersion it carries; not retried. ApiError 409 when it has moved."""
         ref = Ref.of(item)
-        await guard()
-        return await self._once(
-            "PUT", await self.path(ref), query={"fieldManager": FIELD_MANAGER}, body=item, where=str(ref)
-        )
+        query = {"fieldManager": FIELD_MANAGER}
+        return await self._once("PUT", await self.path(ref), query=query, body=item, guard=guard, where=str(ref))
 
     async def delete(self, ref: Ref, *, uid: str = "", guard: Guard = unguarded) -> None:
         """Delete one object (and, in the background, what it owns); fine when it is gone already.
@@ -334,11 +349,17 @@ class Cluster:
                 raise
 
     async def logs(self, namespace: str, pod: str, container: str, *, previous: bool = False, lines: int = 30) -> str:
-        """The last lines of a container's log; empty when there is none."""
+        """The last lines of a container's log; empty when there is none, and when it cannot be had soon.
+
+        A log is evidence for something that is known already: asking for it neither fails nor takes long.
+        """
         query = {"container": container, "tailLines": str(lines), "previous": "true" if previous else ""}
+        path = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods/{quote(pod, safe='')}/log"
         try:
-            answer = await self._retried("GET", f"/api/v1/namespaces/{namespace}/pods/{pod}/log", query=query)
-        except (ApiError, Invalid):
+            answer = await self._retried(
+                "GET", path, patience=_LOG_PATIENCE, query={**query, "limitBytes": str(_LOG_BYTES)}
+            )
+        except (ApiError, Invalid, ClusterUnreachable):
             return ""
         return answer.decode(errors="replace")
 
@@ -368,40 +389,68 @@ class Cluster:
 
         Each binary message starts with a channel byte: 0 is data, 1 is an error text; the first message of each
         channel is the port number, two bytes, little endian.
+
+        Raises:
+            ApiError: no such pod, or we may not.
+            ClusterUnreachable: the API server does not answer.
         """
         base = self.server.replace("http", "ws", 1)
-        session: aiohttp.ClientSession = self._client.rest_client.pool_manager
+        rest = self._client.rest_client
+        session: aiohttp.ClientSession = rest.pool_manager
+        path = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods/{quote(pod, safe='')}/portforward?ports={port}"
         try:
-            async with session.ws_connect(
-                f"{base}/api/v1/namespaces/{namespace}/pods/{pod}/portforward?ports={port}",
-                headers=await self._headers(),
-                protocols=("v4.channel.k8s.io",),
-                max_msg_size=0,
-            ) as websocket:
-                yield websocket
+            websocket = await asyncio.wait_for(
+                session.ws_connect(
+                    base + path,
+                    headers=await self._headers(),
+                    protocols=("v4.channel.k8s.io",),
+                    max_msg_size=0,
+                    server_hostname=rest.server_hostname,
+                    proxy=rest.proxy,
+                    proxy_headers=rest.proxy_headers,
+                ),
+                _READ_SECONDS,
+            )
         except aiohttp.WSServerHandshakeError as error:
             raise ApiError(f"no port-forward to pod/{pod}: {error.message}", status=error.status) from error
+        except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
+            raise self._unreachable(error) from error
+        try:
+            yield websocket
+        finally:
+            await websocket.close()
 
     async def _headers(self) -> dict[str, str]:
         settings = (await self._client.configuration.auth_settings()).get("BearerToken")
         return {"authorization": settings["value"]} if settings and settings["value"] else {}
 
     async def _object(self, method: str, path: str, **request: Any) -> Object:  # noqa: ANN401
-        answer: Object = json.loads(await self._retried(method, path, **request))
-        return answer
+        return self._json(await self._retried(method, path, **request))
 
-    async def _retried(self, method: str, path: str, *, guard: Guard = unguarded, **request: Any) -> bytes:  # noqa: ANN401
+    async def _retried(self, method: str, path: str, *, patience: float | None = None, **request: Any) -> bytes:  # noqa: ANN401
+        patience = self._patience if patience is None else min(patience, self._patience)
         async for attempt in stamina.retry_context(
-            on=_heals, attempts=None, timeout=self._patience, wait_initial=0.2, wait_max=3.0
+            on=_heals, attempts=None, timeout=patience, wait_initial=0.2, wait_max=3.0
         ):
             with attempt:
-                await guard()
                 return await self._send(method, path, **request)
         raise AssertionError("stamina either returns or raises")
 
     async def _once(self, method: str, path: str, **request: Any) -> Object:  # noqa: ANN401
-        answer: Object = json.loads(await self._send(method, path, **request))
-        return answer
+        return self._json(await self._send(method, path, **request))
+
+    def _json(self, answer: bytes) -> Object:
+        try:
+            item = json.loads(answer)
+        except ValueError:
+            item = None
+        if not isinstance(item, dict):
+            raise ClusterUnreachable(
+                "what answers is no API server: it sends no JSON",
+                where=self.server,
+                hint="does a proxy or a login page stand between? try `kubectl cluster-info`",
+            )
+        return item
 
     async def _send(
         self,
@@ -413,9 +462,11 @@ class Cluster:
         content: str = "application/json",
         accept: str = "",
         where: str = "",
+        guard: Guard = unguarded,
     ) -> bytes:
         asked = urlencode({key: value for key, value in (query or {}).items() if value})
         headers = {**await self._headers(), "Content-Type": content, "Accept": accept or "application/json"}
+        await guard()  # last: renewing a token can take longer than the lock is known to be ours
         try:
             response: aiohttp.ClientResponse = await self._client.rest_client.request(
                 method,
@@ -426,21 +477,24 @@ class Cluster:
                 _request_timeout=_READ_SECONDS if method == "GET" else WRITE_SECONDS,
             )
             answer: bytes = await response.read()
-        except (aiohttp.ClientSSLError, ssl.SSLError) as error:
+        except (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError) as error:
             raise Invalid(
                 f"the API server's certificate is not trusted: {error}",
                 where=self.server,
                 hint="the kubeconfig's certificate-authority must be the one that signed the server's certificate",
             ) from error
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
-            raise ClusterUnreachable(
-                f"the API server does not answer: {error or type(error).__name__}",
-                where=self.server,
-                hint="is the cluster up, and reachable from here? try `kubectl cluster-info`",
-            ) from error
+            raise self._unreachable(error) from error
         if not response.ok:
-            raise _refusal(response.status, answer, where)
+            raise _refusal(method, response.status, answer, where)
         return answer
+
+    def _unreachable(self, error: Exception) -> ClusterUnreachable:
+        return ClusterUnreachable(
+            f"the API server does not answer: {str(error) or type(error).__name__}",
+            where=self.server,
+            hint="is the cluster up, and reachable from here? try `kubectl cluster-info`",
+        )
 
 
 def _heals(error: Exception) -> bool:
@@ -450,7 +504,7 @@ def _heals(error: Exception) -> bool:
     return False
 
 
-def _refusal(status: int, answer: bytes, where: str) -> Exception:  # noqa: PLR0911  one line per meaning
+def _refusal(method: str, status: int, answer: bytes, where: str) -> Exception:  # noqa: PLR0911  one line per meaning
     """The error that an answer other than 2xx stands for."""
     try:
         told = json.loads(answer)
@@ -458,6 +512,8 @@ def _refusal(status: int, answer: bytes, where: str) -> Exception:  # noqa: PLR0
         told = {}
     told = told if isinstance(told, dict) else {}
     message = str(told.get("message") or answer.decode(errors="replace")[:500] or f"HTTP {status}")
+    if where.startswith("secret/"):  # the server quotes a value of the wrong type
+        message = re.sub("got &.*", "got another type", message)
     causes = (told.get("details") or {}).get("causes") or []
     if "failed to create typed patch object" in message:  # said with status 500, though it is the manifest's fault
         return InvalidManifest(message, where=where, hint=_EXPLAIN)
@@ -467,7 +523,7 @@ def _refusal(status: int, answer: bytes, where: str) -> Exception:  # noqa: PLR0
         return Forbidden(
             "the API server does not accept our credentials", where=where, hint="renew the kubeconfig's token"
         )
-    if status == 403 and re.search(r"(User|user) .*cannot ", message):  # noqa: PLR2004
+    if status == 403 and (method == "GET" or re.search(r"(User|user) .*cannot ", message)):  # noqa: PLR2004
         return Forbidden(message, where=where, hint="grant this verb on this resource with a Role and a RoleBinding")
     if status == _CONFLICT and any(cause.get("reason") == "FieldManagerConflict" for cause in causes):
         return _ownership(causes, where)

@@ -105,7 +105,11 @@ class Lock:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self._ready.wait()
+        try:
+            self._ready.wait()
+        except BaseException:  # cancelled while waiting: a thread that goes on would take the lock for nobody
+            self._stop.set()
+            raise
         if self._lost:
             self._thread.join()
             raise self._lost

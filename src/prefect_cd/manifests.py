@@ -1,22 +1,27 @@
 """From a folder of a commit to the objects of a release: load, pin, label, order, compare.
 
 Pure but for reading files and running kustomize. What the cluster thinks of the objects is asked elsewhere.
+A commit's manifests are not trusted: what could lead out of the commit, out of the environment or out of memory is
+refused here, with file:line.
 """
 
 import copy
 import difflib
 import json
+import math
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from prefect_cd.errors import InvalidManifest, MissingTool
+from prefect_cd.command import clean_environment
+from prefect_cd.errors import Errored, InvalidManifest, MissingTool
 from prefect_cd.release import BuiltImage, Object
 
 PREFIX = "prefect-cd.dev/"
@@ -30,6 +35,14 @@ HIDDEN = "(hidden)"
 HIDDEN_CHANGED = "(hidden, changed)"
 _KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 _KUSTOMIZE_TIMEOUT = timedelta(minutes=2)
+# libyaml where PyYAML was built with it, as its wheels are: ten times faster, which a thousand objects feel
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_SUFFIXES = frozenset({".yaml", ".yml", ".json"})
+_MOST_VALUES = 1_000_000  # of one document with its aliases written out
+_API_VERSION = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[a-z]([-a-z0-9]*[a-z0-9])?")
+_STR, _INT, _FLOAT = "tag:yaml.org,2002:str", "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_VALUE, _MERGE = "tag:yaml.org,2002:value", "tag:yaml.org,2002:merge"
 
 # Earlier waves exist before later ones are written; what is not named here comes with the workloads.
 _WAVES: tuple[frozenset[str], ...] = (
@@ -52,6 +65,7 @@ _SERVER_ANNOTATIONS = (
     "kubectl.kubernetes.io/last-applied-configuration",
     "deployment.kubernetes.io/revision",
 )
+_LAST_APPLIED = _SERVER_ANNOTATIONS[0]
 
 
 @dataclass(frozen=True)
@@ -72,6 +86,7 @@ def load(folder: Path, top: Path) -> tuple[Manifest, ...]:
     Raises:
         InvalidManifest: with file:line.
         MissingTool: an overlay, and neither kustomize nor kubectl to build it with.
+        Errored: kustomize did not end in time.
     """
     shown = str(folder.relative_to(top))
     if not folder.resolve().is_relative_to(top.resolve()):
@@ -85,21 +100,38 @@ def load(folder: Path, top: Path) -> tuple[Manifest, ...]:
     if any((folder / name).is_file() for name in _KUSTOMIZATIONS):
         found = tuple(_parse(_kustomize(folder, shown), f"{shown} (kustomize)"))
     else:
-        files = sorted(path for path in folder.rglob("*") if path.suffix in {".yaml", ".yml", ".json"})
-        found = tuple(each for path in files for each in _parse(_text(path, top), str(path.relative_to(top))))
+        found = tuple(
+            each for path in _files(folder, top) for each in _parse(_text(path, top), str(path.relative_to(top)))
+        )
     if not found:
         raise InvalidManifest("no objects in this folder", where=shown, hint="put at least one manifest into it")
     _refuse_duplicates(found)
     return found
 
 
+def _files(folder: Path, top: Path) -> Iterator[Path]:
+    """The files of manifests, in the order of their paths; a link that would be passed over silently is refused."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() and path.is_dir():
+            raise InvalidManifest(
+                "a link to a folder; what is in there would be left out",
+                where=str(path.relative_to(top)),
+                hint="copy the files, or use a kustomize overlay",
+            )
+        if path.suffix in _SUFFIXES and (path.is_symlink() or path.is_file()):
+            yield path
+
+
 def _text(path: Path, top: Path) -> str:
+    shown = str(path.relative_to(top))
     if not path.resolve().is_relative_to(top.resolve()):
-        raise InvalidManifest("a link that leads out of the commit", where=str(path.relative_to(top)))
+        raise InvalidManifest("a link that leads out of the commit", where=shown)
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InvalidManifest(f"not UTF-8: {error}", where=str(path.relative_to(top))) from error
+        raise InvalidManifest(f"not UTF-8: {error.reason} at byte {error.start}", where=shown) from None
+    except OSError as error:
+        raise InvalidManifest(f"cannot be read: {error.strerror}", where=shown) from error
 
 
 def _kustomize(folder: Path, shown: str) -> str:
@@ -113,9 +145,23 @@ def _kustomize(folder: Path, shown: str) -> str:
             where=shown,
             hint="install kustomize or kubectl where the release runs, or commit plain manifests",
         )
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=_KUSTOMIZE_TIMEOUT.total_seconds()
-    )
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=_KUSTOMIZE_TIMEOUT.total_seconds(),
+            env=clean_environment(),
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Errored(
+            f"{command[0]} did not build this overlay within {_KUSTOMIZE_TIMEOUT.total_seconds():.0f} s",
+            where=shown,
+            hint="does it fetch remote bases? commit them instead",
+        ) from error
     if done.returncode:
         raise InvalidManifest(
             f"{command[0]} cannot build this overlay",
@@ -126,20 +172,100 @@ def _kustomize(folder: Path, shown: str) -> str:
     return done.stdout
 
 
+class _Refused(yaml.MarkedYAMLError):
+    """YAML that is well formed, and means nothing to Kubernetes or something else than it seems."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as Kubernetes reads it, except that every mistake has a line."""
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> Any:  # noqa: ANN401  as in PyYAML
+        """`22:22` and `=` are texts; in YAML 1.1, which PyYAML reads, they are 1342 and something special."""
+        tag = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
+        if kind is yaml.ScalarNode and (tag == _VALUE or (tag in {_INT, _FLOAT} and ":" in value)):
+            return _STR
+        return tag
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # noqa: ANN401, FBT001, FBT002
+        """Values that PyYAML chokes on (a date in month 13, `!!int x`) and values that JSON does not have."""
+        try:
+            value = super().construct_object(node, deep)
+        except (ValueError, KeyError, IndexError, OverflowError, AttributeError, TypeError):
+            raise _Refused(None, None, "a value that cannot be read; quote it", node.start_mark) from None
+        if isinstance(value, date | bytes | set) or (isinstance(value, float) and not math.isfinite(value)):
+            what = f"a {type(value).__name__}, which JSON does not have; quote it"
+            raise _Refused(None, None, what, node.start_mark)
+        return value
+
+
 def _parse(text: str, shown: str) -> Iterator[Manifest]:
-    loader = yaml.SafeLoader(text)
     try:
+        loader = _Loader(text)
         while loader.check_node():
-            node = loader.get_node()
-            if node is not None:
-                yield from _objects(loader.construct_document(node), f"{shown}:{node.start_mark.line + 1}")
+            document = loader.get_node()
+            if document is None:
+                continue
+            _check(document, {})
+            for node in _items(document):
+                where = f"{shown}:{node.start_mark.line + 1}"
+                yield from _objects(loader.construct_document(node), where)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        said = error.problem or error.context
+        # the error itself shows the line, which may be a Secret's
         raise InvalidManifest(
-            f"not YAML: {error.problem or error.context}", where=f"{shown}:{mark.line + 1 if mark else 1}"
-        ) from error
-    except yaml.YAMLError as error:
-        raise InvalidManifest(f"not YAML: {error}", where=shown) from error
+            str(said) if isinstance(error, _Refused) else f"not YAML: {said}",
+            where=f"{shown}:{mark.line + 1 if mark else 1}",
+        ) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise InvalidManifest(f"not YAML: {error.reason}", where=f"{shown}:{line}") from None
+    except RecursionError:
+        raise InvalidManifest("nested too deeply", where=f"{shown}:1") from None
+
+
+def _check(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """How many values a node has with its aliases written out; refuses what Kubernetes would read differently."""
+    if id(node) in sizes:
+        if not sizes[id(node)]:
+            raise _Refused(None, None, "an alias within what it stands for", node.start_mark)
+        return sizes[id(node)]
+    sizes[id(node)] = 0
+    size = 1
+    if isinstance(node, yaml.MappingNode):
+        _check_keys(node)
+        size += sum(_check(value, sizes) for _, value in node.value)
+    elif isinstance(node, yaml.SequenceNode):
+        size += sum(_check(value, sizes) for value in node.value)
+    if size > _MOST_VALUES:
+        raise _Refused(None, None, "too large with its aliases written out", node.start_mark)
+    sizes[id(node)] = size
+    return size
+
+
+def _check_keys(node: yaml.MappingNode) -> None:
+    """Keys are texts (numbers are taken for one, as kubectl does), and each is there once: of two, one is lost."""
+    seen: dict[str, int] = {}
+    for key, _ in node.value:
+        if key.tag == _MERGE:
+            continue
+        if key.tag not in {_STR, _INT}:
+            said = f"the key {key.value} is no text" if isinstance(key, yaml.ScalarNode) else "a key that is no text"
+            raise _Refused(None, None, f"{said}; quote it", key.start_mark)
+        if key.value in seen:
+            raise _Refused(None, None, f"the key {key.value} stands in line {seen[key.value]} already", key.start_mark)
+        seen[key.value] = key.start_mark.line + 1
+
+
+def _items(node: yaml.Node) -> Iterator[yaml.Node]:
+    """The nodes of a document's objects: itself, or what a List lists."""
+    members = {key.value: value for key, value in node.value} if isinstance(node, yaml.MappingNode) else {}
+    items = members.get("items")
+    if "kind" in members and members["kind"].value == "List" and isinstance(items, yaml.SequenceNode):
+        for item in items.value:
+            yield from _items(item)
+    else:
+        yield node
 
 
 def _objects(document: object, where: str) -> Iterator[Manifest]:
@@ -152,26 +278,34 @@ def _objects(document: object, where: str) -> Iterator[Manifest]:
     missing = [key for key in ("apiVersion", "kind") if not isinstance(document.get(key), str)]
     if missing:
         raise InvalidManifest(f"no {' and no '.join(missing)}", where=where, hint="every object names both")
-    if document["kind"] == "List" and isinstance(document.get("items"), list):
-        for item in document["items"]:
-            yield from _objects(item, where)
-        return
+    if not _API_VERSION.fullmatch(document["apiVersion"]):
+        raise InvalidManifest(
+            f"{document['apiVersion']!r} is no apiVersion", where=where, hint="write `v1`, or a group as in `apps/v1`"
+        )
     metadata = document.get("metadata")
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str) or not metadata["name"]:
         raise InvalidManifest(
             f"a {document['kind']} without metadata.name",
             where=where,
             hint="generateName cannot be applied; name it",
         )
+    # the name becomes a part of the URL (IsValidPathSegmentName in k8s.io/apimachinery)
+    if metadata["name"] in {".", ".."} or re.search("[/%]", metadata["name"]):
+        raise InvalidManifest(f"{metadata['name']!r} cannot be a name", where=where, hint="leave out / and %")
+    for key in ("labels", "annotations"):
+        if not isinstance(metadata.get(key) or {}, dict):
+            raise InvalidManifest(f"metadata.{key} of {document['kind']} {metadata['name']} is no map", where=where)
     yield Manifest(_json(document, where), where)
 
 
 def _json(document: Object, where: str) -> Object:
-    """The document as JSON has it: YAML dates and the like are refused, not guessed."""
+    """The document as JSON has it."""
     try:
-        answer: Object = json.loads(json.dumps(document, allow_nan=False))
+        text = json.dumps(document, allow_nan=False, ensure_ascii=False)
+        text.encode()
     except (TypeError, ValueError) as error:
-        raise InvalidManifest(f"a value that JSON does not have: {error}", where=where, hint="quote dates") from error
+        raise InvalidManifest("a value that JSON does not have", where=where, hint="quote it") from error
+    answer: Object = json.loads(text)
     return answer
 
 
@@ -179,9 +313,9 @@ def _refuse_duplicates(found: Sequence[Manifest]) -> None:
     seen: dict[tuple[str, ...], str] = {}
     for each in found:
         key = (
-            each.item["apiVersion"],
+            each.item["apiVersion"].rpartition("/")[0],  # autoscaling/v1 and autoscaling/v2 are one object
             each.item["kind"],
-            each.item["metadata"].get("namespace", ""),
+            each.item["metadata"].get("namespace") or "",
             name_of(each.item),
         )
         if key in seen:
@@ -201,16 +335,19 @@ def place(
         allowed: kinds of cluster-scoped objects that the pipeline file permits.
 
     Raises:
-        InvalidManifest: an object that belongs elsewhere.
+        InvalidManifest: an object that belongs elsewhere, or that is there twice once the namespace is filled in.
     """
-    return tuple(
-        _placed(each, namespace, namespaced[each.item["apiVersion"], each.item["kind"]], allowed) for each in found
-    )
+    placed = [
+        Manifest(_placed(each, namespace, namespaced[each.item["apiVersion"], each.item["kind"]], allowed), each.where)
+        for each in found
+    ]
+    _refuse_duplicates(placed)
+    return tuple(each.item for each in placed)
 
 
 def _placed(manifest: Manifest, namespace: str, namespaced: bool, allowed: Sequence[str]) -> Object:  # noqa: FBT001
     item = manifest.item
-    said = item["metadata"].get("namespace", "")
+    said = item["metadata"].get("namespace") or ""
     if namespaced and said not in {"", namespace}:
         raise InvalidManifest(
             f"{named(item)} is in namespace {said!r}, the environment's is {namespace!r}",
@@ -321,21 +458,28 @@ def diff(before: Object | None, after: Object | None) -> str:
 
 
 def _hide(item: Object | None, earlier: Object | None) -> Object | None:
+    """The object without values of Secrets, wherever a Secret may keep them."""
     if item is None or item["kind"] != "Secret":
         return item
     hidden = dict(item)
     for key in ("data", "stringData"):
         if isinstance(item.get(key), dict):
-            known = (earlier or {}).get(key) or {}
+            known = (earlier or {}).get(key)
+            known = known if isinstance(known, dict) else {}
             hidden[key] = {
                 name: HIDDEN if earlier is None or known.get(name) == value else HIDDEN_CHANGED
                 for name, value in item[key].items()
             }
+        elif item.get(key):
+            hidden[key] = HIDDEN
+    annotations = item["metadata"].get("annotations") or {}
+    if _LAST_APPLIED in annotations:
+        hidden["metadata"] = {**item["metadata"], "annotations": {**annotations, _LAST_APPLIED: HIDDEN}}
     return hidden
 
 
 def _yaml(item: Object | None) -> list[str]:
-    return [] if item is None else yaml.safe_dump(item, sort_keys=True, width=120).splitlines()
+    return [] if item is None else str(yaml.dump(item, Dumper=_DUMPER, sort_keys=True, width=120)).splitlines()
 
 
 def name_of(item: Object) -> str:

@@ -85,7 +85,16 @@ def test_a_line_without_end_comes_in_pieces(tmp_path: Path) -> None:
 
 
 def test_standard_input_is_empty_and_there_is_no_terminal(tmp_path: Path) -> None:
-    assert sh("cat; (: < /dev/tty) 2>/dev/null || echo no terminal", tmp_path).output == "no terminal"
+    ours = os.dup(0)
+    (tmp_path / "typed").write_text("typed for us\n")
+    with (tmp_path / "typed").open() as typed:
+        os.dup2(typed.fileno(), 0)
+        try:
+            ended = sh("cat; (: < /dev/tty) 2>/dev/null || echo no terminal", tmp_path)
+        finally:
+            os.dup2(ours, 0)
+            os.close(ours)
+    assert ended.output == "no terminal"
 
 
 def test_the_environment_is_exactly_the_given_one(tmp_path: Path) -> None:
@@ -127,6 +136,13 @@ def test_a_program_that_is_over_its_time_gets_sigterm_and_its_last_words_are_kep
     assert ended.code == 7
     assert ended.output.startswith("started")
     assert ended.output.endswith("cleaned up")
+
+
+def test_children_are_given_time_to_clean_up_after_the_program_is_gone(tmp_path: Path) -> None:
+    child = "trap 'sleep 0.2; echo closed the browser; exit' TERM; echo open; while :; do sleep 0.01; done"
+    ended = sh(f"({child}) & while :; do sleep 0.01; done", tmp_path, timedelta(seconds=0.3))
+    assert ended.code == -signal.SIGTERM
+    assert ended.output.splitlines()[-1] == "closed the browser"
 
 
 def test_a_program_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +198,18 @@ def test_an_interrupted_caller_leaves_no_process_behind(tmp_path: Path) -> None:
         sh("sleep 1000 & echo $!; echo $$; wait", tmp_path, on_line=interrupt)
     assert len(pids) == 2
     wait_for(lambda: not any(map(is_alive, pids)))
+
+
+def test_an_interrupted_caller_hears_no_more(tmp_path: Path) -> None:
+    heard = []
+
+    def interrupt(line: str) -> None:
+        heard.append(line)
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        sh("trap 'echo last words; exit' TERM; echo one; while :; do sleep 0.01; done", tmp_path, on_line=interrupt)
+    assert heard == ["one"]
 
 
 def test_a_signal_handler_that_raises_ends_a_silent_program(tmp_path: Path) -> None:

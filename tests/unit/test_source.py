@@ -179,7 +179,6 @@ def test_a_used_folder_is_made_clean_whatever_was_done_to_it(
     git(tree, "checkout", "--quiet", sha, "--", "hidden")
     (tree / "app").write_text("4")
     (tree / "more").unlink()
-    git(tree, "update-index", "--assume-unchanged", "hidden")
     (tree / "hidden").write_text("4")
     (tree / "untracked").touch()
     (tree / "ignored").touch()
@@ -190,6 +189,15 @@ def test_a_used_folder_is_made_clean_whatever_was_done_to_it(
     assert {path.name for path in tree.iterdir()} == {".git", ".gitignore", "app", "more", "gone", "hidden"}
     assert {(tree / name).read_text() for name in ("app", "gone", "hidden")} == {"3"}
     assert git(tree, "rev-parse", "HEAD") == sha
+
+
+def test_a_change_that_git_was_told_not_to_see_is_undone(origin: Path, repository: Repository, tmp_path: Path) -> None:
+    sha, tree = git(origin, "rev-parse", "main"), tmp_path / "tree"
+    checkout(repository, sha, tree, timeout=TIME)
+    git(tree, "update-index", "--skip-worktree", "app")
+    (tree / "app").write_text("changed behind git's back")
+    checkout(repository, sha, tree, timeout=TIME)
+    assert (tree / "app").read_text() == "2\n"
 
 
 def test_a_used_folder_needs_no_network(origin: Path, repository: Repository, tmp_path: Path) -> None:
@@ -298,7 +306,8 @@ def test_hooks_are_not_run(origin: Path, repository: Repository, tmp_path: Path,
     assert not (tmp_path / "hooked").exists()
 
 
-def test_a_url_that_is_a_command_is_not_run(tmp_path: Path) -> None:
+def test_a_url_that_is_a_command_is_not_run(tmp_path: Path, home: Path) -> None:
+    git(home, "config", "--file", str(home / ".gitconfig"), "protocol.ext.allow", "always")
     with pytest.raises(Invalid, match="refuses this kind of URL"):
         resolve(Repository(f"ext::touch {tmp_path}/pwned"), "main", timeout=TIME)
     assert not (tmp_path / "pwned").exists()
@@ -469,8 +478,11 @@ def test_a_token_alone_is_a_user_without_password(served: str, seen: list[str | 
 
 
 def test_the_operators_own_helper_is_not_asked_when_we_have_credentials(
-    served: str, origin: Path, home: Path, tmp_path: Path
+    served: str, origin: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", "user.name")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "Ada")
     helper = f"!touch {tmp_path}/asked; echo username=x; echo password=y; :"
     git(home, "config", "--file", str(home / ".gitconfig"), "credential.helper", helper)
     repository = Repository(served, with_credentials(served, f"bob:{QUOTED}"))

@@ -1,0 +1,527 @@
+"""Real parts for tests of flows: git repositories, a Prefect server, served pipelines, their runs, and kubectl."""
+
+import base64
+import gzip
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+PROGRAMS = Path(sys.executable).parent
+REPOSITORY = Path(__file__).parents[2]
+SHOP = REPOSITORY / "examples" / "shop"
+REGISTRY = os.environ.get("REGISTRY", "")
+HELLO = f"{REGISTRY}/test/hello"
+_LOOK_EVERY = 0.3
+_ENDED = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
+_BY_THEMSELVES = frozenset({"Expired", "Superseded"})  # what a waiting run becomes without an answer
+
+
+def wait_for(condition: Callable[[], Any], what: Callable[[], str] | str, seconds: float = 60) -> Any:  # noqa: ANN401
+    """What `condition` answers as soon as it is neither False nor None."""
+    give_up = time.monotonic() + seconds
+    while time.monotonic() < give_up:
+        answer = condition()
+        if answer is not None and answer is not False:
+            return answer
+        time.sleep(_LOOK_EVERY)
+    raise AssertionError(f"not within {seconds:.0f} s: {what if isinstance(what, str) else what()}")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+# ---------------------------------------------------------------------------------------------------- Kubernetes
+
+
+def kubectl(*arguments: str, check: bool = True, stdin: str | None = None) -> str:
+    """What kubectl says; its complaint is the test's failure."""
+    done = subprocess.run(["kubectl", *arguments], capture_output=True, text=True, check=False, input=stdin)
+    assert not check or done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def get(namespace: str, what: str) -> dict[str, Any] | None:
+    """One object, `kind/name`, or None."""
+    said = kubectl("-n", namespace, "get", what, "-o", "json", "--ignore-not-found")
+    return dict(json.loads(said)) if said.strip() else None
+
+
+def namespaces() -> set[str]:
+    return set(kubectl("get", "namespaces", "-o", "name").replace("namespace/", "").split())
+
+
+def pods(namespace: str) -> list[dict[str, Any]]:
+    """The pods that are not on their way out."""
+    items = json.loads(kubectl("-n", namespace, "get", "pods", "-o", "json"))["items"]
+    return [item for item in items if "deletionTimestamp" not in item["metadata"]]
+
+
+def images(namespace: str) -> set[str]:
+    return {container["image"] for pod in pods(namespace) for container in pod["spec"]["containers"]}
+
+
+def records(namespace: str) -> list[dict[str, Any]]:
+    """The records of an environment, oldest first, read as a stranger would: from the Secrets alone."""
+    found = kubectl("-n", namespace, "get", "secrets", "-l", "prefect-cd.dev/record=release", "-o", "json")
+    contents = (item["data"]["record"] for item in json.loads(found)["items"])
+    read = (json.loads(gzip.decompress(base64.b64decode(content))) for content in contents)
+    return sorted(read, key=lambda record: int(record["number"]))
+
+
+def states(namespace: str) -> list[str]:
+    """The states of the records, oldest first."""
+    return [record["state"] for record in records(namespace)]
+
+
+def holder(namespace: str) -> str:
+    """Who holds the environment's lock; empty when nobody does."""
+    found = json.loads(kubectl("-n", namespace, "get", "leases", "-o", "json"))["items"]
+    return str(found[0]["spec"].get("holderIdentity") or "") if found else ""
+
+
+def tags(name: str) -> set[str]:
+    """The tags that the registry has for an image."""
+    host, _, repository = name.partition("/")
+    answer = httpx.get(f"http://{host}/v2/{repository}/tags/list", trust_env=False)
+    return set(answer.json().get("tags") or []) if answer.is_success else set()
+
+
+# ----------------------------------------------------------------------------------------------------------- git
+
+Files = Mapping[str, str | None]
+"""Path -> content; None removes the file."""
+
+
+class Repository:
+    """A git repository whose commits are the same in every run of the tests: same content, same SHA."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(parents=True)
+        self._number = 0
+        self._git("init", "--quiet", "--initial-branch=main")
+
+    def commit(self, files: Files, subject: str, *, on: str = "") -> str:
+        """Commit on top of the current branch, or on a new branch `on`."""
+        if on:
+            self._git("checkout", "--quiet", "-b", on)
+        for name, content in files.items():
+            path = self.path / name
+            if content is None:
+                path.unlink()
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+        return self._commit(subject)
+
+    def patch(self, patch: Path, subject: str, files: Files | None = None) -> str:
+        """Commit a patch, and further files with it."""
+        self._git("apply", str(patch))
+        return self.commit(files or {}, subject)
+
+    def switch(self, revision: str, branch: str = "") -> None:
+        self._git("checkout", "--quiet", *(["-b", branch] if branch else []), revision)
+
+    def read(self, name: str) -> str:
+        return (self.path / name).read_text()
+
+    def _commit(self, subject: str) -> str:
+        self._number += 1
+        self._git("add", "--all")
+        self._git("commit", "--quiet", "--allow-empty", "-m", subject)
+        return self._git("rev-parse", "HEAD").strip()
+
+    def _git(self, *arguments: str) -> str:
+        when = f"2026-01-01T00:{self._number:02}:00Z"
+        who = {"NAME": "Test Author", "EMAIL": "author@example.org", "DATE": when}
+        identity = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in who.items()}
+        environment = {**os.environ, **identity, "GIT_CONFIG_GLOBAL": "/dev/null"}
+        done = subprocess.run(
+            ["git", *arguments], cwd=self.path, capture_output=True, text=True, check=False, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+def shop_files() -> dict[str, str]:
+    """The sample shop with the tests' image and one replica."""
+    found = {
+        str(path.relative_to(SHOP)): path.read_text()
+        for path in sorted(SHOP.rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc"
+    }
+    for name in ("k8s/staging/deployment.yaml", "k8s/production/deployment.yaml"):
+        found[name] = found[name].replace("localhost:5000/shop", f"{REGISTRY}/test/shop")
+        found[name] = found[name].replace("replicas: 3", "replicas: 1")
+    return found
+
+
+def hello_files(**production: Any) -> dict[str, str]:  # noqa: ANN401
+    """A web server that starts at once: for tests that are about something else than the application."""
+    files = {
+        "Dockerfile": "ARG BASE\nFROM ${BASE}\nCOPY www/ /www/\n",
+        "www/index.html": "hello\n",
+        "k8s/staging/hello.yaml": hello_manifests(),
+        "k8s/production/hello.yaml": hello_manifests(**production),
+    }
+    return files | {"tests/unit/test_nothing.py": "def test_nothing() -> None:\n    pass\n"}
+
+
+def hello_manifests(*, slow: int = 0, greeting: str = "hello", extra: Sequence[dict[str, Any]] = ()) -> str:
+    """ConfigMap, Deployment and Service.
+
+    Args:
+        slow: seconds that the rollout of this version takes at least.
+        greeting: content of the ConfigMap.
+        extra: further containers.
+    """
+    labels = {"app.kubernetes.io/name": "hello"}
+    web = {
+        "name": "web",
+        "image": HELLO,
+        "command": ["httpd", "-f", "-p", "8080", "-h", "/www"],
+        "ports": [{"name": "http", "containerPort": 8080}],
+        "readinessProbe": {"httpGet": {"path": "/", "port": "http"}, "periodSeconds": 1},
+        "envFrom": [{"configMapRef": {"name": "hello-config"}}],
+    }
+    template = {
+        "metadata": {"labels": labels, "annotations": {"example.org/greeting": greeting}},
+        "spec": {"terminationGracePeriodSeconds": 1, "containers": [web, *extra]},
+    }
+    deployment = {"replicas": 1, "minReadySeconds": slow, "selector": {"matchLabels": labels}, "template": template}
+    port = {"name": "http", "port": 80, "targetPort": "http"}
+    objects = (
+        _object("v1", "ConfigMap", "hello-config", data={"GREETING": greeting}),
+        _object("apps/v1", "Deployment", "hello", spec=deployment),
+        _object("v1", "Service", "hello", spec={"selector": labels, "ports": [port]}),
+    )
+    return yaml.safe_dump_all(objects, sort_keys=False)
+
+
+def config_map(name: str, **data: str) -> str:
+    return yaml.safe_dump(_object("v1", "ConfigMap", name, data=data), sort_keys=False)
+
+
+def _object(api_version: str, kind: str, name: str, **content: Any) -> dict[str, Any]:  # noqa: ANN401
+    return {"apiVersion": api_version, "kind": kind, "metadata": {"name": name}, **content}
+
+
+# ------------------------------------------------------------------------------------------------------- Prefect
+
+
+def hello_pipeline(name: str, repository: Path, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
+    """A pipeline of the hello server; `staging=` and `production=` change these environments."""
+    staging, production = changes.pop("staging", {}), changes.pop("production", {})
+    answers = [{"name": "answers", "http": {"path": "/", "contains": "hello"}}]
+    return {
+        "application": name,
+        "source": {"repository": str(repository), "branch": "main"},
+        "image": {"name": HELLO, **BUILDAH, "args": {"BASE": f"{REGISTRY}/base/busybox:1"}},
+        "environments": [
+            _environment(name, "staging", "hello", answers) | staging,
+            _environment(name, "production", "hello", answers) | production,
+        ],
+        **changes,
+    }
+
+
+def shop_pipeline(name: str, repository: Path) -> dict[str, Any]:
+    """The pipeline of the sample shop as its own file has it, with the tests' places."""
+    pipeline = dict(yaml.safe_load((SHOP / "pipeline.yaml").read_text()))
+    pipeline |= {"application": name, "source": {"repository": str(repository), "branch": "main"}}
+    pipeline["image"] |= {"name": f"{REGISTRY}/test/shop", **BUILDAH, "args": {"BASE": f"{REGISTRY}/base/python:3.11"}}
+    for environment in pipeline["environments"]:
+        environment["namespace"] = namespace_of(name, environment["name"])
+    return pipeline
+
+
+BUILDAH = {"builder": "buildah", "options": ["--isolation", "chroot", "--network", "host"]}
+
+
+def _environment(application: str, name: str, service: str, gates: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "namespace": namespace_of(application, name),
+        "manifests": f"k8s/{name}",
+        "url": f"service/{service}",
+        "gates": gates,
+    }
+
+
+def namespace_of(application: str, environment: str) -> str:
+    return f"t-{application}-{environment}"
+
+
+@dataclass
+class Server:
+    """A Prefect server of our own."""
+
+    folder: Path
+    port: int = field(default_factory=free_port)
+
+    def __post_init__(self) -> None:
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._client = httpx.Client(base_url=f"{self.url}/api", trust_env=False, timeout=60)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
+            "PREFECT_HOME": str(self.folder / "home"),
+            "PREFECT_API_URL": f"{self.url}/api",
+            "PREFECT_UI_URL": self.url,
+            "PREFECT_UI_API_URL": f"{self.url}/api",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.5",
+            "PREFECT_CD_HOME": str(self.folder / "cd"),
+        }
+
+    def post(self, path: str, body: object) -> Any:  # noqa: ANN401
+        answer = self._asked("POST", path, body)
+        assert answer.is_success, f"{path}: {answer.status_code} {answer.text}"
+        return answer.json() if answer.content else None
+
+    def get(self, path: str) -> Any:  # noqa: ANN401
+        answer = self._asked("GET", path)
+        assert answer.is_success or answer.status_code == HTTPStatus.NOT_FOUND, f"{path}: {answer.status_code}"
+        return answer.json() if answer.is_success else None
+
+    def _asked(self, method: str, path: str, body: object = None) -> httpx.Response:
+        """Ask again while the database is locked, as Prefect's own client does."""
+
+        def ask() -> httpx.Response | None:
+            with suppress(httpx.TransportError):
+                answer = self._client.request(method, path, json=body)
+                return None if answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE else answer
+            return None
+
+        answer: httpx.Response = wait_for(ask, f"no answer to {method} {path}", 30)
+        return answer
+
+    @contextmanager
+    def running(self) -> Iterator["Server"]:
+        command = [PROGRAMS / "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
+        with process(command, self.environment, self.folder / "server.log") as server:
+            wait_for(lambda: self._healthy() or server.poll() is not None, "the server does not answer", 150)
+            assert server.poll() is None, (self.folder / "server.log").read_text()
+            yield self
+
+    def _healthy(self) -> bool:
+        with suppress(httpx.TransportError):
+            return self._client.get("/health").is_success
+        return False
+
+    @contextmanager
+    def serving(self, *pipelines: dict[str, Any], **variables: str) -> Iterator[list["Application"]]:
+        """Serve pipelines as a user does; their namespaces are removed in the end."""
+        applications = [Application(self, pipeline) for pipeline in pipelines]
+        files = [each.write(self.folder) for each in applications]
+        log = self.folder / f"serve-{applications[0].name}.log"
+        environment = {**self.environment, **variables}
+        try:
+            with process([PROGRAMS / "prefect-cd", "serve", *files], environment, log) as served:
+                for each in applications:
+                    each.process = served
+                    each.wait_until_served(log)
+                yield applications
+        finally:
+            remove_namespaces(each.namespace(name) for each in applications for name in each.environments)
+
+
+def remove_namespaces(names: Iterator[str] | Sequence[str]) -> None:
+    kubectl("delete", "namespaces", "--ignore-not-found", "--wait=false", *names)
+
+
+@contextmanager
+def process(
+    command: Sequence[str | Path], environment: Mapping[str, str], log: Path
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """A program in the background, ended by its own id, gently first."""
+    with log.open("ab") as out, subprocess.Popen(command, env=environment, stdout=out, stderr=out) as started:
+        try:
+            yield started
+        finally:
+            started.send_signal(signal.SIGINT)
+            try:
+                started.wait(20)
+            except subprocess.TimeoutExpired:
+                started.kill()
+
+
+class Application:
+    """One served pipeline."""
+
+    process: "subprocess.Popen[bytes]"
+
+    def __init__(self, server: Server, pipeline: dict[str, Any]) -> None:
+        self.server = server
+        self.pipeline = pipeline
+        self.name = str(pipeline["application"])
+        self.environments = {each["name"]: each for each in pipeline["environments"]}
+
+    def write(self, folder: Path) -> Path:
+        """Write the pipeline file, also anew while it is served."""
+        self.file = folder / f"{self.name}.yaml"
+        self.file.write_text(yaml.safe_dump(self.pipeline, sort_keys=False))
+        return self.file
+
+    def namespace(self, environment: str) -> str:
+        return str(self.environments[environment]["namespace"])
+
+    @property
+    def staging(self) -> str:
+        return self.namespace("staging")
+
+    @property
+    def production(self) -> str:
+        return self.namespace("production")
+
+    def wait_until_served(self, log: Path) -> None:
+        def served() -> bool:
+            assert self.process.poll() is None, log.read_text()
+            return all(self.server.get(f"/deployments/name/{flow}/{self.name}") for flow in ("release", "recover"))
+
+        wait_for(served, log.read_text, 90)
+        # housekeeping starts one recovery of each application: after it, the machine is quiet
+        wait_for(lambda: any(run.ended for run in self.runs("recover")), log.read_text, 90)
+
+    def release(self, revision: str) -> "Run":
+        """Start a release through the API."""
+        return self.start("release", revision=revision)
+
+    def start(self, flow: str, **parameters: str) -> "Run":
+        deployment = self.server.get(f"/deployments/name/{flow}/{self.name}")
+        created = self.server.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})
+        return Run(self, str(created["id"]))
+
+    def run_by_command(self, flow: str, **parameters: str) -> "Run":
+        """Start a run as a person does."""
+        given = [part for key, value in parameters.items() for part in ("-p", f"{key}={value}")]
+        said = subprocess.run(
+            [PROGRAMS / "prefect", "deployment", "run", f"{flow}/{self.name}", *given],
+            env={**self.server.environment, "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        found = re.search(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", said)
+        assert found, said
+        return Run(self, found[0])
+
+    def runs(self, flow: str) -> list["Run"]:
+        """All runs of a flow, newest first."""
+        asked = {
+            "deployments": {"name": {"any_": [self.name]}},
+            "flows": {"name": {"any_": [flow]}},
+            "sort": "EXPECTED_START_TIME_DESC",
+        }
+        found = self.server.post("/flow_runs/filter", asked)
+        return [Run(self, str(each["id"])) for each in found if each["state"]["type"] != "SCHEDULED"]
+
+
+@dataclass
+class Run:
+    """One flow run, seen and answered through the API."""
+
+    application: Application
+    id: str
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return dict(self.application.server.get(f"/flow_runs/{self.id}")["state"])
+
+    @property
+    def name(self) -> str:
+        return str(self.state["name"])
+
+    @property
+    def message(self) -> str:
+        return str(self.state["message"])
+
+    @property
+    def ended(self) -> bool:
+        return self.state["type"] in _ENDED
+
+    def wait(self, *names: str, seconds: float = 180) -> "Run":
+        """Return when the state has one of the names; fail, with the log, when it can no longer get one."""
+
+        def there() -> bool:
+            state = self.state
+            if state["name"] in names:
+                return True
+            waits = state["name"] == "Suspended" and not _BY_THEMSELVES.intersection(names)
+            stuck = state["type"] in _ENDED or waits
+            assert not stuck, f"{state['name']} instead of {' or '.join(names)}: {state['message']}\n\n{self.log()}"
+            return False
+
+        wait_for(there, lambda: f"{names}; the run is {self.name}\n\n{self.log()}", seconds)
+        return self
+
+    def answer(self, decision: str = "approve", name: str = "Ada", comment: str = "") -> "Run":
+        """Answer the form."""
+        body = {"run_input": {"decision": decision, "name": name, "comment": comment}}
+        answer = self.application.server.post(f"/flow_runs/{self.id}/resume", body)
+        assert answer["status"] == "ACCEPT", answer
+        return self
+
+    def form(self) -> str:
+        """The text of the form that the run waits with."""
+        keyset = self.state["state_details"]["run_input_keyset"]
+        return str(self.application.server.get(f"/flow_runs/{self.id}/input/{keyset['description']}"))
+
+    def log(self) -> str:
+        lines: list[str] = []
+        while True:
+            asked = {"logs": {"flow_run_id": {"any_": [self.id]}}, "sort": "TIMESTAMP_ASC", "offset": len(lines)}
+            page = self.application.server.post("/logs/filter", asked)
+            lines += [each["message"] for each in page]
+            if not page:
+                return "\n".join(lines)
+
+    def says(self, text: str, seconds: float = 60) -> None:
+        """Return when the run's log contains the text."""
+        wait_for(lambda: text in self.log(), lambda: f"no {text!r} in the log:\n\n{self.log()}", seconds)
+
+    def artifacts(self) -> dict[str, dict[str, Any]]:
+        """Key -> the run's newest artifact of this key."""
+        asked = {"artifacts": {"flow_run_id": {"any_": [self.id]}}, "sort": "CREATED_DESC", "limit": 200}
+        found = self.application.server.post("/artifacts/filter", asked)
+        return {each["key"]: each for each in reversed(found)}
+
+    def tasks(self) -> dict[str, str]:
+        """Name -> state of the run's tasks."""
+        found = self.application.server.post("/task_runs/filter", {"flow_runs": {"id": {"any_": [self.id]}}})
+        return {each["name"]: each["state_name"] for each in found}
+
+    def cancel(self) -> None:
+        body = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
+        self.application.server.post(f"/flow_runs/{self.id}/set_state", body)
+
+    def process_id(self) -> int:
+        """The process that works for the run on this machine."""
+        mark = f"PREFECT__FLOW_RUN_ID={self.id}".encode()
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                marked = mark in (folder / "environ").read_bytes().split(b"\0")
+                if marked and parent == self.application.process.pid:
+                    return int(folder.name)
+        raise AssertionError(f"no process works for {self.id}; it is {self.name}")

@@ -1,0 +1,90 @@
+"""What people answer, and when nobody does."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.harness import (
+    Application,
+    Repository,
+    Server,
+    get,
+    hello_files,
+    hello_manifests,
+    hello_pipeline,
+    kubectl,
+    namespaces,
+    records,
+    states,
+)
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+PRODUCTION = "k8s/production/hello.yaml"
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    return Repository(tmp_path_factory.mktemp("answers") / "repository")
+
+
+@pytest.fixture(scope="module")
+def applications(server: Server, repository: Repository) -> Iterator[dict[str, Application]]:
+    repository.commit(hello_files(), "Say hello")
+    approvals = {
+        "answers": {"expires": "10m", "approvers": ["Ada", "Grace"]},
+        "expiring": {"expires": "3s"},
+        "hands": {"expires": "10m"},
+    }
+    pipelines = [
+        hello_pipeline(name, repository.path, production={"approval": approval}) for name, approval in approvals.items()
+    ]
+    with server.serving(*pipelines) as served:
+        yield {each.name: each for each in served}
+
+
+def test_a_rejected_release_ends_as_rejected_and_changes_nothing(applications: dict[str, Application]) -> None:
+    application = applications["answers"]
+    run = application.release("main").wait("Suspended")
+    run.answer("reject", comment="not on a Friday").wait("Rejected")
+    assert "rejected for production by Ada: not on a Friday" in run.message
+    assert application.production not in namespaces()
+    assert states(application.staging) == ["known-good"]
+
+
+def test_an_answer_without_a_name_or_from_somebody_else_is_asked_again(applications: dict[str, Application]) -> None:
+    run = applications["answers"].release("main").wait("Suspended")
+    run.answer(name="  ").wait("Suspended")
+    assert "a decision needs the name of who decides" in run.form()
+    run.answer(name="Mallory").wait("Suspended")
+    assert "Mallory may not decide here; these may: Ada, Grace" in run.form()
+    assert applications["answers"].production not in namespaces()
+    run.answer(name="Grace", comment="fine").wait("Completed")
+    (record,) = records(applications["answers"].production)
+    assert (record["decision"]["name"], record["decision"]["comment"]) == ("Grace", "fine")
+
+
+def test_a_question_that_nobody_answers_expires(applications: dict[str, Application]) -> None:
+    application = applications["expiring"]
+    run = application.release("main").wait("Suspended", "Expired").wait("Expired")
+    assert "nobody decided" in run.message
+    assert application.production not in namespaces()
+
+
+def test_i5_an_approval_does_not_count_for_what_somebody_changed_by_hand_since(
+    applications: dict[str, Application], repository: Repository
+) -> None:
+    application = applications["hands"]
+    application.release("main").wait("Suspended").answer().wait("Completed")
+    second = repository.commit({PRODUCTION: hello_manifests(greeting="hello again")}, "Say it again")
+    run = application.release(second).wait("Suspended")
+    config = '{"data": {"GREETING": "by hand"}}'
+    kubectl("-n", application.production, "patch", "configmap", "hello-config", "--type=merge", "-p", config)
+    run.answer().wait("Suspended")
+    assert "no longer what Ada approved" in run.form()
+    assert "by hand" in run.form()
+    assert states(application.production) == ["known-good"]
+    run.answer().wait("Completed")
+    found = get(application.production, "configmap/hello-config")
+    assert found is not None
+    assert found["data"] == {"GREETING": "hello again"}
+    assert [record["decision"]["name"] for record in records(application.production)] == ["Ada", "Ada"]

@@ -1,0 +1,132 @@
+"""Releases that fail: early, with the reason, and with every environment whole."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.harness import (
+    REGISTRY,
+    SHOP,
+    Application,
+    Repository,
+    Server,
+    get,
+    hello_files,
+    hello_manifests,
+    hello_pipeline,
+    images,
+    namespaces,
+    pods,
+    records,
+    shop_files,
+    shop_pipeline,
+    states,
+    tags,
+)
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+STAGING, PRODUCTION = "k8s/staging/hello.yaml", "k8s/production/hello.yaml"
+PASSES = "def test_it() -> None:\n    pass\n"
+UNIT = "tests/unit/test_nothing.py"
+E2E = "tests/e2e/test_page.py"
+SUITE = """\
+def test_the_page_greets(page, base_url) -> None:
+    page.goto(base_url)
+    assert "hello" in page.content()
+"""
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    repository = Repository(tmp_path_factory.mktemp("failures") / "repository")
+    repository.commit({**hello_files(), E2E: SUITE}, "Say hello")
+    return repository
+
+
+@pytest.fixture(scope="module")
+def hello(server: Server, repository: Repository) -> Iterator[Application]:
+    """The hello server with unit tests and a suite in a real browser; version 1 runs everywhere."""
+    unit = ["python3", "-m", "pytest", "tests/unit", "--junitxml=junit.xml"]
+    pipeline = hello_pipeline(
+        "failures",
+        repository.path,
+        checks=[{"name": "unit tests", "run": unit, "report": "junit.xml"}],
+        staging={"gates": [{"name": "E2E", "browser": "tests/e2e"}]},
+    )
+    with server.serving(pipeline) as (application,):
+        application.release("main").wait("Completed")
+        yield application
+
+
+def test_i1_a_failing_browser_test_in_staging_keeps_production_untouched(
+    hello: Application, repository: Repository
+) -> None:
+    before = get(hello.production, "deployment/hello"), states(hello.production)
+    sha = repository.commit({"www/index.html": "good day\n", "tests/e2e/test_page.py": SUITE}, "Say good day")
+    run = hello.release(sha).wait("Rolled back")
+    assert "E2E failed" in run.message
+    assert (get(hello.production, "deployment/hello"), states(hello.production)) == before
+    assert states(hello.staging) == ["known-good", "rolled-back"]
+    assert images(hello.staging) == images(hello.production)
+    artifact = run.artifacts()["failures-staging-e2e"]
+    assert "1 failed" in artifact["description"]
+    assert "assert 'hello' in" in artifact["data"]
+    assert "data:image/" in artifact["data"]
+
+
+def test_i1_a_failing_unit_test_reaches_no_environment_and_is_not_built_twice(
+    hello: Application, repository: Repository
+) -> None:
+    before = states(hello.staging), states(hello.production)
+    fails = "def test_sums() -> None:\n    assert 1 + 1 == 3\n"
+    sha = repository.commit({UNIT: fails, "www/index.html": "hello\n"}, "Break a unit test")
+    run = hello.release(sha).wait("Failed")
+    assert "unit tests" in run.message
+    assert "assert (1 + 1) == 3" in run.artifacts()["failures-unit-tests"]["data"]
+    assert "build image of" in "".join(run.tasks())
+    again = hello.release(sha).wait("Failed")
+    again.says("nothing to build")
+    assert (states(hello.staging), states(hello.production)) == before
+
+
+def test_i1_no_tests_is_no_pass(hello: Application, repository: Repository) -> None:
+    before = states(hello.staging)
+    sha = repository.commit({UNIT: "# nothing here\n"}, "Remove the unit tests")
+    run = hello.release(sha).wait("Errored")
+    assert "no tests ran" in run.message
+    assert states(hello.staging) == before
+    repository.commit({UNIT: PASSES}, "Bring the unit tests back")
+
+
+def test_an_image_that_does_not_exist_fails_early_with_the_reason(hello: Application, repository: Repository) -> None:
+    sidecar = {"name": "sidecar", "image": f"{REGISTRY}/test/nowhere:1"}
+    sha = repository.commit({PRODUCTION: hello_manifests(extra=[sidecar])}, "Add a sidecar")
+    good = records(hello.production)[-1]
+    run = hello.release(sha).wait("Rolled back", seconds=120)
+    assert "test/nowhere:1" in run.message
+    artifact = run.artifacts()["failures-production-rollout-failed"]
+    assert "test/nowhere:1" in artifact["description"]
+    assert "What to do" in artifact["data"]
+    assert states(hello.production)[-1] == "rolled-back"
+    deployment = get(hello.production, "deployment/hello")
+    assert deployment is not None
+    assert deployment["metadata"]["annotations"]["prefect-cd.dev/release"] == good["release_id"]
+    assert images(hello.production) == {good["image"]["name"] + "@" + good["image"]["digest"]}
+    repository.commit({PRODUCTION: hello_manifests()}, "Remove the sidecar")
+
+
+def test_a_crash_fails_early_with_the_last_line_of_the_traceback(
+    server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    repository = Repository(tmp_path_factory.mktemp("crash") / "repository")
+    repository.commit(shop_files(), "The shop")
+    repository.patch(SHOP / "versions" / "crash.patch", "Tell people whom to ask")
+    with server.serving(shop_pipeline("crash", repository.path)) as (shop,):
+        run = shop.release("main").wait("Failed", seconds=120)
+        assert "there is nothing to go back to" in run.message
+        artifact = run.artifacts()["crash-staging-rollout-failed"]
+        assert "KeyError: 'SHOP_SUPPORT_EMAIL'" in artifact["data"]
+        assert states(shop.staging) == ["failed"]
+        assert shop.production not in namespaces()
+        assert pods(shop.staging)
+        assert any(tag for tag in tags(f"{REGISTRY}/test/shop"))
