@@ -21,7 +21,7 @@ import yaml
 
 from prefect_cd import apply, manifests
 from prefect_cd.apply import ChangeSet, Place
-from prefect_cd.cluster import Cluster, connect
+from prefect_cd.cluster import connect
 from prefect_cd.pipeline import ClusterAccess
 from prefect_cd.release import Object
 
@@ -136,7 +136,7 @@ class Kubectl:
     """`kubectl diff` and `kubectl apply`, as a person or a script calls them."""
 
     def look(self, folder: Path) -> list[str]:
-        """The command that dry-runs all objects and shows the difference; it knows nothing of what an ApplySet prunes."""
+        """The command that dry-runs all objects and shows the difference, but not what would be pruned."""
         return ["kubectl", "diff", "--server-side", "-n", KUBECTLS, "-f", str(folder)]
 
     def write(self, folder: Path) -> list[str]:
@@ -161,28 +161,30 @@ class Kubectl:
 
 def run(folders: dict[str, Path]) -> list[tuple[str, Cost, Cost]]:
     """All steps of all rounds on both sides, taking turns; (step, ours, kubectl's)."""
-    ours, kubectl, rows = Ours(), Kubectl(), []
+    ours, kubectl = Ours(), Kubectl()
+    rows = []
     for name in ROUNDS:
-        before = live(OURS) if name == ROUNDS[-1] else {}
-        for number, (verb, mine, theirs) in enumerate(
-            (("dry run and diff", ours.look, kubectl.look), ("apply and prune", ours.write, kubectl.write))
-        ):
-            sides: dict[str, Callable[[], Cost]] = {
-                "ours": lambda step=mine: ours.measure(step, folders[name]),  # type: ignore[misc]
-                "kubectl": lambda step=theirs: kubectl.measure(step, folders[name]),  # type: ignore[misc]
-            }
-            order = ["ours", "kubectl"] if number == 0 else ["kubectl", "ours"]
-            costs = {side: sides[side]() for side in order}
-            rows.append((f"{name}: {verb}", costs["ours"], costs["kubectl"]))
-            print(f"{name}: {verb}: {ours.planned}; ours {costs['ours']}, kubectl {costs['kubectl']}", flush=True)
-        wait_for_controllers()
-        if before and before != live(OURS):
+        before = live(OURS)
+        rows.append((f"{name}: dry run and diff", *_both(ours, kubectl, "look", folders[name], ours_first=True)))
+        rows.append((f"{name}: apply and prune", *_both(ours, kubectl, "write", folders[name], ours_first=False)))
+        for step, mine, theirs in rows[-2:]:
+            print(f"{step}: {ours.planned}; ours {mine.wall:.1f} s, kubectl {theirs.wall:.1f} s", flush=True)
+        if name == ROUNDS[-1] and before != live(OURS):
             sys.exit("the run that changes nothing wrote something")
+        wait_for_controllers()
     return rows
 
 
+def _both(ours: Ours, kubectl: Kubectl, step: str, folder: Path, *, ours_first: bool) -> tuple[Cost, Cost]:
+    if ours_first:
+        mine = ours.measure(getattr(ours, step), folder)
+        return mine, kubectl.measure(getattr(kubectl, step), folder)
+    theirs = kubectl.measure(getattr(kubectl, step), folder)
+    return ours.measure(getattr(ours, step), folder), theirs
+
+
 def live(namespace: str) -> dict[str, str]:
-    """uid -> resourceVersion of all objects in question."""
+    """The resourceVersion of every object in question, by uid."""
     return {item["metadata"]["uid"]: item["metadata"]["resourceVersion"] for item in _live(namespace)}
 
 
@@ -239,11 +241,7 @@ def _sum(costs: list[Cost]) -> Cost:
 async def versions() -> str:
     """What was measured, on what."""
     async with connect(ClusterAccess()) as cluster:
-        return f"Kubernetes {await _version(cluster)}, {_kubectl_version()}, {os.cpu_count()} cores"
-
-
-async def _version(cluster: Cluster) -> str:
-    return await cluster.version()
+        return f"Kubernetes {await cluster.version()}, {_kubectl_version()}, {os.cpu_count()} cores"
 
 
 def _kubectl_version() -> str:

@@ -1,21 +1,24 @@
 """Bringing an environment to a set of objects: plan, write, prune.
 
 Everything is dry-run on the server before anything is written; what has not changed is not written; what an earlier
-release added and this one no longer contains is pruned. Who may write, and when, is decided by the caller's guard.
+release added and this one no longer contains is pruned; an object that is not ours is not taken over unasked, also
+where the server sees no conflict. Who may write, and when, is decided by the caller's guard.
 """
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from enum import Enum
 from typing import Any, TypeVar
 
 from prefect_cd import manifests
 from prefect_cd.cluster import ApiError, Cluster, Guard, Ref, unguarded
-from prefect_cd.errors import DeliveryError, Forbidden, InvalidManifest
+from prefect_cd.errors import Forbidden, Invalid, InvalidManifest, OwnershipConflict
 from prefect_cd.release import Object, Result, digest_of
 
 _PARALLEL = 16
+_RECORD = manifests.PREFIX + "record"
+_MADE_ENDPOINTS = "endpoints.kubernetes.io/managed-by"  # Endpoints have the labels of their Service, and no owner
 _T = TypeVar("_T")
 
 
@@ -96,7 +99,11 @@ class ChangeSet(Result):
         """
         return digest_of(
             [
-                [str(change.ref), change.action.value, [line for line in change.diff.splitlines() if line[:1] in "+-"]]
+                [
+                    *astuple(change.ref),
+                    change.action.value,
+                    [line for line in change.diff.splitlines() if line[:1] in "+-"],
+                ]
                 for change in sorted(self.changes, key=lambda change: change.ref)
                 if change.action != Action.UNCHANGED
             ]
@@ -142,8 +149,8 @@ async def validate(
 
     async def one(item: Object) -> None:
         try:
-            await (cluster.apply(item, dry_run=True, force=force) if there else _dry_create(cluster, item))
-        except DeliveryError as error:
+            await (_dry_apply(cluster, where, item, None, force=force) if there else _dry_create(cluster, item))
+        except (Invalid, OwnershipConflict) as error:
             error.where = f"{written[Ref.of(item)]}: {Ref.of(item)}"
             raise
 
@@ -176,7 +183,7 @@ async def plan(
         return ChangeSet(changes=tuple(_change(item, Action.CREATED, manifests.diff(None, item)) for item in objects))
     kinds = {(item["apiVersion"], item["kind"]) for item in objects} | set(known_kinds)
     ours = await _ours(cluster, where, kinds)
-    changes = await parallel(_dry_apply(cluster, item, ours.get(Ref.of(item)), force=force) for item in objects)
+    changes = await parallel(_dry_apply(cluster, where, item, ours.get(Ref.of(item)), force=force) for item in objects)
     wanted = {Ref.of(item) for item in objects}
     surplus = [live for ref, live in sorted(ours.items()) if ref not in wanted and _prunable(live)]
     pruned = [_change(live, Action.PRUNED, manifests.diff(manifests.strip(live), None)) for live in surplus]
@@ -226,14 +233,15 @@ async def foreign(cluster: Cluster, where: Place, objects: Sequence[Object]) -> 
 
 
 async def _ours(cluster: Cluster, where: Place, kinds: Iterable[tuple[str, str]]) -> dict[Ref, Object]:
-    """Live objects that carry our labels, by reference."""
+    """Live objects that carry our labels, by reference; records and the lock are not among them."""
+    selector = f"{where.selector},!{_RECORD}"
 
     async def listed(api_version: str, name: str) -> list[Object]:
         try:
             kind = await cluster.kind(api_version, name)
         except InvalidManifest:  # the kind itself is gone, and its objects with it
             return []
-        return await cluster.list(kind, where.namespace if kind.namespaced else "", labels=where.selector)
+        return await cluster.list(kind, where.namespace if kind.namespaced else "", labels=selector)
 
     found = await parallel(listed(*each) for each in sorted(kinds))
     return {Ref.of(item): item for items in found for item in items}
@@ -242,20 +250,40 @@ async def _ours(cluster: Cluster, where: Place, kinds: Iterable[tuple[str, str]]
 def _prunable(live: Object) -> bool:
     """Neither made by a controller that copied our labels, nor one of our own records, nor a namespace."""
     metadata = live["metadata"]
-    ours_to_keep = live["kind"] == "Namespace" or manifests.PREFIX + "record" in metadata["labels"]
+    ours_to_keep = live["kind"] == "Namespace" or _RECORD in metadata["labels"] or _MADE_ENDPOINTS in metadata["labels"]
     return not ours_to_keep and not metadata.get("ownerReferences") and "deletionTimestamp" not in metadata
 
 
-async def _dry_apply(cluster: Cluster, item: Object, live: Object | None, *, force: bool) -> Change:
+async def _dry_apply(cluster: Cluster, where: Place, item: Object, live: Object | None, *, force: bool) -> Change:
+    """What applying `item` changes; `live` is what is there now, when it is known to be ours."""
     then = await cluster.apply(item, dry_run=True, force=force)
     if live is None and "resourceVersion" in then["metadata"]:
         live = await cluster.get(Ref.of(item))
+        if live is not None and not force:
+            _refuse_others(where, live)
     if live is None:
         return _change(item, Action.CREATED, manifests.diff(None, item))
     before, after = manifests.strip(live), manifests.strip(then)
     if before == after:
         return _change(item, Action.UNCHANGED)
     return _change(item, Action.CONFIGURED, manifests.diff(before, after))
+
+
+def _refuse_others(where: Place, live: Object) -> None:
+    """Refuse an object that was there before us: the server sees a conflict only where two want different values."""
+    if live["kind"] == "Namespace" or where.owns(live):
+        return
+    labels = live["metadata"].get("labels") or {}
+    managers = sorted({each.get("manager", "?") for each in live["metadata"].get("managedFields") or []})
+    owner = " and ".join(managers) or "somebody else"
+    if labels.get(manifests.MANAGED_BY) == manifests.MANAGER:
+        application, environment = labels.get(manifests.APPLICATION), labels.get(manifests.ENVIRONMENT)
+        owner = f"the application {application} in its environment {environment}"
+    raise OwnershipConflict(
+        f"{where.application} in {where.environment} would change what {owner} made",
+        where=str(Ref.of(live)),
+        hint="give it another name, delete the one that is there, or set `take_over: true` for the environment",
+    )
 
 
 async def _dry_create(cluster: Cluster, item: Object) -> None:
@@ -284,7 +312,7 @@ async def parallel(work: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
     After the first error nothing more is begun; it is raised when those that run have ended.
     """
     slots = asyncio.Semaphore(_PARALLEL)
-    errors: list[DeliveryError] = []
+    errors: list[Exception] = []
 
     async def one(each: Coroutine[Any, Any, _T]) -> _T | None:
         async with slots:
@@ -293,7 +321,7 @@ async def parallel(work: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
                 return None
             try:
                 return await each
-            except DeliveryError as error:
+            except Exception as error:  # noqa: BLE001  raised below, when nothing runs any more
                 errors.append(error)
                 return None
 

@@ -51,7 +51,8 @@ WRITE_SECONDS = 10
 """No write is under way for longer: the environment's lock relies on it."""
 _PAGE = 500
 _TRANSIENT = frozenset({429, 500, 502, 503, 504})
-_NOT_FOUND, _CONFLICT, _GONE = 404, 409, 410
+_UNAUTHORIZED, _NOT_FOUND, _CONFLICT, _GONE = 401, 404, 409, 410
+_FINE = range(200, 300)
 _LOG_BYTES = 256 * 1024
 _LOG_PATIENCE = 5.0
 _EXPLAIN = "correct the manifest; `kubectl explain` knows the fields"
@@ -141,7 +142,8 @@ async def connect(access: Access, *, patience: timedelta = PATIENCE) -> AsyncIte
     """
     configuration = await _configuration(access)
     async with ApiClient(configuration) as client:
-        yield Cluster(client, patience, in_pod=not isinstance(access, LoadedKubeconfig) and _is_in_pod(access))
+        in_pod = not isinstance(access, LoadedKubeconfig) and _is_in_pod(access)
+        yield Cluster(client, patience, in_pod=in_pod, renew=lambda: _configuration(access))
 
 
 async def _configuration(access: Access) -> Configuration:
@@ -204,9 +206,18 @@ def _said(access: Access) -> str:
 class Cluster:
     """One API server, seen through requests that either succeed or raise."""
 
-    def __init__(self, client: ApiClient, patience: timedelta, *, in_pod: bool = False) -> None:
+    def __init__(
+        self,
+        client: ApiClient,
+        patience: timedelta,
+        *,
+        in_pod: bool = False,
+        renew: Callable[[], Awaitable[Configuration]] | None = None,
+    ) -> None:
         self.in_pod = in_pod
         self._client = client
+        self._renew = renew
+        self._renewing = asyncio.Lock()
         self._patience = patience.total_seconds()
         self._kinds: dict[str, dict[str, Kind]] = {}
         self.server = str(client.configuration.host)
@@ -424,6 +435,13 @@ class Cluster:
         settings = (await self._client.configuration.auth_settings()).get("BearerToken")
         return {"authorization": settings["value"]} if settings and settings["value"] else {}
 
+    async def _renewed(self, used: str) -> bool:
+        """Whether there is another token than the refused one: those of exec plugins live for minutes only."""
+        async with self._renewing:
+            if self._renew and (await self._headers()).get("authorization", "") == used:
+                self._client.configuration.api_key.update((await self._renew()).api_key)
+            return (await self._headers()).get("authorization", "") != used
+
     async def _object(self, method: str, path: str, **request: Any) -> Object:  # noqa: ANN401
         return self._json(await self._retried(method, path, **request))
 
@@ -465,13 +483,26 @@ class Cluster:
         guard: Guard = unguarded,
     ) -> bytes:
         asked = urlencode({key: value for key, value in (query or {}).items() if value})
-        headers = {**await self._headers(), "Content-Type": content, "Accept": accept or "application/json"}
+        headers = {"Content-Type": content, "Accept": accept or "application/json"}
+        url = f"{self.server}{path}{'?' + asked if asked else ''}"
+        status, answer, used = await self._ask(method, url, headers, body, guard)
+        if status == _UNAUTHORIZED and await self._renewed(used):
+            status, answer, _ = await self._ask(method, url, headers, body, guard)
+        if status not in _FINE:
+            raise _refusal(method, status, answer, where)
+        return answer
+
+    async def _ask(
+        self, method: str, url: str, headers: Mapping[str, str], body: Object | None, guard: Guard
+    ) -> tuple[int, bytes, str]:
+        """Status, answer, and the authorization that was used."""
+        authorization = await self._headers()
         await guard()  # last: renewing a token can take longer than the lock is known to be ours
         try:
             response: aiohttp.ClientResponse = await self._client.rest_client.request(
                 method,
-                f"{self.server}{path}{'?' + asked if asked else ''}",
-                headers=headers,
+                url,
+                headers={**authorization, **headers},
                 body=body,
                 _preload_content=False,
                 _request_timeout=_READ_SECONDS if method == "GET" else WRITE_SECONDS,
@@ -485,9 +516,7 @@ class Cluster:
             ) from error
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
             raise self._unreachable(error) from error
-        if not response.ok:
-            raise _refusal(method, response.status, answer, where)
-        return answer
+        return response.status, answer, authorization.get("authorization", "")
 
     def _unreachable(self, error: Exception) -> ClusterUnreachable:
         return ClusterUnreachable(
@@ -519,7 +548,7 @@ def _refusal(method: str, status: int, answer: bytes, where: str) -> Exception: 
         return InvalidManifest(message, where=where, hint=_EXPLAIN)
     if status in _TRANSIENT or "is being terminated" in message:
         return ClusterUnreachable(f"the API server cannot answer now: {message}", where=where)
-    if status == 401:  # noqa: PLR2004
+    if status == _UNAUTHORIZED:
         return Forbidden(
             "the API server does not accept our credentials", where=where, hint="renew the kubeconfig's token"
         )

@@ -6,20 +6,24 @@ file works on a laptop and inside the cluster. Whether what answers is good is f
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 
 import aiohttp
 
-from prefect_cd.cluster import Cluster, Ref
-from prefect_cd.errors import DeliveryError, GateErrored, Invalid
+from prefect_cd.cluster import ApiError, Cluster, Ref
+from prefect_cd.errors import DeliveryError, Forbidden, GateErrored, Invalid
 from prefect_cd.release import Object
 
 _CONNECT_SECONDS = 2.0
+_MOST_ADDRESSES = 8
+_LINGER_SECONDS = 10.0
 _ENDPOINT_LAG_SECONDS = 10.0
 _CHUNK = 64 * 1024
 _DATA, _ERROR = 0, 1
 _PORT_FRAMES = 2  # the first message of each channel is the port number
+_log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -44,9 +48,12 @@ async def reach(cluster: Cluster, namespace: str, url: str) -> AsyncIterator[str
     if cluster.in_pod:
         yield f"{scheme}://{name}.{namespace}.svc:{port['port']}"
         return
-    for host, number in await _addresses(cluster, service, port):
-        if await _answers(host, number):
-            yield f"{scheme}://{f'[{host}]' if ':' in host else host}:{number}"
+    addresses = (await _addresses(cluster, service, port))[:_MOST_ADDRESSES]
+    answers = await asyncio.gather(*(_answers(host, number) for host, number in addresses))
+    for (host, number), answered in zip(addresses, answers, strict=True):
+        if answered:
+            shown = f"[{host}]" if ":" in host else host
+            yield f"{scheme}://{shown}:{number}"
             return
     async with _forwarded(cluster, namespace, name, port) as number:
         yield f"{scheme}://127.0.0.1:{number}"
@@ -65,7 +72,10 @@ async def _addresses(cluster: Cluster, service: Object, port: Object) -> list[tu
     ingresses = (service.get("status", {}).get("loadBalancer") or {}).get("ingress") or []
     found = [(str(each.get("hostname") or each.get("ip")), int(port["port"])) for each in ingresses]
     if port.get("nodePort"):
-        nodes = await cluster.list(await cluster.kind("v1", "Node"))
+        try:
+            nodes = await cluster.list(await cluster.kind("v1", "Node"))
+        except Forbidden:  # a Role of the namespace alone does not reach the nodes; a port-forward needs none
+            nodes = []
         hosts = _hosts(node["status"].get("addresses") or [] for node in nodes)
         found += [(host, int(port["nodePort"])) for host in hosts]
     return found
@@ -90,21 +100,51 @@ async def _answers(host: str, port: int) -> bool:
 async def _forwarded(cluster: Cluster, namespace: str, service: str, port: Object) -> AsyncIterator[int]:
     """A local port whose every connection goes to a pod of the Service that is ready at that moment."""
     await _wait_for_ready_pod(cluster, namespace, service, port)
+    open_ones: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            pod, number = await _ready_pod(cluster, namespace, service, port)
-            async with cluster.port_forward(namespace, pod, number) as websocket:
-                await _pump(reader, writer, websocket)
-        except (DeliveryError, OSError, aiohttp.ClientError):
-            pass  # the connection ends, which is what its user sees of any network
+            await _connect(cluster, namespace, service, port, reader, writer)
+        except (DeliveryError, OSError, aiohttp.ClientError, asyncio.TimeoutError) as error:
+            _log.debug("a connection to service/%s ended: %s", service, error)  # as its user sees of any network
         finally:
             with suppress(OSError):
                 writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(serve(reader, writer))
+        open_ones.add(task)
+        task.add_done_callback(open_ones.discard)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    try:
         yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        left = tuple(open_ones)
+        for task in left:  # kept-alive connections would otherwise outlive the block
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+
+async def _connect(
+    cluster: Cluster,
+    namespace: str,
+    service: str,
+    port: Object,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+) -> None:
+    """Join a local connection with the first ready pod that takes it: the endpoints may still name one that is gone."""
+    pods = await _ready_pods(cluster, namespace, service, port)
+    for pod, number in pods:
+        try:
+            async with cluster.port_forward(namespace, pod, number) as websocket:
+                await _pump(reader, writer, websocket)
+                return
+        except ApiError:
+            if (pod, number) == pods[-1]:
+                raise
 
 
 async def _wait_for_ready_pod(cluster: Cluster, namespace: str, service: str, port: Object) -> None:
@@ -112,7 +152,7 @@ async def _wait_for_ready_pod(cluster: Cluster, namespace: str, service: str, po
     give_up = asyncio.get_running_loop().time() + _ENDPOINT_LAG_SECONDS
     while True:
         try:
-            await _ready_pod(cluster, namespace, service, port)
+            await _ready_pods(cluster, namespace, service, port)
         except GateErrored:
             if asyncio.get_running_loop().time() > give_up:
                 raise
@@ -121,41 +161,60 @@ async def _wait_for_ready_pod(cluster: Cluster, namespace: str, service: str, po
             return
 
 
-async def _ready_pod(cluster: Cluster, namespace: str, service: str, port: Object) -> tuple[str, int]:
+async def _ready_pods(cluster: Cluster, namespace: str, service: str, port: Object) -> list[tuple[str, int]]:
+    """Name and port of each pod that is ready.
+
+    Raises:
+        GateErrored: there is none.
+    """
     kind = await cluster.kind("discovery.k8s.io/v1", "EndpointSlice")
+    found: list[tuple[str, int]] = []
     for piece in await cluster.list(kind, namespace, labels=f"kubernetes.io/service-name={service}"):
         ports = piece.get("ports") or []
         numbers = [each["port"] for each in ports if (each.get("name") or "") == port.get("name", "")]
         for endpoint in piece.get("endpoints") or []:
             target = endpoint.get("targetRef") or {}
             if numbers and target.get("kind") == "Pod" and (endpoint.get("conditions") or {}).get("ready", True):
-                return target["name"], int(numbers[0])
-    raise GateErrored(
-        f"no pod behind Service {service!r} is ready",
-        where=f"service/{service} in {namespace}",
-        hint=f"does its selector match the pods? `kubectl -n {namespace} describe service {service}`",
-    )
+                found.append((target["name"], int(numbers[0])))
+    if not found:
+        raise GateErrored(
+            f"no pod behind Service {service!r} is ready",
+            where=f"service/{service} in {namespace}",
+            hint=f"does its selector match the pods? `kubectl -n {namespace} describe service {service}`",
+        )
+    return found
 
 
 async def _pump(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, websocket: aiohttp.ClientWebSocketResponse
 ) -> None:
-    async def upstream() -> None:
-        while data := await reader.read(_CHUNK):
-            await websocket.send_bytes(bytes([_DATA]) + data)
-
-    sending = asyncio.create_task(upstream())
-    frames = 0
+    """Carry bytes both ways until one side ends; what is on its way down when the client is done still arrives."""
+    up = asyncio.create_task(_upstream(reader, websocket))
+    down = asyncio.create_task(_downstream(writer, websocket))
     try:
-        async for message in websocket:
-            frames += 1
-            if message.type != aiohttp.WSMsgType.BINARY or frames <= _PORT_FRAMES:
-                continue
-            if message.data[0] == _ERROR:
-                break
-            writer.write(message.data[1:])
-            await writer.drain()
+        await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
+        if up.done() and not up.exception():
+            # the protocol has no half-closed connections: who has sent all may still wait for the answer
+            await asyncio.wait({down}, timeout=_LINGER_SECONDS)
     finally:
-        sending.cancel()
-        with suppress(asyncio.CancelledError, OSError, aiohttp.ClientError):
-            await sending
+        up.cancel()
+        down.cancel()
+        await asyncio.gather(up, down, return_exceptions=True)
+        writer.close()  # now, and not after the websocket's own farewell
+
+
+async def _upstream(reader: asyncio.StreamReader, websocket: aiohttp.ClientWebSocketResponse) -> None:
+    while data := await reader.read(_CHUNK):
+        await websocket.send_bytes(bytes([_DATA]) + data)
+
+
+async def _downstream(writer: asyncio.StreamWriter, websocket: aiohttp.ClientWebSocketResponse) -> None:
+    frames = 0
+    async for message in websocket:
+        frames += 1
+        if message.type != aiohttp.WSMsgType.BINARY or frames <= _PORT_FRAMES or not message.data:
+            continue
+        if message.data[0] == _ERROR:
+            return
+        writer.write(message.data[1:])
+        await writer.drain()

@@ -8,22 +8,26 @@ know what runs, to roll back, and to finish what a killed process began.
 import base64
 import gzip
 import json
+import zlib
 from datetime import datetime
 from enum import Enum
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from prefect_cd.apply import Place, parallel
 from prefect_cd.cluster import ApiError, Cluster, Guard, Ref, unguarded
 from prefect_cd.errors import EnvironmentBusy, Invalid, InvalidManifest
-from prefect_cd.manifests import PREFIX
+from prefect_cd.manifests import ENVIRONMENT, PREFIX
 from prefect_cd.release import BuiltImage, Commit, Object, Result
 
 KEPT = 10
 _RECORD = PREFIX + "record"
 _TYPE = PREFIX + "record.v1"
 _STATE, _RELEASE, _NUMBER = PREFIX + "state", PREFIX + "release-id", PREFIX + "number"
-_LIMIT = 1_000_000  # bytes; a Secret holds 1 MiB, and its metadata needs some of it
+_LIMIT = 1_000_000  # bytes of its content; a Secret holds 1 MiB
+_RESERVE = 50_000  # of it, for what is known only when a record is settled
+_LONGEST_REASON = 20_000
+_LARGEST = 200_000_000  # of a record that is read, unpacked: who may write Secrets may not fill our memory
 
 
 class State(str, Enum):
@@ -130,18 +134,18 @@ class History:
         """
         entries = await self.entries()
         good = [entry for entry in entries if entry.state in _GOOD]
-        if release:
-            found = [each for each in good if each.release_id.startswith(release) or str(each.number) == release]
-        else:
-            known = [entry for entry in good if entry.state == State.KNOWN_GOOD]
-            found = [entry for entry in known if entry.release_id != known[0].release_id or entry != entries[0]]
+        found = _named(good, release) if release else _before(entries)
+        if len({entry.release_id for entry in found}) > 1 and release:
+            raise Invalid(
+                f"{release!r} begins more than one release of {self._where.environment}",
+                hint=f"there are: {_listed(found)}",
+            )
         if found:
             return await self.read(found[0].number)
-        what = f"release {release!r}" if release else "earlier release"
-        listed = ", ".join(f"{entry.release_id} (number {entry.number})" for entry in good)
+        what = f"no good record of a release {release!r}" if release else "no good record of an earlier release"
         raise Invalid(
-            f"{self._where.environment} has no good record of a{'n' if not release else ''} {what}",
-            hint=f"there are: {listed}" if listed else "nothing was ever good here: release a commit instead",
+            f"{self._where.environment} has {what}",
+            hint=f"there are: {_listed(good)}" if good else "nothing was ever good here: release a commit instead",
         )
 
     async def withdraw(self, after: Record, before: Record, *, guard: Guard = unguarded) -> None:
@@ -156,35 +160,50 @@ class History:
 
         Raises:
             EnvironmentBusy: somebody else wrote this number.
+            Invalid: the number is taken by another environment in this namespace.
             InvalidManifest: the objects do not fit into a Secret.
         """
         entries = await self.entries()
         numbered = record.model_copy(update={"number": entries[0].number + 1 if entries else 1})
         try:
-            await self._cluster.create(self._secret(numbered), guard=guard)
+            await self._cluster.create(self._secret(numbered, _LIMIT - _RESERVE), guard=guard)
         except ApiError as error:
             if error.cause != "AlreadyExists":
                 raise
+            await self._refuse_other_environment(numbered.number)
             raise EnvironmentBusy(f"another process wrote record {numbered.number}", where=error.where) from error
         return numbered
 
     async def settle(self, record: Record, *, guard: Guard = unguarded) -> None:
         """Write what became of a record, and forget the oldest: the last ten and the known-good stay."""
-        await self._cluster.apply(self._secret(record), force=True, guard=guard)
+        told = record.model_copy(update={"reason": record.reason[:_LONGEST_REASON]})
+        await self._cluster.apply(self._secret(told, _LIMIT), force=True, guard=guard)
         entries = await self.entries()
         known_good = next((entry.number for entry in entries if entry.state == State.KNOWN_GOOD), 0)
         old = [entry.number for entry in entries[KEPT:] if entry.number != known_good]
         await parallel(self._cluster.delete(self._ref(number), guard=guard) for number in old)
 
+    async def _refuse_other_environment(self, number: int) -> None:
+        """An environment that was given another name does not find its own records, and runs into them."""
+        there = await self._cluster.get(self._ref(number))
+        if there and not self._where.owns(there):
+            name = (there["metadata"].get("labels") or {}).get(ENVIRONMENT)
+            raise Invalid(
+                f"namespace {self._where.namespace} has records of environment {name!r}, "
+                f"and not of {self._where.environment!r}",
+                where=str(self._ref(number)),
+                hint="give the environment its old name back, or delete the old records to begin anew",
+            )
+
     def _ref(self, number: int) -> Ref:
         return Ref("v1", "Secret", self._where.namespace, f"prefect-cd.{self._where.application}.{number}")
 
-    def _secret(self, record: Record) -> Object:
+    def _secret(self, record: Record, limit: int) -> Object:
         ref = self._ref(record.number)
         content = gzip.compress(record.model_dump_json().encode(), mtime=0)
-        if len(content) * 4 // 3 > _LIMIT:
+        if len(content) > limit:
             raise InvalidManifest(
-                f"the record of this release takes {len(content) * 4 // 3:,} bytes, a Secret holds {_LIMIT:,}",
+                f"the record of this release takes {len(content):,} bytes compressed, and has room for {limit:,}",
                 where=str(ref),
                 hint="move large data out of ConfigMaps, or split the application",
             )
@@ -205,18 +224,50 @@ class History:
         return labelled
 
 
+def _named(good: list[Entry], release: str) -> list[Entry]:
+    """The entries that `release` names, newest first: a number is a number before it is the beginning of an id."""
+    numbered = [entry for entry in good if str(entry.number) == release]
+    return numbered or [entry for entry in good if entry.release_id.startswith(release)]
+
+
+def _before(entries: tuple[Entry, ...]) -> list[Entry]:
+    """The known-good ones before what runs now; something that was tried after the known-good does not run now."""
+    known = [entry for entry in entries if entry.state == State.KNOWN_GOOD]
+    if known and known[0] == entries[0]:
+        return [entry for entry in known if entry.release_id != known[0].release_id]
+    return known
+
+
+def _listed(entries: list[Entry]) -> str:
+    return ", ".join(f"{entry.release_id} (number {entry.number})" for entry in entries)
+
+
 def _entry(secret: Object) -> Entry:
     labels = secret["metadata"]["labels"]
-    return Entry(number=int(labels[_NUMBER]), state=State(labels[_STATE]), release_id=labels[_RELEASE])
+    try:
+        return Entry(number=int(labels[_NUMBER]), state=State(labels[_STATE]), release_id=labels[_RELEASE])
+    except (KeyError, ValueError) as error:
+        raise _unreadable(secret, f"its labels: {error}") from error
 
 
 def _decode(secret: Object) -> Record:
+    """The record in a Secret; what is wrong with it is told without a word of its content."""
     try:
-        content = gzip.decompress(base64.b64decode(secret["data"]["record"]))
+        unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        content = unpacker.decompress(base64.b64decode(secret["data"]["record"]), _LARGEST)
+        if not unpacker.eof:
+            raise _unreadable(secret, "it is cut off, or too large")
         return Record.model_validate(json.loads(content))
-    except (KeyError, ValueError, OSError, EOFError) as error:
-        raise Invalid(
-            f"the record cannot be read: {error}",
-            where=str(Ref.of(secret)),
-            hint="it was changed by hand or by another version; delete the Secret to forget it",
-        ) from error
+    except ValidationError as error:
+        where = sorted({".".join(map(str, each["loc"])) for each in error.errors(include_input=False)})
+        raise _unreadable(secret, f"unexpected {', '.join(where)}") from None
+    except (KeyError, TypeError, ValueError, zlib.error) as error:
+        raise _unreadable(secret, type(error).__name__) from None
+
+
+def _unreadable(secret: Object, why: str) -> Invalid:
+    return Invalid(
+        f"the record cannot be read: {why}",
+        where=str(Ref.of(secret)),
+        hint="it was changed by hand or by another version; delete the Secret to forget it",
+    )

@@ -8,8 +8,10 @@ duration: no clocks of two machines are compared.
 """
 
 import asyncio
+import logging
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +22,9 @@ from types import TracebackType
 from typing_extensions import Self
 
 from prefect_cd.apply import Place, ensure_namespace
-from prefect_cd.cluster import WRITE_SECONDS, Access, ApiError, Cluster, Ref, connect
+from prefect_cd.cluster import PATIENCE, WRITE_SECONDS, Access, ApiError, Cluster, Ref, connect
 from prefect_cd.errors import ClusterUnreachable, DeliveryError, EnvironmentBusy, LockLost
+from prefect_cd.manifests import PREFIX
 from prefect_cd.release import Object
 
 DURATION = timedelta(seconds=20)
@@ -29,6 +32,13 @@ TAKEOVER = DURATION + timedelta(seconds=10)
 """So long it takes at most until a dead holder's lock can be taken."""
 _RENEW_EVERY = timedelta(seconds=3)
 _LOOK_EVERY = timedelta(milliseconds=500)
+_GLANCE_SECONDS = 0.1
+_log = logging.getLogger(__name__)
+
+
+def _now() -> float:
+    """Seconds that also pass while the machine sleeps: a laptop that wakes up must not believe in its old lease."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 class Step(str, Enum):
@@ -62,11 +72,13 @@ def hold(access: Access, where: Place, holder: str, *, wait: timedelta) -> Itera
     Args:
         access: the cluster.
         where: the environment; its namespace is created when it is missing, since the lock lives there.
-        holder: who we are, shown by `kubectl get lease`; the same holder may take its own lock again.
+        holder: who we are, shown by `kubectl get lease`. It need not be unique: every lock adds a mark of its own,
+            so that a run that was started again waits for its first process like everybody else.
         wait: how long to wait for another holder.
 
     Raises:
         EnvironmentBusy: another holder was still at work after `wait`.
+        ClusterUnreachable: the API server does not answer.
     """
     lock = Lock(access, where, holder, wait)
     with lock:
@@ -79,7 +91,7 @@ class Lock:
     def __init__(self, access: Access, where: Place, holder: str, wait: timedelta) -> None:
         self._access = access
         self._where = where
-        self.holder = holder
+        self.holder = f"{holder}/{uuid.uuid4().hex[:8]}"
         self._wait = wait
         self._valid_until = 0.0
         self._lost: DeliveryError | None = None
@@ -93,15 +105,15 @@ class Lock:
         Raises:
             LockLost: we no longer are, or could not find out in time.
         """
-        give_up = time.monotonic() + DURATION.total_seconds()
-        while time.monotonic() > self._valid_until or self._lost:
-            if self._lost or time.monotonic() > give_up:
+        give_up = _now() + DURATION.total_seconds()
+        while _now() > self._valid_until or self._lost or self._stop.is_set():
+            if self._lost or self._stop.is_set() or _now() > give_up:
+                why = "the lock was given back" if self._stop.is_set() else "the lock could not be renewed"
                 raise LockLost(
-                    f"no longer the writer of {self._where.environment}: "
-                    f"{self._lost.reason if self._lost else 'the lock could not be renewed'}",
+                    f"no longer the writer of {self._where.environment}: {self._lost.reason if self._lost else why}",
                     hint="nothing more was written by this run; the next release or recovery takes over",
                 )
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(_GLANCE_SECONDS)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -109,6 +121,7 @@ class Lock:
             self._ready.wait()
         except BaseException:  # cancelled while waiting: a thread that goes on would take the lock for nobody
             self._stop.set()
+            self._thread.join(timeout=DURATION.total_seconds())
             raise
         if self._lost:
             self._thread.join()
@@ -126,42 +139,45 @@ class Lock:
             asyncio.run(self._keep())
         except DeliveryError as error:
             self._lost = error
-        except BaseException as error:  # the thread must never end silently: its death is the loss of the lock
+        except BaseException as error:  # noqa: BLE001  the thread never ends silently: its death is the loss of the lock
+            _log.exception("the lock's thread ended")
             self._lost = LockLost(f"the lock's thread ended: {error!r}")
-            raise
         finally:
             self._ready.set()
 
     async def _keep(self) -> None:
-        async with connect(self._access, patience=_RENEW_EVERY) as cluster:
+        async with connect(self._access, patience=PATIENCE) as cluster:
             await ensure_namespace(cluster, self._where)
             lease = await self._acquire(cluster)
-            self._ready.set()
+        if lease is None:
+            return
+        self._ready.set()
+        async with connect(self._access, patience=_RENEW_EVERY) as cluster:
             while not await asyncio.to_thread(self._stop.wait, _RENEW_EVERY.total_seconds()):
                 lease = await self._renew(cluster, lease)
             await self._give_back(cluster, lease)
 
-    async def _acquire(self, cluster: Cluster) -> Object:
-        give_up = time.monotonic() + self._wait.total_seconds()
-        version, since = "", time.monotonic()
-        while True:
+    async def _acquire(self, cluster: Cluster) -> Object | None:
+        """The lease in our name; None when we are stopped before."""
+        give_up = _now() + self._wait.total_seconds()
+        version, since = "", _now()
+        while not self._stop.is_set():
             lease = await cluster.get(self._ref)
             if lease and lease["metadata"]["resourceVersion"] != version:
-                version, since = lease["metadata"]["resourceVersion"], time.monotonic()
-            seen = _seen(lease, timedelta(seconds=time.monotonic() - since))
+                version, since = lease["metadata"]["resourceVersion"], _now()
+            seen = _seen(lease, timedelta(seconds=_now() - since))
             if decide(self.holder, seen) == Step.TAKE:
                 taken = await self._write(cluster, lease)
                 if taken:
                     return taken
-            elif time.monotonic() > give_up and seen:
+            elif _now() > give_up and seen:
                 raise EnvironmentBusy(
                     f"{self._where.environment} is being changed by {seen.holder}",
                     where=f"{self._ref} in {self._where.namespace}",
                     hint="wait for that run to end, or cancel it; a dead holder is replaced by itself",
                 )
-            if self._stop.is_set():
-                raise LockLost("stopped while waiting for the lock")
             await asyncio.sleep(_LOOK_EVERY.total_seconds())
+        return None
 
     async def _renew(self, cluster: Cluster, lease: Object) -> Object:
         try:
@@ -185,12 +201,12 @@ class Lock:
 
     async def _write(self, cluster: Cluster, lease: Object | None) -> Object | None:
         """The lease in our name, or None when somebody else was faster (resourceVersion is the judge)."""
-        asked = time.monotonic()
+        asked = _now()
         item = self._lease(lease)
         try:
             written = await (cluster.replace(item) if lease else cluster.create(item))
         except ApiError as error:
-            if error.cause in {"AlreadyExists", "Conflict", "NotFound"}:
+            if error.cause in {"AlreadyExists", "Conflict"} or (lease and error.cause == "NotFound"):
                 return None
             raise
         self._valid_until = asked + DURATION.total_seconds() - WRITE_SECONDS
@@ -216,7 +232,9 @@ class Lock:
             "kind": ref.kind,
             "metadata": {"name": ref.name, "namespace": ref.namespace},
         }
-        return {**(lease or self._where.label(fresh)), "spec": spec}
+        item = self._where.label(lease or fresh)
+        item["metadata"]["labels"][PREFIX + "record"] = "lock"  # ours, and never pruned
+        return {**item, "spec": spec}
 
 
 def _seen(lease: Object | None, unchanged: timedelta) -> Seen | None:

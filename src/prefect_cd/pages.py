@@ -5,6 +5,7 @@ say the point by itself, since the page is a click away.
 """
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
 
 from prefect_cd.apply import Action, ChangeSet
 from prefect_cd.evidence import Evidence, Outcome
@@ -25,7 +26,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _cell(value: object) -> str:
-    return " ".join(str(value).replace("|", "\\|").replace("<", "&lt;").replace("![", "!\\[").split())
+    """One line of a stranger's text: neither a column, nor HTML, nor a link or picture."""
+    return " ".join(str(value).replace("|", "\\|").replace("<", "&lt;").replace("[", "\\[").split())
+
+
+def _utc(at: datetime) -> datetime:
+    return at.astimezone(timezone.utc)
 
 
 def fenced(text: str, language: str = "") -> str:
@@ -38,7 +44,7 @@ def fenced(text: str, language: str = "") -> str:
 
 def evidence(proved: Evidence) -> str:
     """What a check or gate proved: the table, the failures' text, pictures, console and trace."""
-    parts = [f"# {_SIGNS[proved.outcome]} {proved.gate}: {proved.summary}"]
+    parts = [f"# {_SIGNS[proved.outcome]} {_cell(proved.gate)}: {_cell(proved.summary)}"]
     if proved.cases:
         rows = ((_SIGNS[case.outcome], case.title, f"{case.seconds:.2f} s") for case in proved.cases)
         parts.append(table(["", "test", "time"], rows))
@@ -83,7 +89,7 @@ def rollout(report: Report) -> str:
     pods = [pod for each in report.workloads for pod in each.pods]
     if pods:
         rows = (
-            [pod.name, "yes" if pod.ready else "no", pod.state, f"{pod.since:%H:%M:%S}" if pod.since else ""]
+            [pod.name, "yes" if pod.ready else "no", pod.state, f"{_utc(pod.since):%H:%M:%S}" if pod.since else ""]
             for pod in pods
         )
         parts.append(table(["pod", "ready", "state", "since (UTC)"], rows))
@@ -126,7 +132,7 @@ def approval(
     parts = [
         f"> **{_cell(note)}**" if note else "",
         f"# {release.application} {commit.short} → {environment}",
-        f"**{_cell(commit.subject)}**, by {_cell(commit.author)}, {commit.committed_at:%Y-%m-%d %H:%M} UTC",
+        f"**{_cell(commit.subject)}**, by {_cell(commit.author)}, {_utc(commit.committed_at):%Y-%m-%d %H:%M} UTC",
         bullets(
             f"runs there now: {now}",
             f"if it fails, we go back to: {back}",

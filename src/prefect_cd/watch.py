@@ -5,7 +5,7 @@ It reads workloads, their revisions and pods, and events about them; logs only o
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 
 from prefect_cd.apply import parallel
@@ -111,7 +111,8 @@ async def watch(
     refs = [Ref.of(item) for item in objects if _has_rollout(item)]
     said = ""
     while True:
-        seen = await parallel(_observe(cluster, ref) for ref in refs)
+        events = await _all_events(cluster, refs)
+        seen = await parallel(_observe(cluster, ref, events) for ref in refs)
         now = datetime.now(timezone.utc)
         verdicts = [judge(each, since=since, now=now, patience=patience) for each in seen]
         report = _report(refs, seen, verdicts, (now - since).total_seconds())
@@ -133,7 +134,14 @@ def _has_rollout(item: Object) -> bool:
     return item["kind"] in _WATCHED or custom
 
 
-async def _observe(cluster: Cluster, ref: Ref) -> Observation:
+async def _all_events(cluster: Cluster, refs: Sequence[Ref]) -> dict[str, list[Object]]:
+    """The events of each namespace, listed once for all of its workloads."""
+    namespaces = sorted({ref.namespace for ref in refs if ref.kind in _WATCHED})
+    kind = await cluster.kind("v1", "Event")
+    return dict(zip(namespaces, await parallel(cluster.list(kind, each) for each in namespaces), strict=True))
+
+
+async def _observe(cluster: Cluster, ref: Ref, events: Mapping[str, Sequence[Object]]) -> Observation:
     workload = await cluster.get(ref)
     if workload is None:
         raise RolloutFailed(
@@ -148,15 +156,9 @@ async def _observe(cluster: Cluster, ref: Ref) -> Observation:
         kind = await cluster.kind("apps/v1", _REVISIONS[ref.kind])
         found = await cluster.list(kind, ref.namespace, labels=selector)
         revisions = [each for each in found if _owned(each, workload["metadata"]["uid"])]
-    return Observation(workload, tuple(revisions), tuple(pods), await _events(cluster, workload, revisions, pods))
-
-
-async def _events(cluster: Cluster, *about: Object | list[Object]) -> tuple[Object, ...]:
-    things = [each for one in about for each in (one if isinstance(one, list) else [one])]
-    uids = {each["metadata"]["uid"] for each in things}
-    namespace = things[0]["metadata"]["namespace"]
-    events = await cluster.list(await cluster.kind("v1", "Event"), namespace)
-    return tuple(event for event in events if event["involvedObject"].get("uid") in uids)
+    uids = {each["metadata"]["uid"] for each in (workload, *revisions, *pods)}
+    about = tuple(event for event in events[ref.namespace] if event["involvedObject"].get("uid") in uids)
+    return Observation(workload, tuple(revisions), tuple(pods), about)
 
 
 def _selector(selector: Object) -> str:

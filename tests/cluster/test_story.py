@@ -1,14 +1,15 @@
 """The story of the sample shop, as its README tells it: each fixture is one chapter, and the tests look at its end."""
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 from prefect_cd.browser import find_browser
+from prefect_cd.manifests import strip
 from tests.cluster.harness import (
+    REGISTRY,
     SHOP,
     Application,
     Repository,
@@ -16,44 +17,64 @@ from tests.cluster.harness import (
     Server,
     config_map,
     get,
+    holder,
+    images,
     pods,
+    records,
     shop_files,
     shop_pipeline,
     states,
+    tags,
 )
 
 pytestmark = [pytest.mark.cluster, pytest.mark.browser, pytest.mark.timeout(400)]
-PRODUCTION_CONFIG = "k8s/production/configmap.yaml"
-CONFIG = "configmap/shop-config"
+CONFIG = "k8s/production/configmap.yaml"
 ANNOUNCEMENT = "Free samples with every order this month"
+KINDS = ("configmap/shop-config", "configmap/delivery", "deployment/shop", "service/shop")
+
+
+class Commits(NamedTuple):
+    """Versions 1 to 3 of the shop; version 3 also changes production's settings and adds an object there."""
+
+    v1: str
+    v2: str
+    v3: str
+
+
+def written(namespace: str) -> dict[str, Any]:
+    """The environment's objects without what the server writes."""
+    found = ((what, get(namespace, what)) for what in KINDS)
+    return {what: strip(item) for what, item in found if item}
 
 
 @pytest.fixture(scope="module")
-def commits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Version 1 to 3 of the shop; version 3 also changes production's settings and adds an object."""
-    repository = Repository(tmp_path_factory.mktemp("shop") / "repository")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    return Repository(tmp_path_factory.mktemp("shop") / "repository")
+
+
+@pytest.fixture(scope="module")
+def commits(repository: Repository) -> Commits:
     v1 = repository.commit(shop_files(), "The shop")
     v2 = repository.patch(SHOP / "versions" / "v2.patch", "Staff picks are 15 % off")
-    config = repository.read(PRODUCTION_CONFIG).replace(ANNOUNCEMENT, "Free delivery from today")
-    extra = {PRODUCTION_CONFIG: config, "k8s/production/delivery.yaml": config_map("delivery", FREE_FROM="50")}
-    v3 = repository.patch(SHOP / "versions" / "v3.patch", "Free delivery", extra)
-    return {"v1": v1, "v2": v2, "v3": v3, "path": str(repository.path)}
+    changed = repository.read(CONFIG).replace(ANNOUNCEMENT, "Free delivery from today")
+    extra = {CONFIG: changed, "k8s/production/delivery.yaml": config_map("delivery", FREE_FROM="50")}
+    return Commits(v1, v2, repository.patch(SHOP / "versions" / "v3.patch", "Free delivery", extra))
 
 
 @pytest.fixture(scope="module")
-def shop(server: Server, commits: dict[str, str]) -> Iterator[Application]:
-    with server.serving(shop_pipeline("story", Path(commits["path"]))) as (application,):
+def shop(server: Server, repository: Repository, commits: Commits) -> Iterator[Application]:
+    assert commits.v3
+    with server.serving(shop_pipeline("story", repository.path)) as (application,):
         yield application
 
 
 @pytest.fixture(scope="module")
 def page(server: Server) -> Iterator[Page]:
     """A page of the Prefect UI in the installed browser."""
-    browser = find_browser()
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=browser.executable, args=["--no-sandbox", "--disable-gpu"])
+        started = playwright.chromium.launch(executable_path=find_browser(), args=["--no-sandbox", "--disable-gpu"])
         opened = started.new_page(base_url=server.url, viewport={"width": 1400, "height": 1000})
-        opened.set_default_timeout(20_000)
+        opened.set_default_timeout(30_000)
         yield opened
         started.close()
 
@@ -62,47 +83,178 @@ def page(server: Server) -> Iterator[Page]:
 
 
 @pytest.fixture(scope="module")
-def first(shop: Application, commits: dict[str, str]) -> Run:
-    """Version 1 by the command line, approved."""
-    run = shop.run_by_command("release", revision=commits["v1"])
-    return run.wait("Suspended", seconds=240).answer(comment="the first one").wait("Completed")
+def first(shop: Application, commits: Commits) -> Run:
+    """Version 1, started by command, approved through the API."""
+    run = shop.run_by_command("release", revision=commits.v1).wait("Suspended", seconds=240)
+    return run.answer(comment="the first one").wait("Completed")
 
 
 @pytest.fixture(scope="module")
-def again(shop: Application, commits: dict[str, str], first: Run) -> tuple[Run, dict[str, Any]]:
-    """The same commit once more; with what production was before."""
+def before_again(shop: Application, first: Run) -> tuple[Any, ...]:
     assert first.ended
-    before = {"pods": [pod["metadata"]["uid"] for pod in pods(shop.production)], "states": states(shop.production)}
-    before["deployment"] = deployment(shop.production)["metadata"]["resourceVersion"]
-    return shop.release(commits["v1"]).wait("Completed"), before
+    return [pod["metadata"]["uid"] for pod in pods(shop.production)], records(shop.production), tags_of_the_shop()
 
 
 @pytest.fixture(scope="module")
-def asked(shop: Application, commits: dict[str, str], again: object) -> Run:
+def again(shop: Application, commits: Commits, before_again: object) -> Run:
+    """The same commit once more."""
+    assert before_again
+    return shop.release(commits.v1).wait("Completed")
+
+
+@pytest.fixture(scope="module")
+def asked(shop: Application, commits: Commits, again: Run) -> Run:
     """Version 2 waits for a person."""
-    assert again
-    return shop.release(commits["v2"]).wait("Suspended", seconds=240)
+    assert again.ended
+    return shop.release(commits.v2).wait("Suspended", seconds=240)
 
 
 @pytest.fixture(scope="module")
-def second(asked: Run, page: Page) -> Run:
-    """Version 2, approved by clicking."""
+def form(asked: Run, page: Page) -> Page:
+    """The form, opened by clicking."""
     page.goto(f"/runs/flow-run/{asked.id}")
     page.get_by_role("button", name="Resume").first.click()
-    form = page.get_by_role("dialog")
-    fill(form, "Ada")
+    expect(page.get_by_role("heading", name=f"{asked.application.name} ")).to_be_visible()
+    return page
+
+
+@pytest.fixture(scope="module")
+def second(asked: Run, form: Page) -> Run:
+    """Version 2, approved by clicking."""
+    form.locator(".p-modal .p-select-button__control").click()
+    form.get_by_text("approve", exact=True).last.click()
+    name, comment = form.locator(".p-modal textarea").all()
+    name.fill("Grace")
+    comment.fill("looks good to me")
+    form.get_by_role("button", name="Submit").click()
     return asked.wait("Completed")
 
 
-def test_a_release_goes_from_a_commit_to_production(shop: Application, first: Run, commits: dict[str, str]) -> None:
-    assert first.name == "Completed"
+@pytest.fixture(scope="module")
+def version_2(shop: Application, second: Run) -> dict[str, Any]:
+    """What production consists of while version 2 runs."""
+    assert second.ended
+    return written(shop.production)
 
 
-def test_approve(second: Run) -> None:
+@pytest.fixture(scope="module")
+def third(shop: Application, version_2: object) -> Run:
+    """Version 3 by the branch's name, approved; it fails in production only."""
+    assert version_2
+    return shop.run_by_command("release").wait("Suspended", seconds=240).answer().wait("Rolled back")
+
+
+@pytest.fixture(scope="module")
+def back(shop: Application, third: Run) -> Run:
+    """A person goes back to the release before."""
+    assert third.ended
+    return shop.run_by_command("rollback").wait("Completed")
+
+
+@pytest.fixture(scope="module")
+def forth(shop: Application, back: Run) -> Run:
+    """A person goes to a named release, the one that was just gone back from."""
+    assert back.ended
+    to = records(shop.production)[1]["release_id"]
+    return shop.start("rollback", environment="production", to=to).wait("Completed")
+
+
+# ---------------------------------------------------------------------------------------------------------- tests
+
+
+def test_a_release_goes_from_a_commit_to_production(shop: Application, first: Run, commits: Commits) -> None:
+    (record,) = records(shop.production)
+    assert record["commit"]["sha"] == commits.v1
+    assert first.message == f"story {record['release_id']} runs in production"
+    assert commits.v1 in tags_of_the_shop()
+    reference = f"{record['image']['name']}@{record['image']['digest']}"
+    for namespace in (shop.staging, shop.production):
+        assert images(namespace) == {reference}
+        deployment = get(namespace, "deployment/shop")
+        assert deployment is not None
+        assert deployment["metadata"]["annotations"]["prefect-cd.dev/release"] == record["release_id"]
+        assert "prefect-cd.dev/release" not in str(deployment["spec"]["template"])
+        assert states(namespace) == ["known-good"]
+        assert holder(namespace) == ""
+
+
+def test_the_record_says_who_approved_and_what_the_gates_said(shop: Application, first: Run) -> None:
+    (record,) = records(shop.production)
+    assert (record["decision"]["name"], record["decision"]["comment"]) == ("Ada", "the first one")
+    assert [(gate["name"], gate["outcome"]) for gate in record["gates"]] == [
+        ("smoke", "passed"),
+        ("front page", "passed"),
+    ]
+    assert record["run"].endswith(first.id)
+
+
+def test_the_tests_leave_reports_with_pictures(first: Run) -> None:
+    artifacts = first.artifacts()
+    assert "93 passed" in artifacts["story-unit-tests"]["description"]
+    assert "6 passed" in artifacts["story-staging-e2e"]["description"]
+    assert "](data:image/" in artifacts["story-staging-e2e"]["data"]
+    assert "known-good" in artifacts["story-production-outcome"]["description"]
+
+
+def test_i8_the_same_commit_once_more_builds_nothing_and_changes_nothing(
+    shop: Application, again: Run, before_again: tuple[Any, ...]
+) -> None:
+    again.says("nothing to build")
+    again.says("production runs")
+    pods_now = [pod["metadata"]["uid"] for pod in pods(shop.production)]
+    assert (pods_now, records(shop.production), tags_of_the_shop()) == before_again
+
+
+def test_the_form_shows_what_changes_what_was_tested_and_what_the_browser_saw(form: Page, commits: Commits) -> None:
+    modal = form.locator(".p-modal")
+    expect(modal).to_contain_text(f"story {commits.v2[:7]} → production")
+    expect(modal).to_contain_text("unit tests: 9")
+    expect(modal).to_contain_text("E2E: 6 passed")
+    expect(modal).to_contain_text(f"{commits.v2[:7]} Staff picks are 15 % off (Test Author)")
+    expect(modal).to_contain_text(f"image: {REGISTRY}/test/shop@sha256:")
+    expect(modal).not_to_contain_text("The shop (Test Author)")
+    picture = modal.locator("img[src^='data:image/']").first
+    picture.scroll_into_view_if_needed()
+    expect(picture).to_be_visible()
+    assert picture.evaluate("img => img.naturalWidth") > 100
+
+
+def test_a_click_approves(shop: Application, second: Run, commits: Commits) -> None:
     assert second.name == "Completed"
+    record = records(shop.production)[-1]
+    assert (record["commit"]["sha"], record["state"]) == (commits.v2, "known-good")
+    assert (record["decision"]["name"], record["decision"]["comment"]) == ("Grace", "looks good to me")
+    assert images(shop.production) == {f"{REGISTRY}/test/shop@{record['image']['digest']}"}
 
 
-def deployment(namespace: str) -> dict[str, Any]:
-    found = get(namespace, "deployment/shop")
-    assert found
-    return found
+def test_what_fails_in_production_only_is_taken_back(
+    shop: Application, third: Run, version_2: dict[str, Any], commits: Commits
+) -> None:
+    assert "smoke failed" in third.message
+    assert "500 instead of 200" in third.message
+    assert states(shop.production) == ["known-good", "known-good", "rolled-back"]
+    assert written(shop.production) == version_2
+    assert images(shop.production) == {f"{REGISTRY}/test/shop@{records(shop.production)[1]['image']['digest']}"}
+    on_staging = records(shop.staging)[-1]
+    assert (on_staging["commit"]["sha"], on_staging["state"]) == (commits.v3, "known-good")
+    assert images(shop.staging) == {f"{REGISTRY}/test/shop@{on_staging['image']['digest']}"}
+
+
+def test_a_person_goes_back_to_the_release_before(shop: Application, back: Run, commits: Commits) -> None:
+    found = records(shop.production)[:4]
+    assert [record["commit"]["sha"] for record in found] == [commits.v1, commits.v2, commits.v3, commits.v1]
+    assert back.message == f"production runs {found[0]['release_id']} again"
+    assert found[3]["restores"] == 1
+    assert found[1]["state"] == "withdrawn"
+    assert found[3]["state"] in {"known-good", "withdrawn"}
+
+
+def test_a_person_goes_to_a_named_release(shop: Application, forth: Run, version_2: dict[str, Any]) -> None:
+    assert forth.name == "Completed"
+    assert records(shop.production)[-1]["restores"] == 2
+    assert states(shop.production)[-1] == "known-good"
+    assert written(shop.production) == version_2
+
+
+def tags_of_the_shop() -> set[str]:
+    return tags(f"{REGISTRY}/test/shop")

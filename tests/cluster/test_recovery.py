@@ -1,0 +1,126 @@
+"""What is left when a process dies in the middle of a rollout, and who puts it right."""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.harness import (
+    Application,
+    Repository,
+    Run,
+    Server,
+    get,
+    hello_files,
+    hello_manifests,
+    hello_pipeline,
+    holder,
+    records,
+    states,
+    wait_for,
+)
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+PRODUCTION = "k8s/production/hello.yaml"
+SLOW = 40  # seconds that a rollout takes that is going to be interrupted
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    repository = Repository(tmp_path_factory.mktemp("recovery") / "repository")
+    repository.commit(hello_files(), "Say hello")
+    return repository
+
+
+@pytest.fixture(scope="module")
+def applications(server: Server, repository: Repository) -> Iterator[dict[str, Application]]:
+    """Three applications that run version 1 everywhere."""
+    pipelines = [hello_pipeline(name, repository.path) for name in ("killed", "cancelled", "queued")]
+    with server.serving(*pipelines) as served:
+        for run in [each.release("main") for each in served]:
+            run.wait("Completed")
+        yield {each.name: each for each in served}
+
+
+@pytest.fixture(scope="module")
+def slow(repository: Repository) -> str:
+    """A commit whose rollout in production takes long, and which changes the settings, too."""
+    return repository.commit({PRODUCTION: hello_manifests(slow=SLOW, greeting="slow")}, "Take care")
+
+
+def in_the_middle(application: Application, run: Run) -> Run:
+    """Return when production is half changed: written, and not rolled out."""
+    run.says("production: 2 configured")
+    wait_for(lambda: greeting(application) == "slow", run.log)
+    assert states(application.production) == ["known-good", "started"]
+    return run
+
+
+def greeting(application: Application) -> str:
+    found = get(application.production, "configmap/hello-config")
+    return str(found["data"]["GREETING"]) if found else ""
+
+
+def is_whole(application: Application) -> bool:
+    """Whether production is version 1 again: settings, workload and record."""
+    deployment = get(application.production, "deployment/hello")
+    assert deployment is not None
+    good = records(application.production)[0]["release_id"]
+    return (
+        greeting(application) == "hello"
+        and deployment["spec"].get("minReadySeconds", 0) == 0
+        and deployment["metadata"]["annotations"]["prefect-cd.dev/release"] == good
+        and deployment["status"].get("updatedReplicas") == 1
+        and deployment["status"].get("unavailableReplicas", 0) == 0
+    )
+
+
+def test_i4_a_killed_rollout_is_taken_back_with_no_person_involved(
+    applications: dict[str, Application], slow: str
+) -> None:
+    application = applications["killed"]
+    run = in_the_middle(application, application.release(slow))
+    dead = holder(application.production)
+    assert run.id in dead
+    recoveries = len(application.runs("recover"))
+    os.kill(run.process_id(), signal.SIGKILL)
+    run.wait("Crashed")
+    wait_for(lambda: len(application.runs("recover")) > recoveries, "no recovery was started")
+    recovery = application.runs("recover")[0]
+    recovery.wait("Rolled back")
+    assert "was interrupted" in recovery.message
+    assert is_whole(application)
+    assert states(application.production) == ["known-good", "rolled-back"]
+    assert states(application.staging) == ["known-good"]
+    assert holder(application.production) == ""
+    recovery.says("recover/")  # the lock of the dead holder was replaced
+
+
+def test_i4_a_cancelled_rollout_is_taken_back_with_no_person_involved(
+    applications: dict[str, Application], slow: str
+) -> None:
+    application = applications["cancelled"]
+    run = in_the_middle(application, application.release(slow))
+    run.cancel()
+    run.wait("Cancelled")
+    wait_for(lambda: is_whole(application), lambda: application.runs("recover")[0].log(), 120)
+    wait_for(lambda: states(application.production)[-1] == "rolled-back", "the record is not settled")
+
+
+def test_i3_a_second_release_waits_for_the_first_ones_rollout(
+    applications: dict[str, Application], repository: Repository
+) -> None:
+    application = applications["queued"]
+    first = repository.commit({PRODUCTION: hello_manifests(slow=10, greeting="slow")}, "Take some care")
+    second = repository.commit({PRODUCTION: hello_manifests(greeting="second")}, "Take none")
+    one = in_the_middle(application, application.release(first))
+    two = application.release(second)
+    two.says("waiting for the lock of production")
+    assert one.id in holder(application.production)
+    one.wait("Completed")
+    two.wait("Completed")
+    found = records(application.production)
+    assert [record["state"] for record in found] == ["known-good"] * 3
+    assert found[1]["settled_at"] <= found[2]["started_at"]
+    assert greeting(application) == "second"
