@@ -14,7 +14,7 @@ from prefect_cd.tasks.target import Target, Version, id_of
 
 from prefect_cd import tasks
 from prefect_cd.apply import ChangeSet
-from prefect_cd.errors import DeliveryError, LockLost, RollbackFailed, RolledBack
+from prefect_cd.errors import ContentChanged, DeliveryError, LockLost, RollbackFailed, RolledBack
 from prefect_cd.evidence import Evidence
 from prefect_cd.history import Decision, Record, State
 from prefect_cd.lock import Lock
@@ -55,6 +55,10 @@ def deploy(pipeline: Pipeline, target: Target, release: Release, decision: Decis
             log().info("%s runs %s already", target.name, release.id)
             return _deployed(planned.running, planned.changes, recorded(planned.running))
         refuse_obstacle(pipeline, target, release, planned.standing)
+        if target.environment.approval and decision is None:  # it ran there a moment ago, and nobody was asked
+            raise ContentChanged(
+                f"{target.name} was changed by somebody else just now, and no longer runs {release.id}"
+            )
         record = tasks.begin(target, release, lock, decision)
         try:
             changes, evidence = bring(pipeline, target, release, lock)

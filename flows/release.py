@@ -19,6 +19,7 @@ from prefect_cd.tasks.target import Target
 from prefect_cd import tasks
 from prefect_cd.errors import ContentChanged
 from prefect_cd.evidence import Evidence
+from prefect_cd.history import Decision
 from prefect_cd.pipeline import Pipeline
 from prefect_cd.release import Release
 
@@ -66,16 +67,20 @@ def prepare(pipeline: Pipeline, revision: str, file: Path) -> tuple[Release, lis
 def into(pipeline: Pipeline, target: Target, candidate: Release, evidence: list[Evidence]) -> tuple[Evidence, ...]:
     """One environment: ask where the pipeline wants it, and deploy."""
     note = ""
-    while target.environment.approval:
-        planned = tasks.plan(target, candidate)
-        if planned.runs(candidate):
-            break
-        refuse_obstacle(pipeline, target, candidate, planned.standing)
-        supersede_older(pipeline, candidate.commit)
-        decision = tasks.approve(pipeline, target, candidate, planned, tested=evidence, note=note)
+    while True:
+        decision = ask(pipeline, target, candidate, evidence, note) if target.environment.approval else None
         try:
             return deploy(pipeline, target, candidate, decision).evidence
         except ContentChanged as changed:
             note = changed.reason
             log().warning("%s", note)
-    return deploy(pipeline, target, candidate).evidence
+
+
+def ask(pipeline: Pipeline, target: Target, candidate: Release, evidence: list[Evidence], note: str) -> Decision | None:
+    """A person's decision; None when the environment runs the candidate already."""
+    planned = tasks.plan(target, candidate)
+    if planned.runs(candidate):
+        return None
+    refuse_obstacle(pipeline, target, candidate, planned.standing)
+    supersede_older(pipeline, candidate.commit)
+    return tasks.approve(pipeline, target, candidate, planned, tested=evidence, note=note)

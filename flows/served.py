@@ -32,13 +32,18 @@ def pipeline() -> Served:
         InvalidPipeline: none is served under this name, or the file has become invalid.
     """
     paths = [Path(path) for path in os.environ.get(PIPELINES, "").split(os.pathsep) if path]
-    known = [Served(pipeline=load(path), file=path) for path in paths]
     wanted = deployment.name
-    if not wanted and len(known) == 1:
-        return known[0]
-    for each in known:
-        if each.pipeline.application == wanted:
-            return each
+    broken: list[InvalidPipeline] = []
+    for path in paths:
+        try:
+            found = Served(pipeline=load(path), file=path)
+        except InvalidPipeline as error:  # perhaps another application's, which is not our business
+            broken.append(error)
+            continue
+        if found.pipeline.application == wanted or (not wanted and len(paths) == 1):
+            return found
+    if broken:
+        raise broken[0]
     raise InvalidPipeline(
         f"no pipeline file for {wanted or 'a run without a deployment'}",
         where=f"${PIPELINES}",

@@ -1,6 +1,7 @@
 """What a run says about itself to Prefect, and what it says to older runs that still wait."""
 
 from pathlib import Path
+from uuid import UUID
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
@@ -27,7 +28,8 @@ def tag(*tags: str) -> None:
     if flow_run.id is None:
         return
     with get_client(sync_client=True) as client:
-        client.update_flow_run(flow_run.id, tags=sorted({*flow_run.tags, *tags}))
+        run = client.read_flow_run(UUID(flow_run.id))
+        client.update_flow_run(run.id, tags=sorted({*run.tags, *tags}))
 
 
 def supersede_older(pipeline: Pipeline, commit: Commit) -> None:

@@ -372,7 +372,9 @@ class Cluster:
             )
         except (ApiError, Invalid, ClusterUnreachable):
             return ""
-        return answer.decode(errors="replace")
+        text = answer.decode(errors="replace")
+        # said with status 200 when the node has thrown the container away
+        return "" if text.startswith("unable to retrieve container logs for ") else text
 
     async def may(self, verb: str, group: str, resource: str, namespace: str) -> bool:
         """Whether our identity may do `verb`, as the server answers a SelfSubjectAccessReview."""

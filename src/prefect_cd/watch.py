@@ -18,6 +18,7 @@ from prefect_cd.rollout import Observation, Patience, Phase, Verdict, judge
 
 _LOOK_EVERY_SECONDS = 1.0
 _LOG_LINES = 30
+_LOG_ATTEMPTS = 3
 _REVISIONS = {"Deployment": "ReplicaSet", "StatefulSet": "ControllerRevision", "DaemonSet": "ControllerRevision"}
 _WATCHED = frozenset({"Deployment", "StatefulSet", "DaemonSet", "Job"})
 _BUILT_IN_GROUPS = frozenset({"", "apps", "batch", "autoscaling", "policy"})
@@ -231,12 +232,23 @@ async def _doomed(
     )
 
 
-async def _trouble(cluster: Cluster, ref: Ref, cause: Cause) -> Trouble:
-    logs = ""
-    kind, _, name = cause.object.partition("/")
-    if cause.container and kind == "pod":
+async def _last_words(cluster: Cluster, namespace: str, pod: str, container: str) -> str:
+    """The log of the instance that ended, or of the one that runs.
+
+    Between two crashes the node has thrown the one away and not begun the other: it is asked again for a moment.
+    """
+    for _ in range(_LOG_ATTEMPTS):
         for previous in (True, False):
-            logs = logs or await cluster.logs(ref.namespace, name, cause.container, previous=previous, lines=_LOG_LINES)
+            logs = await cluster.logs(namespace, pod, container, previous=previous, lines=_LOG_LINES)
+            if logs.strip():
+                return logs
+        await asyncio.sleep(_LOOK_EVERY_SECONDS)
+    return ""
+
+
+async def _trouble(cluster: Cluster, ref: Ref, cause: Cause) -> Trouble:
+    kind, _, name = cause.object.partition("/")
+    logs = await _last_words(cluster, ref.namespace, name, cause.container) if cause.container and kind == "pod" else ""
     return Trouble(
         workload=str(ref),
         category=cause.category.value,

@@ -104,7 +104,7 @@ def test_i4_a_cancelled_rollout_is_taken_back_with_no_person_involved(
     run = in_the_middle(application, application.release(slow))
     run.cancel()
     run.wait("Cancelled")
-    wait_for(lambda: is_whole(application), lambda: application.runs("recover")[0].log(), 120)
+    wait_for(lambda: is_whole(application), "production is not whole again", 120)
     wait_for(lambda: states(application.production)[-1] == "rolled-back", "the record is not settled")
 
 

@@ -1,0 +1,196 @@
+"""Our side: a Prefect server, `prefect-cd serve`, and releases that are started and approved through the API.
+
+All times are the server's own, on this machine's clock. A release lasts from the request that starts it to its last
+state, without the time between `Suspended` and the call that resumes it: that one is the person's.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+Stages = dict[str, float]
+_LOOK_EVERY = 0.2
+_GIVE_UP = 600
+_ENDED = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
+ANSWER = {"decision": "approve", "name": "the benchmark", "comment": "at once"}
+# Task names by their beginnings -> the stage that they belong to.
+_STAGE_OF = (
+    ("resolve", "checkout"),
+    ("preflight", "preflight"),
+    ("build image", "build and push"),
+    ("unit tests", "unit tests"),
+    ("render", "render manifests"),
+    ("apply to ", "apply to {environment}"),
+    ("rollout of ", "rollout of {environment}"),
+    ("E2E on ", "E2E on staging"),
+    ("smoke on ", "smoke on production"),
+    ("front page on ", "smoke on production"),
+    ("plan ", "plan (dry run and diff)"),
+    ("record ", "records"),
+    ("prune ", "prune"),
+)
+
+
+class BenchmarkError(Exception):
+    """The measurement cannot go on."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """The served pipeline, ready to release."""
+
+    client: httpx.Client
+    folder: Path
+    application: str
+
+    def release(self) -> Stages:
+        """Release the branch's newest commit and approve it at once; seconds by stage."""
+        deployment = self._get(f"/deployments/name/release/{self.application}")
+        asked = time.time()
+        run = self._post(f"/deployments/{deployment['id']}/create_flow_run", {})["id"]
+        self._follow(run, {"Suspended"})
+        resumed = time.time()
+        self._post(f"/flow_runs/{run}/resume", {"run_input": ANSWER})
+        self._follow(run, set())
+        states = self.client.get("/flow_run_states/", params={"flow_run_id": run}).raise_for_status().json()
+        suspended = _seconds(next(each["timestamp"] for each in states if each["name"] == "Suspended"))
+        ended = max(_seconds(each["timestamp"]) for each in states)
+        return _stages(self._tasks(run), asked, suspended, resumed, ended)
+
+    def _follow(self, run: str, waits: set[str]) -> None:
+        """Wait until the run waits for an answer, or is over and well."""
+        give_up = time.monotonic() + _GIVE_UP
+        while time.monotonic() < give_up:
+            state = self._get(f"/flow_runs/{run}")["state"]
+            if state["name"] in waits or state["type"] == "COMPLETED":
+                return
+            if state["type"] in _ENDED:
+                raise BenchmarkError(f"the run ended as {state['name']}: {state['message']}")
+            time.sleep(_LOOK_EVERY)
+        raise BenchmarkError(f"the run is not over after {_GIVE_UP} s")
+
+    def _tasks(self, run: str) -> list[dict[str, Any]]:
+        """The run's tasks in order; the server learns of their ends a little later than of the run's."""
+        query = {"flow_runs": {"id": {"any_": [run]}}, "limit": 200}
+        give_up = time.monotonic() + 30
+        while True:
+            tasks: list[dict[str, Any]] = self._post("/task_runs/filter", query)
+            if all(each["end_time"] for each in tasks):
+                return sorted(tasks, key=lambda each: str(each["start_time"] or each["end_time"]))
+            if time.monotonic() > give_up:
+                raise BenchmarkError("the server does not say when all tasks ended")
+            time.sleep(_LOOK_EVERY)
+
+    def _get(self, path: str) -> dict[str, Any]:
+        answer: dict[str, Any] = self.client.get(path).raise_for_status().json()
+        return answer
+
+    def _post(self, path: str, body: object) -> Any:  # noqa: ANN401  a list or a mapping
+        return self.client.post(path, json=body).raise_for_status().json()
+
+
+def _stages(tasks: list[dict[str, Any]], asked: float, suspended: float, resumed: float, ended: float) -> Stages:
+    """Where the time went: in tasks by their names, in starting processes, and in what lies between tasks."""
+    spans = [
+        (_seconds(each["start_time"]), _seconds(each["end_time"]), str(each["name"]))
+        for each in tasks
+        if each["start_time"] and not each["name"].startswith("deploy to ")  # its parts are tasks themselves
+    ]
+    first = min(start for start, _, _ in spans)
+    again = min(start for start, _, _ in spans if start > resumed)
+    stages: Stages = {"start of the run": first - asked, "start again after the approval": again - resumed}
+    for start, end, name in spans:
+        stage = _stage_of(name)
+        stages[stage] = stages.get(stage, 0) + end - start
+    stages["together"] = ended - asked - (resumed - suspended)
+    stages["between tasks, lock"] = stages["together"] - sum(
+        seconds for stage, seconds in stages.items() if stage != "together"
+    )
+    return stages
+
+
+def _stage_of(name: str) -> str:
+    stage = next((stage for beginning, stage in _STAGE_OF if name.startswith(beginning)), name)
+    return stage.format(environment=name.rpartition(" ")[2])
+
+
+def _seconds(timestamp: str) -> float:
+    return datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()
+
+
+@contextmanager
+def served(folder: Path, pipeline: Path, application: str) -> Iterator[Side]:
+    """A Prefect server and the served pipeline, both ended at the end with everything that they started."""
+    port = _free_port()
+    api = f"http://127.0.0.1:{port}/api"
+    env = {
+        **os.environ,
+        "PREFECT_HOME": str(folder / "prefect"),
+        "PREFECT_CD_HOME": str(folder / "prefect-cd"),
+        "PREFECT_API_URL": api,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
+    programs = Path(sys.executable).parent
+    with httpx.Client(base_url=api, timeout=30, trust_env=False) as client:
+        side = Side(client, folder, application)
+        server = [str(programs / "prefect"), "server", "start", "--port", str(port)]
+        with _running(server, env, folder / "server.log"):
+            _wait(client, "/health", folder / "server.log")
+            with _running([str(programs / "prefect-cd"), "serve", str(pipeline)], env, folder / "serve.log"):
+                _wait(client, f"/deployments/name/recover/{application}", folder / "serve.log")
+                yield side
+
+
+@contextmanager
+def _running(command: list[str], env: Mapping[str, str], log: Path) -> Iterator[None]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=dict(env), stdout=output, stderr=output, start_new_session=True)
+    try:
+        yield
+    finally:
+        _end(process)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End a process and its session, by its own id."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _wait(client: httpx.Client, path: str, log: Path) -> None:
+    def ready() -> bool:
+        with suppress(httpx.TransportError):
+            return client.get(path).is_success
+        return False
+
+    _wait_for(ready, f"{path} does not answer:\n{log}")
+
+
+def _wait_for(ready: Callable[[], bool], complaint: str) -> None:
+    give_up = time.monotonic() + 120
+    while not ready():
+        if time.monotonic() > give_up:
+            raise BenchmarkError(complaint)
+        time.sleep(_LOOK_EVERY)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
