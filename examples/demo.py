@@ -18,8 +18,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import httpx
+import stamina
 import yaml
 from rich.console import Console
 from rich.table import Table
@@ -48,6 +51,14 @@ class Stage:
     client: httpx.Client
     told: set[str] = field(default_factory=set)
     seen: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def ask(self, method: str, path: str, json: object = None) -> Any:  # noqa: ANN401  JSON
+        """One call of the Prefect API; a server that is busy (503) is asked again."""
+        for attempt in stamina.retry_context(on=httpx.HTTPError, attempts=20, timeout=60):
+            with attempt:
+                answer = self.client.request(method, path, json=json)
+                answer.raise_for_status()
+        return answer.json() if answer.content else None
 
 
 def main() -> int:
@@ -214,9 +225,9 @@ def act(stage: Stage, title: str, patch: str | None, expected: str) -> None:
     if patch:
         git(stage.folder / "shop", "apply", f"versions/{patch}")
         commit(stage.folder / "shop", title.partition(". ")[2])
-    deployment = stage.client.get(f"/deployments/name/release/{application()}").json()
+    deployment = stage.ask("GET", f"/deployments/name/release/{application()}")
     console.print(f"[bold]prefect deployment run 'release/{application()}'[/bold]")
-    run = stage.client.post(f"/deployments/{deployment['id']}/create_flow_run", json={}).json()
+    run = stage.ask("POST", f"/deployments/{deployment['id']}/create_flow_run", json={"idempotency_key": uuid4().hex})
     console.print(f"watch it: {stage.ui}/runs/flow-run/{run['id']}")
     state = follow(stage, run["id"])
     if state["name"] == "Suspended":
@@ -233,9 +244,9 @@ def follow(stage: Stage, run: str) -> dict[str, str]:
     """Print the run's stages as they end, until it waits for a person or is over."""
     give_up = time.monotonic() + MINUTES * 60
     while time.monotonic() < give_up:
-        state: dict[str, str] = stage.client.get(f"/flow_runs/{run}").json()["state"]
+        state: dict[str, str] = stage.ask("GET", f"/flow_runs/{run}")["state"]
         query = {"flow_runs": {"id": {"any_": [run]}}, "sort": "END_TIME_DESC"}
-        for each in reversed(stage.client.post("/task_runs/filter", json=query).json()):
+        for each in reversed(stage.ask("POST", "/task_runs/filter", json=query)):
             if each["id"] not in stage.told and each["state_type"] in ENDED and each["state_name"] != "Cached":
                 stage.told.add(each["id"])
                 good = each["state_type"] == "COMPLETED"
@@ -253,7 +264,7 @@ def approve(stage: Stage, run: str) -> None:
     console.print("\nit waits for an approval: press [bold]Resume[/bold] on the run's page and look at the form")
     if sys.stdin.isatty():
         console.print("… or press Enter here to approve it", style="dim")
-        while stage.client.get(f"/flow_runs/{run}").json()["state"]["name"] == "Suspended":
+        while stage.ask("GET", f"/flow_runs/{run}")["state"]["name"] == "Suspended":
             if select.select([sys.stdin], [], [], 1)[0]:
                 sys.stdin.readline()
                 break
@@ -262,9 +273,9 @@ def approve(stage: Stage, run: str) -> None:
     else:
         console.print("there is no terminal, so the demo approves it itself through the API", style="dim")
     answer = {"decision": "approve", "name": "the demo", "comment": "looks good"}
-    stage.client.post(f"/flow_runs/{run}/resume", json={"run_input": answer}).raise_for_status()
+    stage.ask("POST", f"/flow_runs/{run}/resume", json={"run_input": answer})
     wait(
-        lambda: stage.client.get(f"/flow_runs/{run}").json()["state"]["name"] != "Suspended",
+        lambda: stage.ask("GET", f"/flow_runs/{run}")["state"]["name"] != "Suspended",
         "the approved run",
         stage.folder / "serve.log",
     )

@@ -98,7 +98,7 @@ def refuse_obstacle(pipeline: Pipeline, target: Target, release: Release, standi
 
 
 def _contains(pipeline: Pipeline, older: Commit, newer: Commit) -> bool | None:
-    """Whether `newer` contains `older`; what was pushed since the checkout is fetched before the answer is "unknown"."""
+    """Whether `newer` contains `older`; it is "unknown" only after a fetch."""
     tree = workspace.tree(pipeline.source, older)
     answer = source.is_ancestor(tree, older.sha, newer.sha)
     if answer is None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -322,7 +322,8 @@ class Server:
         with process(command, self.environment, self.folder / "server.log") as server:
             wait_for(lambda: self._healthy() or server.poll() is not None, "the server does not answer", 150)
             assert server.poll() is None, (self.folder / "server.log").read_text()
-            yield self
+            with closing(self._client):
+                yield self
 
     def _healthy(self) -> bool:
         with suppress(httpx.TransportError):
