@@ -22,8 +22,9 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
-from prefect_cd.tasks.approval import GRACE
 from typing_extensions import Self
+
+from prefect_cd.tasks.approval import GRACE
 
 _EVERY_SECONDS = 2.0
 _log = logging.getLogger("prefect.prefect_cd")

@@ -11,13 +11,13 @@ from prefect import serve as prefect_serve
 from prefect.deployments.runner import RunnerDeployment
 from prefect.settings import get_current_settings
 from prefect.types.entrypoint import EntrypointType
+
 from prefect_cd.deployments.housekeeping import Housekeeping
+from prefect_cd.errors import Invalid, InvalidPipeline
 from prefect_cd.flows.recover import recover
 from prefect_cd.flows.release import release
 from prefect_cd.flows.rollback import rollback
 from prefect_cd.flows.served import PIPELINES
-
-from prefect_cd.errors import Invalid, InvalidPipeline
 from prefect_cd.pipeline import Pipeline
 from prefect_cd.pipeline_file import load
 from prefect_cd.plan import describe

@@ -7,19 +7,18 @@ back by the same process; what a killed process leaves, the next one finds in th
 from collections.abc import Sequence
 
 from prefect import task
-from prefect_cd.tasks.changes import refuse_obstacle
-from prefect_cd.tasks.record import recorded
-from prefect_cd.tasks.stage import KEPT, log
-from prefect_cd.tasks.target import Target, Version, id_of
 
 from prefect_cd import tasks
-from prefect_cd.apply import ChangeSet
-from prefect_cd.errors import ContentChanged, DeliveryError, LockLost, RollbackFailed, RolledBack
+from prefect_cd.errors import DeliveryError, LockLost, RollbackFailed, RolledBack
 from prefect_cd.evidence import Evidence
 from prefect_cd.history import Decision, Record, State
 from prefect_cd.lock import Lock
 from prefect_cd.pipeline import Pipeline
 from prefect_cd.release import Release, Result
+from prefect_cd.tasks.changes import Plan, refuse_obstacle
+from prefect_cd.tasks.record import recorded
+from prefect_cd.tasks.stage import KEPT, log
+from prefect_cd.tasks.target import Target, id_of
 
 
 class Deployed(Result):
@@ -28,7 +27,6 @@ class Deployed(Result):
     environment: str
     release_id: str
     record: int
-    changes: ChangeSet
     evidence: tuple[Evidence, ...]
 
 
@@ -51,44 +49,35 @@ def deploy(pipeline: Pipeline, target: Target, release: Release, decision: Decis
     """
     with tasks.hold_lock(target) as lock:
         planned = tasks.plan(target, release)
-        if planned.runs(release) and planned.running:
+        if planned.is_there and planned.running:
             log().info("%s runs %s already", target.name, release.id)
-            return _deployed(planned.running, planned.changes, recorded(planned.running))
-        refuse_obstacle(pipeline, target, release, planned.standing)
-        if target.environment.approval and decision is None:  # it ran there a moment ago, and nobody was asked
-            raise ContentChanged(
-                f"{target.name} was changed by somebody else just now, and no longer runs {release.id}"
-            )
-        record = tasks.begin(target, release, lock, decision)
+            return _deployed(planned.running, recorded(planned.running))
+        refuse_obstacle(pipeline, release, planned)
+        record = tasks.begin(planned, lock, decision)
         try:
-            changes, evidence = bring(pipeline, target, release, lock)
+            evidence = bring(pipeline, planned, lock)
         except DeliveryError as error:
             raise fall_back(pipeline, target, record, planned.running, lock, error) from error
         tasks.settle(target, record, State.KNOWN_GOOD, lock, evidence=evidence)
-    return _deployed(record, changes, evidence)
+    return _deployed(record, evidence)
 
 
-def _deployed(record: Record, changes: ChangeSet, evidence: Sequence[Evidence]) -> Deployed:
+def _deployed(record: Record, evidence: Sequence[Evidence]) -> Deployed:
     return Deployed(
         environment=record.environment,
         release_id=record.release_id,
         record=record.number,
-        changes=changes,
         evidence=tuple(evidence),
     )
 
 
-def bring(
-    pipeline: Pipeline, target: Target, version: Version, lock: Lock, *, force: bool = False
-) -> tuple[ChangeSet, Sequence[Evidence]]:
-    """Apply a version, watch it to its end, remove what it no longer contains, and run the gates."""
-    applied = tasks.apply(target, version, lock, force=force)
+def bring(pipeline: Pipeline, planned: Plan, lock: Lock) -> list[Evidence]:
+    """Apply a plan, watch the rollout to its end, remove what the version no longer contains, and run the gates."""
+    applied = tasks.apply(planned, lock)
     report = tasks.watch_rollout(applied)
     tasks.prune(applied, lock)
-    commit = version.commit
-    gates = target.environment.gates if commit else ()
-    evidence = [tasks.run_gate(pipeline.source, commit, applied, report, gate) for gate in gates if commit]
-    return applied.changes, evidence
+    gates = planned.target.environment.gates if applied.commit else ()
+    return [tasks.run_gate(pipeline.source, applied, report, gate) for gate in gates]
 
 
 def fall_back(
@@ -104,7 +93,7 @@ def fall_back(
         return error
     log().warning("%s failed in %s; going back to %s", record.release_id, target.name, known_good.release_id)
     try:
-        bring(pipeline, target, known_good, lock, force=True)
+        bring(pipeline, tasks.plan(target, known_good), lock)
     except LockLost as lost:
         return lost
     except DeliveryError as second:

@@ -6,18 +6,19 @@ from typing import Any
 
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
-from prefect_cd.tasks import workspace
-from prefect_cd.tasks.stage import log
 
 from prefect_cd.errors import (
     DeliveryError,
     Errored,
     Expired,
+    InvalidPipeline,
     Rejected,
     RollbackFailed,
     RolledBack,
     Superseded,
 )
+from prefect_cd.tasks import workspace
+from prefect_cd.tasks.stage import log
 
 _NAMES: tuple[tuple[type[DeliveryError], str], ...] = (
     (RolledBack, "Rolled back"),
@@ -35,8 +36,9 @@ def name_of(error: DeliveryError) -> str:
 
 
 def summary(error: DeliveryError) -> str:
-    """The error without its evidence, which the log and the artifacts have."""
+    """The error without its evidence, which the log and the artifacts have; a file's mistakes are the point itself."""
     said = f"{error.where}: {error.reason}" if error.where else error.reason
+    said += f"\n{error.detail}" if isinstance(error, InvalidPipeline) else ""
     return f"[{error.code}] {said}" + (f"\nhint: {error.hint}" if error.hint else "")
 
 

@@ -11,16 +11,16 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Failed
-from prefect_cd.flows import served
-from prefect_cd.flows.deploy import fall_back
-from prefect_cd.flows.ending import name_of, told
-from prefect_cd.tasks.stage import log
-from prefect_cd.tasks.target import Target
 
 from prefect_cd import tasks
 from prefect_cd.errors import DeliveryError, EnvironmentBusy, Errored
+from prefect_cd.flows import served
+from prefect_cd.flows.deploy import fall_back
+from prefect_cd.flows.ending import name_of, told
 from prefect_cd.lock import TAKEOVER
 from prefect_cd.pipeline import Pipeline
+from prefect_cd.tasks.stage import log
+from prefect_cd.tasks.target import Target
 
 
 @flow(name="recover", persist_result=True)

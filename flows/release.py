@@ -7,21 +7,21 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
-from prefect_cd.flows import served
-from prefect_cd.flows.deploy import deploy
-from prefect_cd.flows.ending import told
-from prefect_cd.flows.recover import start_recovery
-from prefect_cd.tasks.changes import refuse_obstacle
-from prefect_cd.tasks.runs import supersede_older, tag
-from prefect_cd.tasks.stage import log
-from prefect_cd.tasks.target import Target
 
 from prefect_cd import tasks
 from prefect_cd.errors import ContentChanged
 from prefect_cd.evidence import Evidence
+from prefect_cd.flows import served
+from prefect_cd.flows.deploy import deploy
+from prefect_cd.flows.ending import told
+from prefect_cd.flows.recover import start_recovery
 from prefect_cd.history import Decision
 from prefect_cd.pipeline import Pipeline
 from prefect_cd.release import Release
+from prefect_cd.tasks.changes import refuse_obstacle
+from prefect_cd.tasks.runs import supersede_older, tag
+from prefect_cd.tasks.stage import log
+from prefect_cd.tasks.target import Target
 
 
 def _run_name() -> str:
@@ -79,8 +79,8 @@ def into(pipeline: Pipeline, target: Target, candidate: Release, evidence: list[
 def ask(pipeline: Pipeline, target: Target, candidate: Release, evidence: list[Evidence], note: str) -> Decision | None:
     """A person's decision; None when the environment runs the candidate already."""
     planned = tasks.plan(target, candidate)
-    if planned.runs(candidate):
+    if planned.is_there:
         return None
-    refuse_obstacle(pipeline, target, candidate, planned.standing)
+    refuse_obstacle(pipeline, candidate, planned)
     supersede_older(pipeline, candidate.commit)
-    return tasks.approve(pipeline, target, candidate, planned, tested=evidence, note=note)
+    return tasks.approve(pipeline, candidate, planned, tested=evidence, note=note)

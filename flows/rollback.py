@@ -6,18 +6,18 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
+
+from prefect_cd import tasks
+from prefect_cd.errors import DeliveryError, Invalid
 from prefect_cd.flows import served
 from prefect_cd.flows.deploy import bring, fall_back
 from prefect_cd.flows.ending import told
 from prefect_cd.flows.recover import start_recovery
+from prefect_cd.history import State as RecordState
+from prefect_cd.pipeline import Pipeline
 from prefect_cd.tasks.record import withdraw
 from prefect_cd.tasks.runs import tag
 from prefect_cd.tasks.target import Target
-
-from prefect_cd import tasks
-from prefect_cd.errors import DeliveryError, Invalid
-from prefect_cd.history import State as RecordState
-from prefect_cd.pipeline import Pipeline
 
 
 def _run_name() -> str:
@@ -46,13 +46,13 @@ def rollback(environment: str = "", to: str = "") -> State[Any]:
         target = _target(pipeline, environment)
         tag(f"application:{pipeline.application}", f"environment:{target.name}")
         with tasks.hold_lock(target) as lock:
-            standing = tasks.look(target)
             chosen = tasks.find(target, to)
-            record = tasks.begin(target, chosen, lock)
+            planned = tasks.plan(target, chosen)
+            record = tasks.begin(planned, lock)
             try:
-                _, evidence = bring(pipeline, target, chosen, lock, force=True)
+                evidence = bring(pipeline, planned, lock)
             except DeliveryError as error:
-                raise fall_back(pipeline, target, record, standing.known_good, lock, error) from error
+                raise fall_back(pipeline, target, record, planned.running, lock, error) from error
             tasks.settle(target, record, RecordState.KNOWN_GOOD, lock, evidence=evidence)
             withdraw(target, chosen, record, lock)
         ending.state = Completed(message=f"{target.name} runs {chosen.release_id} again")

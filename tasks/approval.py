@@ -14,9 +14,6 @@ from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import pause_flow_run, suspend_flow_run
 from prefect.input import RunInput
 from prefect.runtime import deployment, flow_run
-from prefect_cd.tasks.changes import Plan, commits_between
-from prefect_cd.tasks.stage import log
-from prefect_cd.tasks.target import Target
 
 from prefect_cd import pages
 from prefect_cd.errors import Expired, Rejected
@@ -24,6 +21,8 @@ from prefect_cd.evidence import Evidence
 from prefect_cd.history import Decision
 from prefect_cd.pipeline import Approval, Pipeline, duration_text
 from prefect_cd.release import Release
+from prefect_cd.tasks.changes import Plan, commits_between
+from prefect_cd.tasks.stage import log
 
 GRACE = timedelta(minutes=10)
 """How much later than ours Prefect's own limit for an answer comes."""
@@ -39,13 +38,12 @@ class ApprovalForm(RunInput):
 
 
 def approve(
-    pipeline: Pipeline, target: Target, release: Release, planned: Plan, *, tested: Sequence[Evidence], note: str = ""
+    pipeline: Pipeline, release: Release, planned: Plan, *, tested: Sequence[Evidence], note: str = ""
 ) -> Decision:
     """Wait for a person's decision on exactly this release and this change.
 
     Args:
         pipeline: for the commits since what runs there.
-        target: an environment with `approval`.
         release: the candidate.
         planned: what it would change there now.
         tested: what was tested before.
@@ -55,6 +53,7 @@ def approve(
         Rejected: the answer is no.
         Expired: nobody answered in time.
     """
+    target = planned.target
     settings = target.environment.approval or Approval()
     for number in range(_QUESTIONS):
         key = f"approve-{target.name}-{planned.content[:16]}-{number}"

@@ -1,51 +1,73 @@
 """Stage: what a release would change in an environment."""
 
 import asyncio
-from datetime import datetime, timezone
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect_cd.tasks import artifacts, workspace
-from prefect_cd.tasks.stage import RETRIES, log
-from prefect_cd.tasks.target import Target, Version, id_of
+from pydantic import Field
 
 from prefect_cd import apply, source
 from prefect_cd.apply import ChangeSet
 from prefect_cd.cluster import Cluster
 from prefect_cd.errors import UnknownRevision
-from prefect_cd.history import History, Record, State
+from prefect_cd.history import History, Record
 from prefect_cd.pipeline import Pipeline
 from prefect_cd.release import Commit, Object, Release, Result
 from prefect_cd.standing import Standing, content_of, obstacle
+from prefect_cd.tasks import artifacts, workspace
+from prefect_cd.tasks.stage import RETRIES, log
+from prefect_cd.tasks.target import Target, Version
 
 
 class Plan(Result):
-    """What would be applied, and where the environment stands now."""
+    """What bringing a version into an environment would change, and where the environment stands now."""
 
+    target: Target
+    version: Version
+    objects: tuple[Object, ...] = Field(description="the full set, labelled and placed")
     changes: ChangeSet
     standing: Standing
-    content: str
+    taken_over: tuple[Object, ...] = Field(
+        description="what is there and not ours yet, when the environment takes over"
+    )
     server: str
-    taken_over: tuple[Object, ...] = ()
 
     @property
     def running(self) -> Record | None:
         """What runs there, if we know."""
         return self.standing.known_good
 
-    def runs(self, release: Release) -> bool:
+    @property
+    def force(self) -> bool:
+        """Whether fields are taken from other managers: going back must not fail on what somebody edited."""
+        return self.target.environment.take_over or isinstance(self.version, Record)
+
+    @property
+    def content(self) -> str:
+        """Identity of what a person is asked about, 64 hex digits."""
+        place, version = self.target.place, self.version
+        release = version.release_hash if isinstance(version, Record) else version.hash
+        return content_of(place.environment, place.namespace, self.server, release, self.changes.digest)
+
+    @property
+    def is_there(self) -> bool:
         """Whether the environment runs exactly this, so that there is nothing to do."""
-        return self.standing.runs(release) and not self.changes.changes_something
+        runs = isinstance(self.version, Release) and self.standing.runs(self.version)
+        return runs and not self.changes.changes_something
 
 
 @task(name="plan", task_run_name="plan {target.name}", cache_policy=NO_CACHE, **RETRIES)
-def plan(target: Target, release: Release) -> Plan:
+def plan(target: Target, version: Version) -> Plan:
     """Dry-run all objects on the server and compare; nothing is written, and the diff becomes an artifact.
+
+    Args:
+        target: the environment.
+        version: a release, or the record of an old one.
 
     Raises:
         InvalidManifest, OwnershipConflict, Forbidden: as the server says.
     """
-    planned = asyncio.run(_plan(target, release))
+    planned = asyncio.run(_plan(target, version))
     artifacts.plan(target.application, target.name, planned.changes)
     log().info("%s: %s", target.name, planned.changes)
     if planned.running is None:
@@ -53,25 +75,28 @@ def plan(target: Target, release: Release) -> Plan:
     return planned
 
 
-async def _plan(target: Target, release: Release) -> Plan:
+async def _plan(target: Target, version: Version) -> Plan:
     async with target.connect() as cluster:
-        return await survey(cluster, target, release)
-
-
-async def survey(cluster: Cluster, target: Target, version: Version, *, force: bool = False) -> Plan:
-    """The plan for a release, or for going back to a record (`force`)."""
-    standing = await stand(cluster, target)
-    objects = await target.objects(cluster, version)
-    environment = target.environment
-    force = force or environment.take_over
-    changes = await apply.plan(cluster, target.place, objects, force=force, known_kinds=standing.known_kinds)
-    taken_over: tuple[Object, ...] = ()
-    if environment.take_over and standing.newest is None:
-        taken_over = await apply.foreign(cluster, target.place, objects)
-    content = ""
-    if isinstance(version, Release):
-        content = content_of(target.name, environment.namespace, cluster.server, version, changes.digest)
-    return Plan(changes=changes, standing=standing, content=content, server=cluster.server, taken_over=taken_over)
+        standing = await stand(cluster, target)
+        objects = await target.objects(cluster, version)
+        takes_over = target.environment.take_over
+        changes = await apply.plan(
+            cluster,
+            target.place,
+            objects,
+            force=takes_over or isinstance(version, Record),
+            known_kinds=standing.known_kinds,
+        )
+        first = takes_over and standing.newest is None
+        return Plan(
+            target=target,
+            version=version,
+            objects=objects,
+            changes=changes,
+            standing=standing,
+            taken_over=await apply.foreign(cluster, target.place, objects) if first else (),
+            server=cluster.server,
+        )
 
 
 async def stand(cluster: Cluster, target: Target) -> Standing:
@@ -82,17 +107,17 @@ async def stand(cluster: Cluster, target: Target) -> Standing:
     return Standing(newest=await history.newest(), known_good=await history.known_good())
 
 
-def refuse_obstacle(pipeline: Pipeline, target: Target, release: Release, standing: Standing) -> None:
+def refuse_obstacle(pipeline: Pipeline, release: Release, planned: Plan) -> None:
     """Stop before the environment when it is frozen, or runs something newer.
 
     Raises:
         EnvironmentFrozen, Superseded: see `standing.obstacle`.
     """
-    running = standing.known_good
+    running = planned.running
     older = None
     if running and running.commit and running.commit.sha != release.commit.sha:
         older = _contains(pipeline, release.commit, running.commit)
-    error = obstacle(target.name, standing, release, older=older)
+    error = obstacle(planned.target.name, planned.standing, release, older=older)
     if error:
         raise error
 
@@ -115,22 +140,3 @@ def commits_between(pipeline: Pipeline, release: Release, running: Record | None
         return source.log(tree, since, release.commit.sha, limit=50 if since else 10)
     except UnknownRevision:
         return (release.commit,)
-
-
-def record_of(target: Target, version: Version, objects: tuple[Object, ...], run: str) -> Record:
-    """The record that is written before the first write."""
-    restores = version.number if isinstance(version, Record) else None
-    return Record(
-        number=0,
-        application=target.application,
-        environment=target.name,
-        state=State.STARTED,
-        release_id=id_of(version),
-        release_hash=version.release_hash if isinstance(version, Record) else version.hash,
-        commit=version.commit,
-        image=version.image,
-        objects=objects,
-        started_at=datetime.now(timezone.utc),
-        run=run,
-        restores=restores,
-    )

@@ -1,13 +1,13 @@
 """Stage: a command that must pass before anything is deployed."""
 
 from prefect import task
-from prefect_cd.tasks import artifacts, workspace
-from prefect_cd.tasks.stage import KEPT, live
 
 from prefect_cd import checks
 from prefect_cd.evidence import Evidence, require_passed
 from prefect_cd.pipeline import Check, Pipeline
 from prefect_cd.release import BuiltImage, Commit
+from prefect_cd.tasks import artifacts, workspace
+from prefect_cd.tasks.stage import KEPT, live
 
 
 @task(name="check", task_run_name="{check.name}", **KEPT)

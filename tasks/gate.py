@@ -4,26 +4,24 @@ import asyncio
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect_cd.tasks import artifacts, workspace
-from prefect_cd.tasks.objects import Applied
-from prefect_cd.tasks.stage import live, log
 
 from prefect_cd import checks
 from prefect_cd.endpoint import reach
 from prefect_cd.evidence import Evidence, require_passed
 from prefect_cd.pipeline import Gate, SourceSettings
-from prefect_cd.release import Commit
+from prefect_cd.tasks import artifacts, workspace
+from prefect_cd.tasks.objects import Applied
+from prefect_cd.tasks.stage import live, log
 from prefect_cd.watch import Report
 
 
 @task(name="gate", task_run_name="{gate.name} on {applied.target.name}", cache_policy=NO_CACHE)
-def run_gate(source: SourceSettings, commit: Commit, applied: Applied, report: Report, gate: Gate) -> Evidence:
+def run_gate(source: SourceSettings, applied: Applied, report: Report, gate: Gate) -> Evidence:
     """Run one gate against the environment's URL; its report becomes an artifact.
 
     Args:
         source: where the suite's commit is.
-        commit: whose suite.
-        applied: what runs there.
+        applied: what runs there; its own commit's suite is run.
         report: the proof that its rollout is complete.
         gate: the test.
 
@@ -31,8 +29,9 @@ def run_gate(source: SourceSettings, commit: Commit, applied: Applied, report: R
         GateFailed: the answer is no.
         GateErrored: there is no answer.
     """
-    if not report.complete:
-        raise ValueError("a gate needs a complete rollout")
+    commit = applied.commit
+    if not report.complete or commit is None:
+        raise ValueError("a gate needs a complete rollout of a commit")
     # an http gate needs no sources: going back must not depend on the repository
     tree = workspace.folder() if gate.http else workspace.tree(source, commit)
     keep = workspace.folder() / "evidence" / f"{applied.target.name}-{gate.name}".replace("/", "-")

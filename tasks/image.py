@@ -1,12 +1,12 @@
 """Stage: one image per commit, built once."""
 
 from prefect import task
-from prefect_cd.tasks import workspace
-from prefect_cd.tasks.stage import KEPT, RETRIES, live, log
 
 from prefect_cd import image
 from prefect_cd.pipeline import Pipeline
 from prefect_cd.release import BuiltImage, Commit
+from prefect_cd.tasks import workspace
+from prefect_cd.tasks.stage import KEPT, RETRIES, live, log
 
 
 @task(name="build image", task_run_name="build image of {commit.short}", **KEPT, **RETRIES)

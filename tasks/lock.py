@@ -6,10 +6,10 @@ from datetime import timedelta
 from secrets import token_hex
 
 from prefect.runtime import flow_run
-from prefect_cd.tasks.stage import log
-from prefect_cd.tasks.target import Target
 
 from prefect_cd.lock import Lock, hold
+from prefect_cd.tasks.stage import log
+from prefect_cd.tasks.target import Target
 
 _WAIT = timedelta(minutes=30)
 

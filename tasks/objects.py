@@ -5,15 +5,15 @@ from datetime import datetime, timezone
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect_cd.tasks.changes import survey
-from prefect_cd.tasks.stage import RETRIES, log
-from prefect_cd.tasks.target import Target, Version, id_of
 from pydantic import Field
 
 from prefect_cd import apply as core
 from prefect_cd.apply import ChangeSet
 from prefect_cd.lock import Lock
-from prefect_cd.release import Object, Result
+from prefect_cd.release import Commit, Object, Result
+from prefect_cd.tasks.changes import Plan
+from prefect_cd.tasks.stage import RETRIES, log
+from prefect_cd.tasks.target import Target, id_of
 
 
 class Applied(Result):
@@ -21,37 +21,40 @@ class Applied(Result):
 
     target: Target
     release_id: str
+    commit: Commit | None
     objects: tuple[Object, ...]
     changes: ChangeSet
     since: datetime = Field(description="just before the first write: what is older proves nothing about this rollout")
 
 
-@task(name="apply", task_run_name="apply to {target.name}", cache_policy=NO_CACHE, **RETRIES)
-def apply(target: Target, version: Version, lock: Lock, *, force: bool = False) -> Applied:
-    """Dry-run all objects, then write those that differ; the same version twice writes nothing.
+@task(name="apply", task_run_name="apply to {planned.target.name}", cache_policy=NO_CACHE, **RETRIES)
+def apply(planned: Plan, lock: Lock) -> Applied:
+    """Write the objects that the plan creates or configures; when nothing differs, nothing is written.
 
     Args:
-        target: the environment.
-        version: a release, or the record of an old one.
+        planned: what was dry-run and compared under the same lock.
         lock: held by the caller; each write asks it first.
-        force: take fields over from other managers, as going back does.
 
     Raises:
-        InvalidManifest, OwnershipConflict: before anything was written.
+        OwnershipConflict: somebody took a field over since the plan.
         LockLost: we are no longer the writer.
     """
-    return asyncio.run(_apply(target, version, lock, force=force))
-
-
-async def _apply(target: Target, version: Version, lock: Lock, *, force: bool) -> Applied:
     since = datetime.now(timezone.utc)
-    async with target.connect() as cluster:
-        objects = await target.objects(cluster, version)
-        planned = (await survey(cluster, target, version, force=force)).changes
-        force = force or target.environment.take_over
-        await core.apply(cluster, objects, planned, force=force, guard=lock.guard)
-    log().info("%s: %s", target.name, planned)
-    return Applied(target=target, release_id=id_of(version), objects=objects, changes=planned, since=since)
+
+    async def run() -> None:
+        async with planned.target.connect() as cluster:
+            await core.apply(cluster, planned.objects, planned.changes, force=planned.force, guard=lock.guard)
+
+    asyncio.run(run())
+    log().info("%s: %s", planned.target.name, planned.changes)
+    return Applied(
+        target=planned.target,
+        release_id=id_of(planned.version),
+        commit=planned.version.commit,
+        objects=planned.objects,
+        changes=planned.changes,
+        since=since,
+    )
 
 
 @task(name="prune", task_run_name="prune {applied.target.name}", cache_policy=NO_CACHE, **RETRIES)

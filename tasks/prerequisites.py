@@ -5,9 +5,6 @@ from datetime import timedelta
 from pathlib import Path
 
 from prefect import task
-from prefect_cd.tasks import workspace
-from prefect_cd.tasks.stage import KEPT, RETRIES, log
-from prefect_cd.tasks.target import Target
 
 from prefect_cd import apply, image, manifests
 from prefect_cd.browser import find_browser, inside
@@ -15,6 +12,9 @@ from prefect_cd.cluster import Cluster, Ref
 from prefect_cd.errors import Forbidden
 from prefect_cd.pipeline import Environment, Pipeline
 from prefect_cd.release import BuiltImage, Commit
+from prefect_cd.tasks import workspace
+from prefect_cd.tasks.stage import KEPT, RETRIES, log
+from prefect_cd.tasks.target import Target
 
 _PATIENCE = timedelta(seconds=5)
 _UNBUILT = "sha256:" + "0" * 64

@@ -7,17 +7,17 @@ from datetime import datetime, timezone
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
-from prefect_cd.tasks import artifacts
-from prefect_cd.tasks.changes import record_of, stand, survey
-from prefect_cd.tasks.stage import RETRIES, log
-from prefect_cd.tasks.target import Target, Version
 
 from prefect_cd.errors import ContentChanged
 from prefect_cd.evidence import Evidence, Outcome
 from prefect_cd.history import Decision, GateResult, History, Record, State
 from prefect_cd.lock import Lock
-from prefect_cd.release import Object
+from prefect_cd.release import Object, Release
 from prefect_cd.standing import Standing
+from prefect_cd.tasks import artifacts
+from prefect_cd.tasks.changes import Plan, stand
+from prefect_cd.tasks.stage import RETRIES, log
+from prefect_cd.tasks.target import Target, id_of
 
 
 @task(name="standing", task_run_name="look at {target.name}", cache_policy=NO_CACHE, **RETRIES)
@@ -46,38 +46,63 @@ def find(target: Target, to: str) -> Record:
     return asyncio.run(run())
 
 
-@task(name="begin record", task_run_name="record start in {target.name}", cache_policy=NO_CACHE, **RETRIES)
-def begin(target: Target, version: Version, lock: Lock, decision: Decision | None = None) -> Record:
+@task(name="begin record", task_run_name="record start in {planned.target.name}", cache_policy=NO_CACHE, **RETRIES)
+def begin(planned: Plan, lock: Lock, decision: Decision | None = None) -> Record:
     """Write the record of a version before its first object is written.
 
     A rollout that nobody ended is marked as failed first; what was there before us becomes a record to go back to.
 
+    Args:
+        planned: what will be applied.
+        lock: held by the caller.
+        decision: the approval, where the environment wants one.
+
     Raises:
         ContentChanged: what would be applied is no longer what was approved.
     """
-    record = asyncio.run(_begin(target, version, lock, decision))
-    log().info("record %d of %s is in the cluster", record.number, target.name)
+    name = planned.target.name
+    if decision is None and planned.target.environment.approval and isinstance(planned.version, Release):
+        raise ContentChanged(f"{name} wants an approval, and nobody gave one", hint="ask with `approve` first")
+    if decision and decision.content != planned.content:
+        raise ContentChanged(
+            f"what would be applied to {name} is no longer what {decision.name} approved",
+            hint="look at the new form: it shows what would be applied now",
+        )
+    record = asyncio.run(_begin(planned, lock, decision))
+    log().info("record %d of %s is in the cluster", record.number, name)
     return record
 
 
-async def _begin(target: Target, version: Version, lock: Lock, decision: Decision | None) -> Record:
-    async with target.connect() as cluster:
-        planned = await survey(cluster, target, version, force=isinstance(version, Record))
-        if decision and decision.content != planned.content:
-            raise ContentChanged(
-                f"what would be applied to {target.name} is no longer what {decision.name} approved",
-                hint="look at the new form: it shows what would be applied now",
-            )
-        history = History(cluster, target.place)
+async def _begin(planned: Plan, lock: Lock, decision: Decision | None) -> Record:
+    async with planned.target.connect() as cluster:
+        history = History(cluster, planned.target.place)
         interrupted = planned.standing.interrupted
         if interrupted:
             reason = "interrupted: its process ended before the rollout did"
             await history.settle(_settled(interrupted, State.FAILED, reason), guard=lock.guard)
         if planned.taken_over:
-            await history.begin(_before_us(target, planned.taken_over), guard=lock.guard)
-        objects = await target.objects(cluster, version)
-        record = record_of(target, version, objects, flow_run.ui_url or "").model_copy(update={"decision": decision})
-        return await history.begin(record, guard=lock.guard)
+            await history.begin(_before_us(planned.target, planned.taken_over), guard=lock.guard)
+        return await history.begin(_record_of(planned, decision), guard=lock.guard)
+
+
+def _record_of(planned: Plan, decision: Decision | None) -> Record:
+    version = planned.version
+    restores = version.number if isinstance(version, Record) else None
+    return Record(
+        number=0,
+        application=planned.target.application,
+        environment=planned.target.name,
+        state=State.STARTED,
+        release_id=id_of(version),
+        release_hash=version.release_hash if isinstance(version, Record) else version.hash,
+        commit=version.commit,
+        image=version.image,
+        objects=planned.objects,
+        decision=decision,
+        started_at=datetime.now(timezone.utc),
+        run=flow_run.ui_url or "",
+        restores=restores,
+    )
 
 
 @task(name="settle record", task_run_name="record {state.value} in {target.name}", cache_policy=NO_CACHE, **RETRIES)

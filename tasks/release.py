@@ -1,12 +1,12 @@
 """Stage: from a commit and its image to a release."""
 
 from prefect import task
-from prefect_cd.tasks import workspace
-from prefect_cd.tasks.stage import KEPT, log
 
 from prefect_cd import manifests
 from prefect_cd.pipeline import Pipeline
 from prefect_cd.release import BuiltImage, Commit, Release
+from prefect_cd.tasks import workspace
+from prefect_cd.tasks.stage import KEPT, log
 
 
 @task(name="render manifests", task_run_name="render manifests", **KEPT)

@@ -4,10 +4,10 @@ import asyncio
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+
 from prefect_cd.tasks import artifacts
 from prefect_cd.tasks.objects import Applied
 from prefect_cd.tasks.stage import RETRIES, log
-
 from prefect_cd.watch import Report, RolloutDoomed, watch
 
 

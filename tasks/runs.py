@@ -13,12 +13,12 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.runtime import deployment, flow_run
-from prefect_cd.tasks import workspace
-from prefect_cd.tasks.stage import log
 
 from prefect_cd import source
 from prefect_cd.pipeline import Pipeline
 from prefect_cd.release import Commit
+from prefect_cd.tasks import workspace
+from prefect_cd.tasks.stage import log
 
 _COMMIT = "commit:"
 

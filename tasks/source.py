@@ -4,12 +4,12 @@ import difflib
 from pathlib import Path
 
 from prefect import task
-from prefect_cd.tasks import artifacts, workspace
-from prefect_cd.tasks.stage import KEPT, RETRIES, log
 
 from prefect_cd import source
 from prefect_cd.pipeline import Pipeline
 from prefect_cd.release import Commit
+from prefect_cd.tasks import artifacts, workspace
+from prefect_cd.tasks.stage import KEPT, RETRIES, log
 
 
 @task(name="resolve revision", task_run_name="resolve {revision}", **KEPT, **RETRIES)

@@ -4,8 +4,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
-from prefect_kubernetes.credentials import KubernetesCredentials
-
 from prefect_cd import cluster as kubernetes
 from prefect_cd.apply import Place, place
 from prefect_cd.cluster import Access, Cluster, LoadedKubeconfig
@@ -49,6 +47,9 @@ class Target(Result):
         block = self.environment.cluster.credentials
         if block is None:
             return self.environment.cluster
+        # it loads a worker and an operator framework: half a second that only those pay who use a block
+        from prefect_kubernetes.credentials import KubernetesCredentials  # noqa: PLC0415
+
         try:
             credentials = KubernetesCredentials.load(block, _sync=True)
         except ValueError as error:

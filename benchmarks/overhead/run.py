@@ -46,9 +46,12 @@ def repository(folder: Path) -> Path:
 
 
 def commit(folder: Path, subject: str) -> None:
-    """A commit that changes the image's last layers and nothing that anybody tests."""
+    """A commit that changes the image's last layers and nothing that anybody tests.
+
+    It is new in every run: old versions of buildah take a layer with another VERSION from the cache otherwise.
+    """
     style = folder / "app/shop/static/shop.css"
-    style.write_text(f"{style.read_text()}/* {subject} */\n")
+    style.write_text(f"{style.read_text()}/* {subject}, {time.time_ns()} */\n")
     _git(folder, "add", "--all")
     _git(folder, "commit", "--quiet", "--message", subject)
 
@@ -74,14 +77,13 @@ def run_script(shop: Path) -> Stages:
         env = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(HERE),
             "REPOSITORY": str(shop),
             "IMAGE": IMAGE,
             "STAGING": SCRIPTS[0],
             "PRODUCTION": SCRIPTS[1],
             "BUILD_OPTIONS": " ".join(["--tls-verify=false", *OPTIONS, "--build-arg", f"BASE={BASE}"]),
             "STAGES": str(stages),
-            "CHROMIUM": str(find_browser()),
+            "PREFECT_CD_BROWSER": str(find_browser()),
         }
         started = time.time()
         done = subprocess.run(

@@ -7,6 +7,7 @@ It decides nothing about releases.
 """
 
 import asyncio
+import io
 import json
 import logging
 import os
@@ -55,6 +56,8 @@ _UNAUTHORIZED, _NOT_FOUND, _CONFLICT, _GONE = 401, 404, 409, 410
 _FINE = range(200, 300)
 _LOG_BYTES = 256 * 1024
 _LOG_PATIENCE = 5.0
+# said with status 500, though it is the manifest's fault
+_MANIFESTS_FAULT = ("failed to create typed patch object", "failed to convert new object", "error decoding from json")
 _EXPLAIN = "correct the manifest; `kubectl explain` knows the fields"
 _log = logging.getLogger(__name__)
 
@@ -498,18 +501,23 @@ class Cluster:
         self, method: str, url: str, headers: Mapping[str, str], body: Object | None, guard: Guard
     ) -> tuple[int, bytes, str]:
         """Status, answer, and the authorization that was used."""
+        rest = self._client.rest_client
+        session: aiohttp.ClientSession = rest.pool_manager
+        data = None if body is None else io.BytesIO(json.dumps(body).encode())  # as a file: records are large
         authorization = await self._headers()
         await guard()  # last: renewing a token can take longer than the lock is known to be ours
         try:
-            response: aiohttp.ClientResponse = await self._client.rest_client.request(
+            async with session.request(
                 method,
                 url,
                 headers={**authorization, **headers},
-                body=body,
-                _preload_content=False,
-                _request_timeout=_READ_SECONDS if method == "GET" else WRITE_SECONDS,
-            )
-            answer: bytes = await response.read()
+                data=data,
+                timeout=aiohttp.ClientTimeout(total=_READ_SECONDS if method == "GET" else WRITE_SECONDS),
+                server_hostname=rest.server_hostname,
+                proxy=rest.proxy,
+                proxy_headers=rest.proxy_headers,
+            ) as response:
+                answer = await response.read()
         except (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError) as error:
             raise Invalid(
                 f"the API server's certificate is not trusted: {error}",
@@ -546,7 +554,7 @@ def _refusal(method: str, status: int, answer: bytes, where: str) -> Exception: 
     if where.startswith("secret/"):  # the server quotes a value of the wrong type
         message = re.sub("got &.*", "got another type", message)
     causes = (told.get("details") or {}).get("causes") or []
-    if "failed to create typed patch object" in message:  # said with status 500, though it is the manifest's fault
+    if any(words in message for words in _MANIFESTS_FAULT):
         return InvalidManifest(message, where=where, hint=_EXPLAIN)
     if status in _TRANSIENT or "is being terminated" in message:
         return ClusterUnreachable(f"the API server cannot answer now: {message}", where=where)

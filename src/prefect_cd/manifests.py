@@ -243,6 +243,7 @@ def _read(text: str, shown: str, how: "type[_Loader]") -> Iterator[Manifest]:
         raise InvalidManifest(
             str(said) if isinstance(error, _Refused) else f"not YAML: {said}",
             where=f"{shown}:{mark.line + 1 if mark else 1}",
+            hint="correct the file; `kubectl create --dry-run=client -o yaml -f FILE` reads it as Kubernetes does",
         ) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1

@@ -60,6 +60,6 @@ def obstacle(environment: str, standing: Standing, release: Release, *, older: b
     return None
 
 
-def content_of(environment: str, namespace: str, server: str, release: Release, changes: str) -> str:
+def content_of(environment: str, namespace: str, server: str, release_hash: str, changes: str) -> str:
     """Identity of what a person is asked about: this release, changing exactly this, there. 64 hex digits."""
-    return digest_of([environment, namespace, server, release.hash, changes])
+    return digest_of([environment, namespace, server, release_hash, changes])

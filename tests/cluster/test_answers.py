@@ -36,7 +36,8 @@ def applications(server: Server, repository: Repository) -> Iterator[dict[str, A
         "hands": {"expires": "10m"},
     }
     pipelines = [
-        hello_pipeline(name, repository.path, production={"approval": approval}) for name, approval in approvals.items()
+        hello_pipeline(name, repository.path, production={"approval": approval, "take_over": name == "hands"})
+        for name, approval in approvals.items()
     ]
     with server.serving(*pipelines) as served:
         yield {each.name: each for each in served}

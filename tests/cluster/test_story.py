@@ -70,7 +70,7 @@ def shop(server: Server, repository: Repository, commits: Commits) -> Iterator[A
 
 
 @pytest.fixture(scope="module")
-def page(server: Server) -> Iterator[Page]:
+def ui(server: Server) -> Iterator[Page]:
     """A page of the Prefect UI in the installed browser."""
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=find_browser(), args=["--no-sandbox", "--disable-gpu"])
@@ -111,19 +111,19 @@ def asked(shop: Application, commits: Commits, again: Run) -> Run:
 
 
 @pytest.fixture(scope="module")
-def form(asked: Run, page: Page) -> Page:
+def form(asked: Run, ui: Page) -> Page:
     """The form, opened by clicking."""
-    page.goto(f"/runs/flow-run/{asked.id}")
-    page.get_by_role("button", name="Resume").first.click()
-    expect(page.get_by_role("heading", name=f"{asked.application.name} ")).to_be_visible()
-    return page
+    ui.goto(f"/runs/flow-run/{asked.id}")
+    ui.get_by_role("button", name="Resume").first.click()
+    expect(ui.get_by_role("heading", name=f"{asked.application.name} ")).to_be_visible()
+    return ui
 
 
 @pytest.fixture(scope="module")
 def second(asked: Run, form: Page) -> Run:
     """Version 2, approved by clicking."""
-    form.locator(".p-modal .p-select-button__control").click()
-    form.get_by_text("approve", exact=True).last.click()
+    form.locator(".p-modal .p-select-button__icon").click()  # only the arrow opens Prefect's list
+    form.locator(".p-select-option", has_text="approve").click()
     name, comment = form.locator(".p-modal textarea").all()
     name.fill("Grace")
     comment.fill("looks good to me")

@@ -101,6 +101,10 @@ def test_values_are_read_as_kubernetes_reads_them(tmp_path: Path) -> None:
     }
 
 
+TWO_VERSIONS = "---\n".join(
+    f"apiVersion: autoscaling/{version}\nkind: Scaler\nmetadata: {{name: x}}\n" for version in ("v1", "v2")
+)
+TWICE_IN_A_LIST = "apiVersion: v1\nkind: List\nitems:\n" + "- {apiVersion: v1, kind: A, metadata: {name: x}}\n" * 2
 BAD: dict[str, tuple[str, int, str]] = {
     "tab": (CONFIG + "data:\n\tx: y\n", 5, "not YAML"),
     "open bracket": (CONFIG + "data: [\n", 5, "not YAML"),
@@ -124,14 +128,12 @@ BAD: dict[str, tuple[str, int, str]] = {
     "annotations are text": ("apiVersion: v1\nkind: A\nmetadata: {name: x, annotations: a}\n", 1, "annotations of A x"),
     "duplicate": (CONFIG + "---\n" + CONFIG, 5, "ConfigMap shop stands in k8s/app.yaml:1 already"),
     "duplicate in another version": (
-        "apiVersion: autoscaling/v1\nkind: Scaler\nmetadata: {name: x}\n---\napiVersion: autoscaling/v2\n"
-        + "kind: Scaler\nmetadata: {name: x}\n",
+        TWO_VERSIONS,
         5,
         "stands in k8s/app.yaml:1 already",
     ),
     "duplicate in a list": (
-        "apiVersion: v1\nkind: List\nitems:\n"
-        + "- {apiVersion: v1, kind: A, metadata: {name: x}}\n- {apiVersion: v1, kind: A, metadata: {name: x}}\n",
+        TWICE_IN_A_LIST,
         5,
         "A x stands in k8s/app.yaml:4 already",
     ),

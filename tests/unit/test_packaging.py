@@ -6,9 +6,9 @@ import sys
 import zipfile
 from pathlib import Path
 
-import prefect_cd.tasks
 import pytest
 
+import prefect_cd.tasks
 from prefect_cd.pipeline_file import load, schema
 
 TOP = Path(__file__).resolve().parents[2]

@@ -1,0 +1,435 @@
+"""From objects to an environment: what is planned, what is written, what is pruned, and what never is."""
+
+# ruff: noqa: ANN401  a fixture that is a class is of no type that can be imported
+import asyncio
+import json
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from prefect_cd import apply as core
+from prefect_cd import manifests
+from prefect_cd.apply import Action, ChangeSet, Place, ensure_namespace, foreign, parallel, plan, prune, validate
+from prefect_cd.cluster import Cluster, Ref, connect
+from prefect_cd.errors import ClusterUnreachable, InvalidManifest, LockLost, OwnershipConflict
+from prefect_cd.history import History
+from prefect_cd.lock import Lock
+from prefect_cd.pipeline import ClusterAccess
+from prefect_cd.release import Object
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(60)]
+ACCESS = ClusterAccess()
+Kubectl = Callable[..., str]
+
+
+@pytest.fixture
+def place(namespace: str) -> Place:
+    return Place("shop", "staging", namespace)
+
+
+@pytest.fixture
+def role(kubectl: Kubectl) -> Iterator[str]:
+    """The name of a ClusterRole of the test's own."""
+    name = f"h-core-{uuid.uuid4().hex[:8]}"
+    yield name
+    kubectl("delete", "clusterrole", name, f"{name}-2", "--ignore-not-found")
+
+
+async def bring(
+    cluster: Cluster, place: Place, *items: Object, force: bool = False, before: Sequence[Object] = ()
+) -> ChangeSet:
+    """Plan, write and prune, as a release does it."""
+    objects = [place.label(item, "r1") for item in items]
+    kinds = {(item["apiVersion"], item["kind"]) for item in before}
+    planned = await plan(cluster, place, objects, force=force, known_kinds=kinds)
+    await core.apply(cluster, objects, planned, force=force)
+    await prune(cluster, place, planned)
+    return planned
+
+
+def actions(planned: ChangeSet) -> dict[str, str]:
+    return {str(change.ref): change.action.value for change in planned.changes}
+
+
+async def versions(cluster: Cluster, *items: Object) -> list[str]:
+    live = [await cluster.get(Ref.of(item)) for item in items]
+    return [str(each["metadata"]["resourceVersion"]) if each else "" for each in live]
+
+
+async def test_objects_are_created_configured_left_alone_and_pruned(place: Place, objects: Any) -> None:
+    n = place.namespace
+    async with connect(ACCESS) as cluster:
+        first = await bring(cluster, place, *(objects.config_map(n, name, x="1") for name in "abc"), objects.service(n))
+        assert set(actions(first).values()) == {"created"}
+        second = await bring(
+            cluster, place, objects.config_map(n, "a", x="1"), objects.config_map(n, "b", x="2"), objects.service(n)
+        )
+        assert actions(second) == {
+            "configmap/a": "unchanged",
+            "configmap/b": "configured",
+            "configmap/c": "pruned",
+            "service/shop": "unchanged",
+        }
+        assert str(second) == "1 configured, 2 unchanged, 1 pruned"
+        assert await cluster.get(Ref("v1", "ConfigMap", n, "c")) is None
+        live = await cluster.get(Ref("v1", "ConfigMap", n, "b"))
+        assert live is not None
+        assert live["data"] == {"x": "2"}
+        assert place.owns(live)
+
+
+@pytest.mark.timeout(90)
+async def test_i8_the_second_apply_writes_nothing(place: Place, objects: Any) -> None:
+    n = place.namespace
+    image = "localhost:5000/base/busybox:1"
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "disk", "namespace": n},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}},
+    }
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "k", "namespace": n}, "stringData": {"a": "b"}}
+    scaler = {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": "shop", "namespace": n},
+        "spec": {
+            "maxReplicas": 2,
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "shop"},
+        },
+    }
+    job = objects.deployment(n, image, "true", name="cron")["spec"]["template"]
+    job["spec"]["restartPolicy"] = "Never"
+    cron = {
+        "apiVersion": "batch/v1",
+        "kind": "CronJob",
+        "metadata": {"name": "cron", "namespace": n},
+        "spec": {"schedule": "0 0 1 1 *", "jobTemplate": {"spec": {"template": job}}},
+    }
+    deployment = objects.deployment(n, image, "sleep", "600", replicas=0)
+    items = [deployment, objects.service(n), objects.config_map(n, x="1"), claim, secret, scaler, cron]
+    written = [item for item in items if item is not deployment and item is not scaler]  # controllers write into these
+    async with connect(ACCESS) as cluster:
+        await bring(cluster, place, *items)
+        before = await versions(cluster, *written)
+        second = await bring(cluster, place, *items)
+        assert {change.action for change in second.changes} == {Action.UNCHANGED}
+        assert not second.changes_something
+        assert await versions(cluster, *written) == before
+        assert await cluster.get(Ref("v1", "ConfigMap", n, "kube-root-ca.crt")) is not None
+
+
+async def test_a_set_that_did_not_change_is_not_written(place: Place, objects: Any) -> None:
+    item = objects.config_map(place.namespace, x="1")
+
+    async def stop() -> None:
+        raise LockLost("nothing may be written")
+
+    async with connect(ACCESS) as cluster:
+        await bring(cluster, place, item)
+        planned = await plan(cluster, place, [place.label(item, "r1")])
+        await core.apply(cluster, [place.label(item, "r1")], planned, guard=stop)
+
+
+@pytest.mark.parametrize("bad", ["invalid", "strict", "other owner"])
+async def test_i1_nothing_is_written_when_one_of_many_objects_is_refused(
+    bad: str, place: Place, objects: Any, kubectl: Kubectl
+) -> None:
+    n = place.namespace
+    many = [objects.config_map(n, f"m{number}") for number in range(20)]
+    wrong = {
+        "invalid": objects.service(n, port=99999),
+        "strict": {**objects.config_map(n, "wrong"), "dat": {}},
+        "other owner": objects.config_map(n, "theirs", a="2"),
+    }[bad]
+    theirs = json.dumps(objects.config_map(n, "theirs", a="1"))
+    kubectl("apply", "--server-side", "--field-manager=helm", "-f", "-", stdin=theirs)
+    async with connect(ACCESS) as cluster:
+        with pytest.raises((InvalidManifest, OwnershipConflict)):
+            await bring(cluster, place, *many, wrong)
+        kind = await cluster.kind("v1", "ConfigMap")
+        found = await cluster.list(kind, n, fields="metadata.name!=kube-root-ca.crt")
+        assert [(item["metadata"]["name"], item["data"]) for item in found] == [("theirs", {"a": "1"})]
+
+
+async def test_i2_a_kind_that_is_no_longer_in_the_set_is_found_by_what_is_known_of_earlier_releases(
+    place: Place, objects: Any
+) -> None:
+    n = place.namespace
+    async with connect(ACCESS) as cluster:
+        await bring(cluster, place, objects.config_map(n), objects.service(n))
+        unknown = await bring(cluster, place, objects.config_map(n))
+        assert actions(unknown) == {"configmap/shop": "unchanged"}
+        known = await bring(cluster, place, objects.config_map(n), before=[objects.service(n)])
+        assert actions(known) == {"configmap/shop": "unchanged", "service/shop": "pruned"}
+        assert await cluster.get(Ref("v1", "Service", n, "shop")) is None
+
+
+async def test_a_kind_that_the_cluster_no_longer_has_needs_no_pruning(place: Place, objects: Any) -> None:
+    gone = {"apiVersion": "example.com/v1", "kind": "Widget"}
+    async with connect(ACCESS) as cluster:
+        assert actions(await bring(cluster, place, objects.config_map(place.namespace), before=[gone])) == {
+            "configmap/shop": "created"
+        }
+
+
+async def test_others_objects_and_what_controllers_make_are_never_pruned(
+    place: Place, objects: Any, kubectl: Kubectl
+) -> None:
+    n = place.namespace
+    kubectl("-n", n, "create", "configmap", "theirs")
+    for application, environment in (("other", "staging"), ("shop", "production")):
+        other = Place(application, environment, n).label(objects.config_map(n, f"{application}-{environment}"))
+        kubectl("apply", "--server-side", "--field-manager=prefect-cd", "-f", "-", stdin=json.dumps(other))
+    before = [{"apiVersion": "v1", "kind": kind} for kind in ("Endpoints", "Secret", "Namespace", "ConfigMap")]
+    before.append({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice"})
+    async with connect(ACCESS) as cluster:
+        await ensure_namespace(cluster, place)
+        await bring(cluster, place, objects.service(n), objects.config_map(n))
+        slices = await cluster.kind("discovery.k8s.io/v1", "EndpointSlice")
+        endpoints = Ref("v1", "Endpoints", n, "shop")
+        while not (await cluster.list(slices, n) and await cluster.get(endpoints)):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        second = await bring(cluster, place, objects.service(n), before=before)
+        assert actions(second) == {"service/shop": "unchanged", "configmap/shop": "pruned"}
+        names = {item["metadata"]["name"] for item in await cluster.list(await cluster.kind("v1", "ConfigMap"), n)}
+        assert names == {"theirs", "other-staging", "shop-production", "kube-root-ca.crt"}
+        assert await cluster.list(slices, n)
+
+
+async def test_i3_the_lock_and_the_records_are_never_pruned(place: Place, objects: Any, record: Any) -> None:
+    n = place.namespace
+    lease = {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": "own", "namespace": n},
+        "spec": {"holderIdentity": "x"},
+    }
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "k", "namespace": n}}
+    async with connect(ACCESS) as cluster:
+        lock = Lock(ACCESS, place, "me", timedelta(seconds=1))
+        await cluster.create(lock._lease(None))
+        written = await History(cluster, place).begin(record(place))
+        await bring(cluster, place, lease, secret)
+        planned = await bring(cluster, place, objects.config_map(n), before=[lease, secret])
+        assert actions(planned) == {"configmap/shop": "created", "lease/own": "pruned", "secret/k": "pruned"}
+        assert await cluster.get(lock._ref) is not None
+        assert (await History(cluster, place).newest()) == written
+
+
+async def test_prune_leaves_alone_what_is_no_longer_ours(place: Place, objects: Any, kubectl: Kubectl) -> None:
+    n = place.namespace
+    async with connect(ACCESS) as cluster:
+        await bring(cluster, place, objects.config_map(n, "a"), objects.config_map(n, "b"))
+        planned = await plan(cluster, place, [place.label(objects.config_map(n, "a"))])
+        assert actions(planned)["configmap/b"] == "pruned"
+        kubectl("-n", n, "label", "configmap", "b", f"{manifests.APPLICATION}=other", "--overwrite")
+        await prune(cluster, place, planned)
+        assert await cluster.get(Ref("v1", "ConfigMap", n, "b")) is not None
+
+
+async def test_two_environments_in_one_cluster_do_not_prune_each_others_cluster_scoped_objects(
+    namespace: str, no_namespace: str, role: str, objects: Any
+) -> None:
+    staging, production = Place("shop", "staging", namespace), Place("shop", "production", no_namespace)
+    one, two = objects.cluster_role(role), objects.cluster_role(f"{role}-2")
+    async with connect(ACCESS) as cluster:
+        await ensure_namespace(cluster, production)
+        await bring(cluster, staging, one)
+        await bring(cluster, production, two)
+        assert actions(await bring(cluster, staging, one, before=[one])) == {f"clusterrole/{role}": "unchanged"}
+        assert actions(await bring(cluster, production, before=[one])) == {f"clusterrole/{role}-2": "pruned"}
+        assert await cluster.get(Ref.of(one)) is not None
+
+
+async def test_an_object_of_another_environment_or_application_is_not_taken_over_silently(
+    namespace: str, role: str, objects: Any
+) -> None:
+    one = objects.cluster_role(role)
+    async with connect(ACCESS) as cluster:
+        await bring(cluster, Place("shop", "staging", namespace), one)
+        for other in (Place("shop", "production", namespace), Place("blog", "staging", namespace)):
+            with pytest.raises(OwnershipConflict) as caught:
+                await bring(cluster, other, one)
+            assert f"{other.application} in {other.environment} would change what the application shop" in str(
+                caught.value
+            )
+            assert "in its environment staging made" in caught.value.reason
+            assert "take_over" in caught.value.hint
+            with pytest.raises(OwnershipConflict, match="made"):
+                await validate(cluster, other, [other.label(one)], {Ref.of(one): "k8s/role.yaml:1"})
+
+
+async def test_an_object_that_was_there_is_taken_over_only_when_told_to(
+    place: Place, objects: Any, kubectl: Kubectl
+) -> None:
+    """Also where the server sees no conflict, because nobody wants another value."""
+    n = place.namespace
+    kubectl("-n", n, "create", "configmap", "shop", "--from-literal=theirs=1")
+    item = objects.config_map(n, ours="2")
+    async with connect(ACCESS) as cluster:
+        with pytest.raises(OwnershipConflict, match="kubectl-create") as caught:
+            await bring(cluster, place, item)
+        assert caught.value.where == "configmap/shop"
+        before = await foreign(cluster, place, [place.label(item)])
+        assert [each["data"] for each in before] == [{"theirs": "1"}]
+        assert "uid" not in before[0]["metadata"]
+        assert actions(await bring(cluster, place, item, force=True)) == {"configmap/shop": "configured"}
+        assert await foreign(cluster, place, [place.label(item)]) == ()
+        assert actions(await bring(cluster, place, item)) == {"configmap/shop": "unchanged"}
+
+
+async def test_a_field_of_another_manager_is_taken_over_only_when_told_to(
+    place: Place, objects: Any, kubectl: Kubectl
+) -> None:
+    n = place.namespace
+    async with connect(ACCESS) as cluster:
+        await bring(cluster, place, objects.config_map(n, a="1"))
+        theirs = json.dumps(objects.config_map(n, a="9"))
+        kubectl("apply", "--server-side", "--force-conflicts", "--field-manager=by-hand", "-f", "-", stdin=theirs)
+        with pytest.raises(OwnershipConflict, match="by-hand"):
+            await bring(cluster, place, objects.config_map(n, a="1"))
+        planned = await bring(cluster, place, objects.config_map(n, a="1"), force=True)
+        assert "-  a: '9'" in planned.changes[0].diff
+        assert "+  a: '1'" in planned.changes[0].diff
+
+
+# --- the namespace ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_plan_for_a_namespace_that_is_missing_asks_the_server_and_makes_nothing(
+    no_namespace: str, objects: Any
+) -> None:
+    place = Place("shop", "staging", no_namespace)
+    own = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": no_namespace}}
+    good = [place.label(each) for each in (own, objects.config_map(no_namespace, a="1"))]
+    wrong = [place.label({**objects.config_map(no_namespace), "dat": {}})]
+    async with connect(ACCESS) as cluster:
+        planned = await plan(cluster, place, good)
+        assert set(actions(planned).values()) == {"created"}
+        assert "+  a: '1'" in planned.changes[1].diff
+        await validate(cluster, place, good, {Ref.of(item): "x" for item in good})
+        for refusing in (plan(cluster, place, wrong), validate(cluster, place, wrong, {Ref.of(wrong[0]): "k8s/a:1"})):
+            with pytest.raises(InvalidManifest, match="dat"):
+                await refusing
+        assert await cluster.get(Ref.of(own)) is None
+
+
+async def test_a_missing_namespace_is_made_as_ours_and_an_existing_one_is_left_as_it_is(
+    no_namespace: str, namespace: str
+) -> None:
+    async with connect(ACCESS) as cluster:
+        for name, ours in ((no_namespace, True), (namespace, False)):
+            place = Place("shop", "staging", name)
+            await ensure_namespace(cluster, place)
+            await ensure_namespace(cluster, place)
+            live = await cluster.get(Ref("v1", "Namespace", "", name))
+            assert live is not None
+            assert place.owns(live) == ours
+
+
+# --- complaints ------------------------------------------------------------------------------------------------------
+
+
+async def test_what_the_server_refuses_is_told_with_file_and_line(place: Place, objects: Any) -> None:
+    items = [place.label(each) for each in (objects.config_map(place.namespace), objects.service(place.namespace))]
+    items[1]["spec"]["ports"][0]["port"] = 99999
+    written = {Ref.of(item): f"k8s/app.yaml:{line}" for line, item in enumerate(items, start=1)}
+    async with connect(ACCESS) as cluster:
+        with pytest.raises(InvalidManifest, match="65535") as caught:
+            await validate(cluster, place, items, written)
+        assert caught.value.where == "k8s/app.yaml:2: service/shop"
+        assert await cluster.get(Ref.of(items[0])) is None
+
+
+async def test_a_kind_that_the_cluster_does_not_have_is_told_with_file_and_line(objects: Any) -> None:
+    found = [manifests.Manifest({**objects.config_map("x"), "kind": "Widget"}, "k8s/app.yaml:7")]
+    async with connect(ACCESS) as cluster:
+        with pytest.raises(InvalidManifest, match="no kind Widget") as caught:
+            await core.place(cluster, found, "x", ())
+    assert caught.value.where == "k8s/app.yaml:7"
+
+
+async def test_i7_a_plan_never_shows_a_secrets_value(place: Place, kubectl: Kubectl) -> None:
+    """Not what the commit says, not what is live, and not what kubectl remembers of it."""
+    metadata = {"name": "k", "namespace": place.namespace}
+    item = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"a": "hunter1"}}
+    kubectl("apply", "-f", "-", stdin=json.dumps(item))
+    other = place.label({**item, "stringData": {"a": "hunter2", "b": "hunter3"}})
+    async with connect(ACCESS) as cluster:
+        for force in (True, False):
+            planned = await plan(cluster, place, [other], force=force)
+            assert manifests.HIDDEN_CHANGED in planned.changes[0].diff
+            text = planned.model_dump_json()
+            for value in ("hunter", "aHVudGVy"):  # plain, and the beginning of its base64
+                assert value not in text
+            await core.apply(cluster, [other], planned, force=force)
+            other = place.label({**item, "stringData": {"a": "hunter4"}})
+
+
+# --- digest and parallel work ----------------------------------------------------------------------------------------
+
+
+async def test_i5_the_digest_changes_with_the_lines_that_change_and_with_nothing_else(
+    place: Place, objects: Any, kubectl: Kubectl
+) -> None:
+    n = place.namespace
+
+    async def digest(cluster: Cluster, **data: str) -> str:
+        items = [place.label(objects.config_map(n, name, **data)) for name in ("a", "b")]
+        return (await plan(cluster, place, items)).digest
+
+    async with connect(ACCESS) as cluster:
+        await bring(cluster, place, *(objects.config_map(n, name, x="1") for name in ("a", "b")))
+        asked = await digest(cluster, x="2")
+        kubectl("-n", n, "annotate", "configmap", "a", "note=beside")
+        assert await digest(cluster, x="2") == asked
+        assert await digest(cluster, x="3") != asked
+        kubectl("-n", n, "patch", "configmap", "a", "-p", '{"data": {"y": "9"}}')
+        await bring(cluster, place, objects.config_map(n, "a", x="1"), objects.config_map(n, "b", x="2"))
+        assert await digest(cluster, x="2") != asked
+
+
+async def test_after_an_error_nothing_more_is_begun_and_what_runs_is_awaited() -> None:
+    begun: list[int] = []
+    ended: list[int] = []
+
+    async def work(number: int) -> None:
+        begun.append(number)
+        await asyncio.sleep(0)
+        if number == 3:
+            raise ClusterUnreachable("gone")
+        await asyncio.sleep(0.05)
+        ended.append(number)
+
+    with pytest.raises(ClusterUnreachable, match="gone"):
+        await parallel(work(number) for number in range(100))
+    assert begun == list(range(16))
+    assert sorted(ended) == [number for number in range(16) if number != 3]
+
+
+async def test_a_mistake_of_our_own_leaves_no_writer_behind_either() -> None:
+    ended: list[int] = []
+
+    async def work(number: int) -> None:
+        await asyncio.sleep(0)
+        if number == 0:
+            raise ZeroDivisionError
+        await asyncio.sleep(0.02)
+        ended.append(number)
+
+    with pytest.raises(ZeroDivisionError):
+        await parallel(work(number) for number in range(5))
+    assert len(ended) == 4
+
+
+async def test_parallel_results_are_in_the_order_of_the_work() -> None:
+    async def work(number: int) -> int:
+        await asyncio.sleep(0.01 * (5 - number))
+        return number
+
+    assert await parallel(work(number) for number in range(5)) == [0, 1, 2, 3, 4]
+    assert await parallel(iter(())) == []

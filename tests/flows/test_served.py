@@ -1,0 +1,63 @@
+"""Which pipeline file a run obeys."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from prefect_cd.errors import InvalidPipeline
+from prefect_cd.flows import served
+
+APPLICATIONS = ("shop", "blog")
+
+
+@pytest.fixture
+def files(tmp_path: Path, pipeline_file: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """Two served files; the running deployment is the blog's."""
+    blog = tmp_path / "blog.yaml"
+    blog.write_text(pipeline_file.read_text().replace("shop", "blog"))
+    monkeypatch.setenv(served.PIPELINES, os.pathsep.join([str(pipeline_file), str(blog)]))
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__NAME", "blog")
+    return {"shop": pipeline_file, "blog": blog}
+
+
+def test_a_run_obeys_the_file_of_its_deployments_application(files: dict[str, Path]) -> None:
+    found = served.pipeline()
+    assert (found.pipeline.application, found.file) == ("blog", files["blog"])
+
+
+def test_another_applications_broken_file_is_no_obstacle(files: dict[str, Path]) -> None:
+    files["shop"].write_text("application: [")
+    assert served.pipeline().pipeline.application == "blog"
+
+
+def test_a_file_that_has_become_invalid_stops_its_own_runs(files: dict[str, Path]) -> None:
+    files["blog"].write_text(files["blog"].read_text() + "enviroments: []\n")
+    with pytest.raises(InvalidPipeline, match=r"1 mistake in .*blog\.yaml") as caught:
+        served.pipeline()
+    assert "enviroments" in caught.value.detail
+
+
+def test_a_file_that_was_taken_away_stops_its_own_runs(files: dict[str, Path]) -> None:
+    files["blog"].unlink()
+    with pytest.raises(InvalidPipeline):
+        served.pipeline()
+
+
+def test_without_a_deployment_the_only_file_counts(pipeline_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(served.PIPELINES, str(pipeline_file))
+    assert served.pipeline().pipeline.application == "shop"
+
+
+def test_an_application_that_nobody_serves_is_said(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert files
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__NAME", "forum")
+    with pytest.raises(InvalidPipeline, match="no pipeline file for forum") as caught:
+        served.pipeline()
+    assert "prefect-cd serve" in caught.value.hint
+
+
+def test_nothing_served_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(served.PIPELINES, raising=False)
+    with pytest.raises(InvalidPipeline, match="no pipeline file for a run without a deployment"):
+        served.pipeline()
