@@ -7,7 +7,9 @@ returns the answer; with other content it asks again, because the key of the que
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
+from itertools import pairwise
 from typing import Literal
+from uuid import UUID
 
 from prefect.client.orchestration import get_client
 from prefect.exceptions import FlowPauseTimeout
@@ -55,8 +57,12 @@ def approve(
     """
     target = planned.target
     settings = target.environment.approval or Approval()
+    question = f"approve-{target.name}-"
+    about = f"{question}{planned.content[:16]}"
+    if not note and any(key.startswith(question) and not key.startswith(about) for key, _ in _questions()):
+        note = f"what would be applied to {target.name} is no longer what an earlier answer was given for"
     for number in range(_QUESTIONS):
-        key = f"approve-{target.name}-{planned.content[:16]}-{number}"
+        key = f"{about}-{number}"
         page = pages.approval(
             release,
             target.name,
@@ -120,9 +126,17 @@ def _ask(key: str, page: str, expires: timedelta, environment: str) -> ApprovalF
 
 def _waited(key: str) -> timedelta:
     """How long the question stood open, by the server's own times."""
+    return next((waited for asked, waited in _questions() if asked == key), timedelta())
+
+
+def _questions() -> list[tuple[str, timedelta]]:
+    """The keys of this run's questions so far, and how long each stood open."""
+    if flow_run.id is None:
+        return []
     with get_client(sync_client=True) as client:
-        states = sorted(client.read_flow_run_states(flow_run.id), key=lambda state: state.timestamp)
-    asked = next((i for i, state in enumerate(states) if state.state_details.pause_key == key), None)
-    if asked is None or asked + 1 >= len(states):
-        return timedelta()
-    return states[asked + 1].timestamp - states[asked].timestamp
+        states = sorted(client.read_flow_run_states(UUID(flow_run.id)), key=lambda state: state.timestamp)
+    return [
+        (state.state_details.pause_key, then.timestamp - state.timestamp)
+        for state, then in pairwise(states)
+        if state.state_details.pause_key
+    ]

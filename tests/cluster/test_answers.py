@@ -81,7 +81,7 @@ def test_i5_an_approval_does_not_count_for_what_somebody_changed_by_hand_since(
     config = '{"data": {"GREETING": "by hand"}}'
     kubectl("-n", application.production, "patch", "configmap", "hello-config", "--type=merge", "-p", config)
     run.answer().wait("Suspended")
-    assert "no longer what Ada approved" in run.form()
+    assert "no longer what an earlier answer was given for" in run.form()
     assert "by hand" in run.form()
     assert states(application.production) == ["known-good"]
     run.answer().wait("Completed")
