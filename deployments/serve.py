@@ -12,6 +12,7 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.settings import get_current_settings
 from prefect.types.entrypoint import EntrypointType
 
+from prefect_cd.deployments import spare
 from prefect_cd.deployments.housekeeping import Housekeeping
 from prefect_cd.errors import Invalid, InvalidPipeline
 from prefect_cd.flows.recover import recover
@@ -23,7 +24,7 @@ from prefect_cd.pipeline_file import load
 from prefect_cd.plan import describe
 
 _RECOVER_EVERY = timedelta(minutes=10)
-_LOOK_EVERY_SECONDS = 1.0
+_LOOK_EVERY_SECONDS = 0.5
 _RUNS_AT_ONCE = 10
 
 
@@ -48,6 +49,7 @@ def serve(files: Sequence[Path]) -> None:
     # flow processes inherit it: the operator's files decide, not a parameter
     os.environ[PIPELINES] = os.pathsep.join(str(path.resolve()) for path in files)
     deployments = [deployment for each in pipelines for deployment in deployments_of(each)]
+    spare.install()
     with Housekeeping([each.application for each in pipelines]):
         prefect_serve(*deployments, pause_on_shutdown=False, limit=_RUNS_AT_ONCE, query_seconds=_LOOK_EVERY_SECONDS)
 

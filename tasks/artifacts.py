@@ -11,14 +11,16 @@ from prefect.context import FlowRunContext, TaskRunContext
 
 from prefect_cd import pages
 from prefect_cd.apply import ChangeSet
-from prefect_cd.evidence import Evidence
+from prefect_cd.evidence import Evidence, Outcome
 from prefect_cd.history import Record
 from prefect_cd.watch import Report
 
 
 def evidence(application: str, proved: Evidence, environment: str = "") -> None:
     """What a check or gate proved."""
-    _page([application, environment, proved.gate], proved.summary, pages.evidence(proved))
+    # a key of its own, so that the same gate passing after the rollback does not hide why there was one
+    ending = "" if proved.outcome == Outcome.PASSED else proved.outcome.value
+    _page([application, environment, proved.gate, ending], proved.summary, pages.evidence(proved))
 
 
 def plan(application: str, environment: str, planned: ChangeSet) -> None:

@@ -20,6 +20,8 @@ _CONNECT_SECONDS = 2.0
 _MOST_ADDRESSES = 8
 _LINGER_SECONDS = 10.0
 _ENDPOINT_LAG_SECONDS = 10.0
+# aiohttp does not wait for the end of a TLS connection that was a websocket (its docs: Graceful Shutdown)
+_FAREWELL_SECONDS = 0.25
 _CHUNK = 64 * 1024
 _DATA, _ERROR = 0, 1
 _PORT_FRAMES = 2  # the first message of each channel is the port number
@@ -125,6 +127,7 @@ async def _forwarded(cluster: Cluster, namespace: str, service: str, port: Objec
         for task in left:  # kept-alive connections would otherwise outlive the block
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+        await asyncio.sleep(_FAREWELL_SECONDS)
 
 
 async def _connect(

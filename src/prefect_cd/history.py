@@ -127,7 +127,7 @@ class History:
 
         Args:
             release: a release id or its first digits, or a record number; empty: the known-good before what runs
-                now, or the known-good itself when something was tried after it.
+                now, or the known-good itself when something failed after it and was not rolled back.
 
         Raises:
             Invalid: there is none; lists those that there are.
@@ -231,9 +231,13 @@ def _named(good: list[Entry], release: str) -> list[Entry]:
 
 
 def _before(entries: tuple[Entry, ...]) -> list[Entry]:
-    """The known-good ones before what runs now; something that was tried after the known-good does not run now."""
+    """The known-good ones before what runs now.
+
+    Something that failed after the known-good may still stand there; what was rolled back does not.
+    """
     known = [entry for entry in entries if entry.state == State.KNOWN_GOOD]
-    if known and known[0] == entries[0]:
+    standing = [entry for entry in entries if entry.state != State.ROLLED_BACK]
+    if known and known[0] == standing[0]:
         return [entry for entry in known if entry.release_id != known[0].release_id]
     return known
 

@@ -353,7 +353,7 @@ def _fill(git: _Git, tree: Path, sha: str) -> None:
 
 def _has(git: _Git, tree: Path, sha: str) -> bool:
     ended, lines = git.attempt("rev-parse", "--verify", "--quiet", f"{sha}^{{commit}}", at=tree, online=False)
-    return ended.code == 0 and sha in lines
+    return ended.code == 0 and any(line.startswith(sha) for line in lines)
 
 
 def _commits(git: _Git, tree: Path, *arguments: str) -> tuple[Commit, ...]:

@@ -1,6 +1,7 @@
 """Releases that fail: early, with the reason, and with every environment whole."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -68,7 +69,7 @@ def test_i1_a_failing_browser_test_in_staging_keeps_production_untouched(
     assert (get(hello.production, "deployment/hello"), states(hello.production)) == before
     assert states(hello.staging) == ["known-good", "rolled-back"]
     assert images(hello.staging) == images(hello.production)
-    artifact = run.artifacts()["failures-staging-e2e"]
+    artifact = run.artifacts()["failures-staging-e2e-failed"]
     assert "1 failed" in artifact["description"]
     assert "assert 'hello' in" in artifact["data"]
     assert "data:image/" in artifact["data"]
@@ -82,7 +83,7 @@ def test_i1_a_failing_unit_test_reaches_no_environment_and_is_not_built_twice(
     sha = repository.commit({UNIT: fails, "www/index.html": "hello\n"}, "Break a unit test")
     run = hello.release(sha).wait("Failed")
     assert "unit tests" in run.message
-    assert "assert (1 + 1) == 3" in run.artifacts()["failures-unit-tests"]["data"]
+    assert "assert (1 + 1) == 3" in run.artifacts()["failures-unit-tests-failed"]["data"]
     assert "build image of" in "".join(run.tasks())
     again = hello.release(sha).wait("Failed")
     again.says("nothing to build")
@@ -130,3 +131,31 @@ def test_a_crash_fails_early_with_the_last_line_of_the_traceback(
         assert shop.production not in namespaces()
         assert pods(shop.staging)
         assert any(tag for tag in tags(f"{REGISTRY}/test/shop"))
+
+
+def test_i6_a_rollback_that_fails_is_loud_and_freezes_the_environment(server: Server, tmp_path: Path) -> None:
+    """A gate that nobody can pass any more: neither the new release nor the old one."""
+    repository, obstacle = Repository(tmp_path / "repository"), tmp_path / "obstacle"
+    repository.commit(hello_files(), "Say hello")
+    gate = {"name": "outside world", "run": ["sh", "-c", f"test ! -e {obstacle}"]}
+    pipeline = hello_pipeline("frozen", repository.path)
+    pipeline["environments"] = [pipeline["environments"][0] | {"gates": [gate]}]
+    with server.serving(pipeline) as (application,):
+        good = application.release("main").wait("Completed")
+        good_id = records(application.staging)[0]["release_id"]
+        assert good_id in good.message
+        obstacle.touch()
+        second = repository.commit({STAGING: hello_manifests(greeting="second")}, "Second")
+        run = application.release(second).wait("Rollback failed")
+        command = f"prefect deployment run 'rollback/frozen' -p environment=staging -p to={good_id}"
+        assert command in run.message
+        assert states(application.staging) == ["known-good", "rollback-failed"]
+
+        third = application.release(repository.commit({}, "Third")).wait("Failed")
+        assert "environment-frozen" in third.message
+        assert states(application.staging) == ["known-good", "rollback-failed"]
+
+        obstacle.unlink()
+        application.start("rollback", environment="staging", to=good_id).wait("Completed")
+        assert states(application.staging)[-1] == "known-good"
+        application.release("main").wait("Completed")

@@ -92,7 +92,7 @@ def test_i4_a_killed_rollout_is_taken_back_with_no_person_involved(
     assert "was interrupted" in recovery.message
     assert is_whole(application)
     assert states(application.production) == ["known-good", "rolled-back"]
-    assert states(application.staging) == ["known-good"]
+    assert states(application.staging) == ["known-good", "known-good"]
     assert holder(application.production) == ""
     recovery.says("recover/")  # the lock of the dead holder was replaced
 
@@ -112,7 +112,7 @@ def test_i3_a_second_release_waits_for_the_first_ones_rollout(
     applications: dict[str, Application], repository: Repository
 ) -> None:
     application = applications["queued"]
-    first = repository.commit({PRODUCTION: hello_manifests(slow=10, greeting="slow")}, "Take some care")
+    first = repository.commit({PRODUCTION: hello_manifests(slow=SLOW - 1, greeting="slow")}, "Take some care")
     second = repository.commit({PRODUCTION: hello_manifests(greeting="second")}, "Take none")
     one = in_the_middle(application, application.release(first))
     two = application.release(second)

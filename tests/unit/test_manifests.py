@@ -404,10 +404,11 @@ OBJECTS = st.builds(
 @settings(deadline=None, max_examples=50)
 @given(st.lists(OBJECTS, max_size=5))
 def test_pinning_keeps_everything_else_and_changes_no_input(items: list[Object]) -> None:
-    before = copy.deepcopy(items)
-    pinned = pin([*items, deployment(IMAGE.name)], IMAGE, where="k8s")
-    assert list(pinned[:-1]) == before == items
-    assert pinned[-1] == deployment(IMAGE.reference)
+    given = [*items, deployment(IMAGE.name)]
+    before = copy.deepcopy(given)
+    pinned = pin(given, IMAGE, where="k8s")
+    assert given == before
+    assert pinned == (*before[:-1], deployment(IMAGE.reference))
 
 
 # --- labels, order, strip --------------------------------------------------------------------------------------------

@@ -120,11 +120,11 @@ def test_i8_the_same_commit_a_first_release_and_what_was_there_before_us_are_no_
 
 
 def test_i5_the_content_changes_with_everything_that_a_person_was_asked_about() -> None:
-    asked = ("staging", "shop", "https://cluster", release("a"), "changes")
+    asked = ("staging", "shop", "https://cluster", release("a").hash, "changes")
     contents = {content_of(*asked)}
-    for position, other in enumerate(["production", "other", "https://other", release("b"), "other changes"]):
+    for position, other in enumerate(["production", "other", "https://other", release("b").hash, "other changes"]):
         changed = [*asked]
         changed[position] = other
-        contents.add(content_of(*changed))  # type: ignore[arg-type]
+        contents.add(content_of(*changed))
     assert len(contents) == 6
     assert content_of(*asked) in contents
