@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import httpx
@@ -25,6 +26,7 @@ REPOSITORY = Path(__file__).parents[2]
 SHOP = REPOSITORY / "examples" / "shop"
 REGISTRY = os.environ.get("REGISTRY", "")
 HELLO = f"{REGISTRY}/test/hello"
+SESSION = f"t-{token_hex(2)}"  # begins the names of namespaces, so that two sessions can share a cluster
 _LOOK_EVERY = 0.3
 _ENDED = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 _BY_THEMSELVES = frozenset({"Expired", "Superseded"})  # what a waiting run becomes without an answer
@@ -165,7 +167,7 @@ def shop_files() -> dict[str, str]:
     found = {
         str(path.relative_to(SHOP)): path.read_text()
         for path in sorted(SHOP.rglob("*"))
-        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc"
+        if path.is_file() and not any("cache" in part for part in path.relative_to(SHOP).parts)
     }
     for name in ("k8s/staging/deployment.yaml", "k8s/production/deployment.yaml"):
         found[name] = found[name].replace("localhost:5000/shop", f"{REGISTRY}/test/shop")
@@ -266,7 +268,7 @@ def _environment(application: str, name: str, service: str, gates: list[dict[str
 
 
 def namespace_of(application: str, environment: str) -> str:
-    return f"t-{application}-{environment}"
+    return f"{SESSION}-{application}-{environment}"
 
 
 @dataclass
@@ -518,11 +520,30 @@ class Run:
 
     def process_id(self) -> int:
         """The process that works for the run on this machine."""
+        served = self.application.process.pid
         mark = f"PREFECT__FLOW_RUN_ID={self.id}".encode()
-        for folder in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                marked = mark in (folder / "environ").read_bytes().split(b"\0")
-                if marked and parent == self.application.process.pid:
-                    return int(folder.name)
-        raise AssertionError(f"no process works for {self.id}; it is {self.name}")
+        children = [each for each in Path("/proc").glob("[0-9]*") if parent_of(each) == served]
+        named = [each for each in children if mark in read(each / "environ").split(b"\0")]
+        taken = [each for each in children if b"spare" in read(each / "cmdline") and not is_fed(each, served)]
+        found = named or taken
+        assert len(found) == 1, f"{found} work for {self.id}; it is {self.name}"
+        return int(found[0].name)
+
+
+def parent_of(process: Path) -> int:
+    stat = read(process / "stat").decode(errors="replace").rpartition(")")[2].split()
+    return int(stat[1]) if stat else 0
+
+
+def is_fed(process: Path, parent: int) -> bool:
+    """Whether a spare process still waits for its run: the parent has the other end of its standard input."""
+    with suppress(OSError):
+        pipe = (process / "fd" / "0").readlink()
+        return any(each.readlink() == pipe for each in Path(f"/proc/{parent}/fd").iterdir() if each.is_symlink())
+    return False
+
+
+def read(path: Path) -> bytes:
+    with suppress(OSError):
+        return path.read_bytes()
+    return b""

@@ -26,6 +26,7 @@ from tests.cluster.harness import (
     shop_pipeline,
     states,
     tags,
+    wait_for,
 )
 
 pytestmark = [pytest.mark.cluster, pytest.mark.browser, pytest.mark.timeout(400)]
@@ -128,6 +129,7 @@ def second(asked: Run, form: Page) -> Run:
     name.fill("Grace")
     comment.fill("looks good to me")
     form.get_by_role("button", name="Submit").click()
+    wait_for(lambda: asked.name != "Suspended", "the click does not arrive")
     return asked.wait("Completed")
 
 

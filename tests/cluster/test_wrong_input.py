@@ -16,6 +16,7 @@ import yaml
 from tests.cluster.harness import (
     HELLO,
     REGISTRY,
+    SESSION,
     Repository,
     Run,
     Server,
@@ -31,7 +32,7 @@ from tests.cluster.harness import (
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 NAME = "wrong"
 IMAGE = f"{REGISTRY}/test/wrong"
-ACCOUNT = "t-wrong-account"
+ACCOUNT = f"{SESSION}-wrong"
 MORE = "k8s/production/more.yaml"
 MANIFESTS = {
     "unknown kind": "apiVersion: v1\nkind: Wombat\nmetadata: {name: w}\n",
@@ -193,5 +194,5 @@ def test_a_mistake_is_answered_with_what_is_wrong_and_where(runs: dict[str, Run]
 def test_no_mistake_leaves_anything_behind(runs: dict[str, Run]) -> None:
     for run in runs.values():
         wait_for(lambda run=run: run.ended, run.log, 120)
-    assert not {name for name in namespaces() if name.startswith(f"t-{NAME}")}
+    assert not {name for name in namespaces() if name.startswith(f"{SESSION}-{NAME}-")}
     assert tags(IMAGE) == set()

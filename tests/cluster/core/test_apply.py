@@ -191,7 +191,7 @@ async def test_others_objects_and_what_controllers_make_are_never_pruned(
         await bring(cluster, place, objects.service(n), objects.config_map(n))
         slices = await cluster.kind("discovery.k8s.io/v1", "EndpointSlice")
         endpoints = Ref("v1", "Endpoints", n, "shop")
-        while not (await cluster.list(slices, n) and await cluster.get(endpoints)):  # noqa: ASYNC110
+        while not (await cluster.list(slices, n) and await cluster.get(endpoints)):
             await asyncio.sleep(0.05)
         second = await bring(cluster, place, objects.service(n), before=before)
         assert actions(second) == {"service/shop": "unchanged", "configmap/shop": "pruned"}
@@ -214,6 +214,8 @@ async def test_i3_the_lock_and_the_records_are_never_pruned(place: Place, object
         await cluster.create(lock._lease(None))
         written = await History(cluster, place).begin(record(place))
         await bring(cluster, place, lease, secret)
+        kinds = [(item["apiVersion"], item["kind"]) for item in (lease, secret)]
+        assert {ref.name for ref in await core._ours(cluster, place, kinds)} == {"own", "k"}  # records are large
         planned = await bring(cluster, place, objects.config_map(n), before=[lease, secret])
         assert actions(planned) == {"configmap/shop": "created", "lease/own": "pruned", "secret/k": "pruned"}
         assert await cluster.get(lock._ref) is not None

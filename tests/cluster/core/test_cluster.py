@@ -141,7 +141,7 @@ async def test_a_quota_that_is_exceeded_is_no_lack_of_permission(
     kubectl("-n", namespace, "create", "quota", "q", "--hard=services=0")
     quota = Ref("v1", "ResourceQuota", namespace, "q")
     async with connect(ACCESS) as cluster:
-        while "hard" not in ((await cluster.get(quota) or {}).get("status") or {}):  # noqa: ASYNC110
+        while "hard" not in ((await cluster.get(quota) or {}).get("status") or {}):
             await asyncio.sleep(0.1)
         with pytest.raises(InvalidManifest, match="exceeded quota"):
             await cluster.apply(objects.service(namespace))

@@ -188,7 +188,7 @@ async def test_a_client_that_went_away_leaves_no_connection_behind(shop: str, mo
             assert (await reader.readline()).startswith(b"HTTP/1.1 200")
             writer.close()
         give_up = time.monotonic() + 20
-        while len(asyncio.all_tasks()) > before and time.monotonic() < give_up:  # noqa: ASYNC110
+        while len(asyncio.all_tasks()) > before and time.monotonic() < give_up:
             await asyncio.sleep(0.1)
         assert len(asyncio.all_tasks()) <= before
 
@@ -213,7 +213,7 @@ async def service(cluster: Cluster, namespace: str, name: str) -> Any:
 
 async def answering(host: str, number: int) -> None:
     """Wait for kube-proxy, which needs a moment."""
-    while not await endpoint._answers(host, number):  # noqa: ASYNC110
+    while not await endpoint._answers(host, number):
         await asyncio.sleep(0.1)
 
 

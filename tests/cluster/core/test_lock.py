@@ -213,8 +213,10 @@ def test_i3_a_holder_whose_lease_was_taken_over_stops_before_its_next_write(plac
         guarded(lock)
         write_by_hand(place, "taker", seconds=60)
         wait_for(lambda: lock._lost)
+        begun = time.monotonic()
         with pytest.raises(LockLost, match="no longer the writer of staging: the lock is now held by taker") as caught:
             guarded(lock)
+        assert time.monotonic() - begun < 1
         assert "nothing more was written" in caught.value.hint
     assert spec_of(place)["holderIdentity"] == "taker"
 

@@ -1,0 +1,165 @@
+"""How a release gets at what is not public: a private repository, a cluster from a block, a Service without ingress."""
+
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import yaml
+
+from tests.cluster.harness import (
+    Application,
+    Repository,
+    Run,
+    Server,
+    get,
+    hello_files,
+    hello_manifests,
+    hello_pipeline,
+    images,
+    records,
+)
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+TOKEN = "the-token-of-the-repository"  # noqa: S105
+MANIFEST_SECRET = "the-word-in-a-manifest"  # noqa: S105
+KUSTOMIZATION = f"""\
+resources: [../base]
+secretGenerator:
+  - {{name: hello-secret, literals: [word={MANIFEST_SECRET}], options: {{disableNameSuffixHash: true}}}}
+"""
+BLOCKS = """\
+import sys
+from prefect.blocks.system import Secret
+from prefect_kubernetes.credentials import KubernetesClusterConfig, KubernetesCredentials
+
+Secret(value=sys.argv[1]).save("git-token")
+KubernetesCredentials(cluster_config=KubernetesClusterConfig.from_file(sys.argv[2])).save("cluster")
+"""
+
+
+class PrivateGit(BaseHTTPRequestHandler):
+    """git http-backend for those who know the token."""
+
+    root = ""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        if self.headers["Authorization"] != "Basic " + base64.b64encode(f"git:{TOKEN}".encode()).decode():
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="git"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        path, _, query = self.path.partition("?")
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        environment = {
+            "PATH": os.environ["PATH"], "GIT_PROJECT_ROOT": self.root, "GIT_HTTP_EXPORT_ALL": "1", "PATH_INFO": path,
+            "QUERY_STRING": query, "REQUEST_METHOD": self.command, "CONTENT_LENGTH": str(len(body)),
+            "CONTENT_TYPE": self.headers["Content-Type"] or "", "GIT_PROTOCOL": self.headers["Git-Protocol"] or "",
+            "HTTP_CONTENT_ENCODING": self.headers["Content-Encoding"] or "", "REMOTE_USER": "git",
+        }  # fmt: skip
+        answer = subprocess.run(["git", "http-backend"], input=body, env=environment, capture_output=True, check=True)
+        head, _, content = answer.stdout.partition(b"\r\n\r\n")
+        fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
+        self.send_response(int(fields.pop("Status", "200").split()[0]))
+        for name, value in fields.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_POST = do_GET  # noqa: N815  http.server's names
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A private repository: staging is a kustomize overlay with a Secret, production a Service with a node port."""
+    root = tmp_path_factory.mktemp("private")
+    overlay = {"k8s/base/hello.yaml": hello_manifests(), "k8s/staging/kustomization.yaml": KUSTOMIZATION}
+    overlay["k8s/base/kustomization.yaml"] = "resources: [hello.yaml]\n"
+    files = {**hello_files(), **overlay, "k8s/production/hello.yaml": with_node_port(hello_manifests())}
+    del files["k8s/staging/hello.yaml"]
+    Repository(root / "repository").commit(files, "Say hello")
+    PrivateGit.root = str(root)
+    with ThreadingHTTPServer(("127.0.0.1", 0), PrivateGit) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/repository/.git"
+        server.shutdown()
+        thread.join()
+
+
+def with_node_port(manifests: str) -> str:
+    objects = list(yaml.safe_load_all(manifests))
+    for item in objects:
+        if item["kind"] == "Service":
+            item["spec"]["type"] = "NodePort"
+    return yaml.safe_dump_all(objects)
+
+
+@pytest.fixture(scope="module")
+def application(server: Server, url: str) -> Iterator[Application]:
+    """Nothing in the pipeline file is secret, and the process that serves has no kubeconfig."""
+    blocks = [sys.executable, "-c", BLOCKS, TOKEN, os.environ["KUBECONFIG"]]
+    subprocess.run(blocks, env=server.environment, check=True, capture_output=True)
+    block = {"cluster": {"credentials": "cluster"}}
+    pipeline = hello_pipeline("access", Path("/"), staging=block, production=block)
+    pipeline["source"] = {"repository": url, "credentials": "secret/git-token"}
+    with server.serving(pipeline, KUBECONFIG="/nowhere") as (served,):
+        yield served
+
+
+@pytest.fixture(scope="module")
+def run(application: Application) -> Run:
+    return application.release("main").wait("Completed")
+
+
+def test_a_private_repository_is_released_into_a_cluster_from_a_block(application: Application, run: Run) -> None:
+    assert run.name == "Completed"
+    (record,) = records(application.production)
+    assert images(application.production) == {f"{record['image']['name']}@{record['image']['digest']}"}
+
+
+def test_a_kustomize_overlay_is_what_staging_runs(application: Application, run: Run) -> None:
+    assert run.ended
+    secret = get(application.staging, "secret/hello-secret")
+    assert secret is not None
+    assert base64.b64decode(secret["data"]["word"]).decode() == MANIFEST_SECRET
+    assert get(application.production, "secret/hello-secret") is None
+
+
+def test_a_service_is_reached_by_its_node_port_or_else_through_the_api_server(run: Run) -> None:
+    reached = re.findall(r"answers against http://(\S+):\d+", run.log())
+    assert reached[0] == "127.0.0.1"
+    assert reached[1] != "127.0.0.1"
+
+
+def test_i7_no_secret_reaches_a_log_a_parameter_an_artifact_or_a_file(application: Application, run: Run) -> None:
+    server = application.server
+    of_the_run = {"flow_runs": {"id": {"any_": [run.id]}}}
+    told = {
+        "log": run.log(),
+        "run": server.post("/flow_runs/filter", of_the_run),
+        "tasks": server.post("/task_runs/filter", of_the_run),
+        "artifacts": run.artifacts(),
+        "deployments": server.post("/deployments/filter", {"limit": 50}),
+        "served": (server.folder / "serve-access.log").read_text(),
+    }
+    encoded = {secret: base64.b64encode(secret.encode()).decode() for secret in (TOKEN, MANIFEST_SECRET)}
+    for where, content in told.items():
+        text = json.dumps(content)
+        assert len(text) > 100, where
+        for plain, hidden in encoded.items():
+            assert plain not in text, where
+            assert hidden not in text, where
+    written = [path for path in (server.folder / "cd").rglob("*") if path.is_file()]
+    assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
