@@ -26,6 +26,10 @@ _NEEDED = (
     ("", "events", ("list",)),
     ("apps", "replicasets", ("list",)),
 )
+_NEEDED_BY_GATES = (
+    ("", "services", ("get",)),
+    ("discovery.k8s.io", "endpointslices", ("list",)),
+)
 
 
 @task(name="preflight", task_run_name="preflight", **KEPT, **RETRIES)
@@ -71,7 +75,7 @@ async def _environment(pipeline: Pipeline, target: Target, tree: Path) -> None:
 
 async def _may(cluster: Cluster, target: Target, kinds: set[tuple[str, str]]) -> None:
     """Ask for each verb that a rollout and a rollback will use, so that neither stops halfway."""
-    needed = list(_NEEDED)
+    needed = [*_NEEDED, *(_NEEDED_BY_GATES if target.environment.gates else ())]
     for api_version, name in sorted(kinds):
         kind = await cluster.kind(api_version, name)
         needed.append((kind.group, kind.plural, ("get", "list", "patch", "delete")))

@@ -20,6 +20,8 @@ _PARALLEL = 16
 _RECORD = manifests.PREFIX + "record"
 _MADE_ENDPOINTS = "endpoints.kubernetes.io/managed-by"  # Endpoints have the labels of their Service, and no owner
 _T = TypeVar("_T")
+# deleting one of these deletes what nobody can apply again: that is for a person to do
+_HOLDS_DATA = frozenset({"Namespace", "PersistentVolume", "PersistentVolumeClaim", "CustomResourceDefinition"})
 
 
 @dataclass(frozen=True)
@@ -248,9 +250,9 @@ async def _ours(cluster: Cluster, where: Place, kinds: Iterable[tuple[str, str]]
 
 
 def _prunable(live: Object) -> bool:
-    """Neither made by a controller that copied our labels, nor one of our own records, nor a namespace."""
+    """Neither made by a controller that copied our labels, nor one of our own records, nor what holds data."""
     metadata = live["metadata"]
-    ours_to_keep = live["kind"] == "Namespace" or _RECORD in metadata["labels"] or _MADE_ENDPOINTS in metadata["labels"]
+    ours_to_keep = live["kind"] in _HOLDS_DATA or _RECORD in metadata["labels"] or _MADE_ENDPOINTS in metadata["labels"]
     return not ours_to_keep and not metadata.get("ownerReferences") and "deletionTimestamp" not in metadata
 
 
