@@ -7,7 +7,7 @@ file works on a laptop and inside the cluster. Whether what answers is good is f
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import aiohttp
@@ -17,6 +17,7 @@ from prefect_cd.errors import DeliveryError, Forbidden, GateErrored, Invalid
 from prefect_cd.release import Object
 
 _CONNECT_SECONDS = 2.0
+_PROXY_LAG_SECONDS = 3.0
 _MOST_ADDRESSES = 8
 _LINGER_SECONDS = 10.0
 _ENDPOINT_LAG_SECONDS = 10.0
@@ -50,13 +51,12 @@ async def reach(cluster: Cluster, namespace: str, url: str) -> AsyncIterator[str
     if cluster.in_pod:
         yield f"{scheme}://{name}.{namespace}.svc:{port['port']}"
         return
-    addresses = (await _addresses(cluster, service, port))[:_MOST_ADDRESSES]
-    answers = await asyncio.gather(*(_answers(host, number) for host, number in addresses))
-    for (host, number), answered in zip(addresses, answers, strict=True):
-        if answered:
-            shown = f"[{host}]" if ":" in host else host
-            yield f"{scheme}://{shown}:{number}"
-            return
+    answering = await _first_that_answers((await _addresses(cluster, service, port))[:_MOST_ADDRESSES])
+    if answering:
+        host, number = answering
+        shown = f"[{host}]" if ":" in host else host
+        yield f"{scheme}://{shown}:{number}"
+        return
     async with _forwarded(cluster, namespace, name, port) as number:
         yield f"{scheme}://127.0.0.1:{number}"
 
@@ -87,6 +87,20 @@ def _hosts(addresses: Iterable[list[dict[str, str]]]) -> list[str]:
     """External addresses before internal ones."""
     flat = [address for each in addresses for address in each]
     return [address["address"] for kind in ("ExternalIP", "InternalIP") for address in flat if address["type"] == kind]
+
+
+async def _first_that_answers(addresses: Sequence[tuple[str, int]]) -> tuple[str, int] | None:
+    """The best address that accepts a connection; a new Service's port is refused until the nodes know of it."""
+    give_up = asyncio.get_running_loop().time() + _PROXY_LAG_SECONDS
+    while addresses:
+        answers = await asyncio.gather(*(_answers(host, number) for host, number in addresses))
+        for address, answered in zip(addresses, answers, strict=True):
+            if answered:
+                return address
+        if asyncio.get_running_loop().time() > give_up:
+            break
+        await asyncio.sleep(0.2)
+    return None
 
 
 async def _answers(host: str, port: int) -> bool:
