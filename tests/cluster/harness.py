@@ -478,7 +478,7 @@ class Run:
         wait_for(there, lambda: f"{names}; the run is {self.name}\n\n{self.log()}", seconds)
         return self
 
-    def answer(self, decision: str = "approve", name: str = "Ada", comment: str = "") -> "Run":
+    def answer(self, decision: str = "approve", name: str = "approver one", comment: str = "") -> "Run":
         """Answer the form."""
         body = {"run_input": {"decision": decision, "name": name, "comment": comment}}
         answer = self.application.server.post(f"/flow_runs/{self.id}/resume", body)

@@ -31,7 +31,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 def applications(server: Server, repository: Repository) -> Iterator[dict[str, Application]]:
     repository.commit(hello_files(), "Say hello")
     approvals = {
-        "answers": {"expires": "10m", "approvers": ["Ada", "Grace"]},
+        "answers": {"expires": "10m", "approvers": ["approver one", "approver two"]},
         "expiring": {"expires": "3s"},
         "hands": {"expires": "10m"},
     }
@@ -47,7 +47,7 @@ def test_a_rejected_release_ends_as_rejected_and_changes_nothing(applications: d
     application = applications["answers"]
     run = application.release("main").wait("Suspended")
     run.answer("reject", comment="not on a Friday").wait("Rejected")
-    assert "rejected for production by Ada: not on a Friday" in run.message
+    assert "rejected for production by approver one: not on a Friday" in run.message
     assert application.production not in namespaces()
     assert states(application.staging) == ["known-good"]
 
@@ -56,12 +56,12 @@ def test_an_answer_without_a_name_or_from_somebody_else_is_asked_again(applicati
     run = applications["answers"].release("main").wait("Suspended")
     run.answer(name="  ").wait("Suspended")
     assert "a decision needs the name of who decides" in run.form()
-    run.answer(name="Mallory").wait("Suspended")
-    assert "Mallory may not decide here; these may: Ada, Grace" in run.form()
+    run.answer(name="a stranger").wait("Suspended")
+    assert "a stranger may not decide here; these may: approver one, approver two" in run.form()
     assert applications["answers"].production not in namespaces()
-    run.answer(name="Grace", comment="fine").wait("Completed")
+    run.answer(name="approver two", comment="fine").wait("Completed")
     (record,) = records(applications["answers"].production)
-    assert (record["decision"]["name"], record["decision"]["comment"]) == ("Grace", "fine")
+    assert (record["decision"]["name"], record["decision"]["comment"]) == ("approver two", "fine")
 
 
 def test_a_question_that_nobody_answers_expires(applications: dict[str, Application]) -> None:
@@ -88,4 +88,7 @@ def test_i5_an_approval_does_not_count_for_what_somebody_changed_by_hand_since(
     found = get(application.production, "configmap/hello-config")
     assert found is not None
     assert found["data"] == {"GREETING": "hello again"}
-    assert [record["decision"]["name"] for record in records(application.production)] == ["Ada", "Ada"]
+    assert [record["decision"]["name"] for record in records(application.production)] == [
+        "approver one",
+        "approver one",
+    ]

@@ -46,7 +46,7 @@ def commit() -> Commit:
         sha=sha,
         revision="main",
         subject="Sell more",
-        author="Ada",
+        author="approver one",
         committed_at=datetime(2026, 1, 1, tzinfo=timezone.utc),
     )
 

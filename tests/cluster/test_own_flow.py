@@ -69,7 +69,7 @@ def test_a_flow_of_ones_own_deploys_and_takes_back(
     log = tmp_path / "log"
     assert deliver(application, log) == 0, log.read_text()
     assert states(application.staging) == ["known-good"]
-    assert records(application.staging)[0]["decision"]["name"] == "Ada"
+    assert records(application.staging)[0]["decision"]["name"] == "approver one"
     changed = {STAGING: hello_manifests(greeting="good day"), "www/index.html": "good day\n"}
     repository.commit(changed, "Say something that the gate does not expect")
     assert deliver(application, log) != 0, log.read_text()

@@ -126,7 +126,7 @@ def second(asked: Run, form: Page) -> Run:
     form.locator(".p-modal .p-select-button__icon").click()  # only the arrow opens Prefect's list
     form.locator(".p-select-option", has_text="approve").click()
     name, comment = form.locator(".p-modal textarea").all()
-    name.fill("Grace")
+    name.fill("approver two")
     comment.fill("looks good to me")
     form.get_by_role("button", name="Submit").click()
     wait_for(lambda: asked.name != "Suspended", "the click does not arrive")
@@ -183,7 +183,7 @@ def test_a_release_goes_from_a_commit_to_production(shop: Application, first: Ru
 
 def test_the_record_says_who_approved_and_what_the_gates_said(shop: Application, first: Run) -> None:
     (record,) = records(shop.production)
-    assert (record["decision"]["name"], record["decision"]["comment"]) == ("Ada", "the first one")
+    assert (record["decision"]["name"], record["decision"]["comment"]) == ("approver one", "the first one")
     assert [(gate["name"], gate["outcome"]) for gate in record["gates"]] == [
         ("smoke", "passed"),
         ("front page", "passed"),
@@ -226,7 +226,7 @@ def test_a_click_approves(shop: Application, second: Run, commits: Commits) -> N
     assert second.name == "Completed"
     record = records(shop.production)[-1]
     assert (record["commit"]["sha"], record["state"]) == (commits.v2, "known-good")
-    assert (record["decision"]["name"], record["decision"]["comment"]) == ("Grace", "looks good to me")
+    assert (record["decision"]["name"], record["decision"]["comment"]) == ("approver two", "looks good to me")
     assert images(shop.production) == {f"{REGISTRY}/test/shop@{record['image']['digest']}"}
 
 
