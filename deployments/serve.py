@@ -26,6 +26,7 @@ from prefect_cd.plan import describe
 _RECOVER_EVERY = timedelta(minutes=10)
 _LOOK_EVERY_SECONDS = 0.5
 _RUNS_AT_ONCE = 10
+_LOGGERS = "PREFECT_LOGGING_EXTRA_LOGGERS"  # whose lines appear in a run's log: the core says there what it waits for
 
 
 def serve(files: Sequence[Path]) -> None:
@@ -48,6 +49,8 @@ def serve(files: Sequence[Path]) -> None:
         )
     # flow processes inherit it: the operator's files decide, not a parameter
     os.environ[PIPELINES] = os.pathsep.join(str(path.resolve()) for path in files)
+    loggers = [name for name in os.environ.get(_LOGGERS, "").split(",") if name]
+    os.environ[_LOGGERS] = ",".join([*loggers, "prefect_cd"])
     deployments = [deployment for each in pipelines for deployment in deployments_of(each)]
     spare.install()
     with Housekeeping([each.application for each in pipelines]):

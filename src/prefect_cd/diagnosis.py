@@ -651,9 +651,15 @@ def _explains(waiting: Object) -> bool:
     return bool(waiting) and waiting.get("reason") not in ("ContainerCreating", "PodInitializing", None)
 
 
+_NODE_WAITS = (
+    r"failed to sync (configmap|secret) cache|object .* not registered|"
+    r"failed to fetch token.*(refused|timeout|unreachable|EOF)"
+)
+
+
 def _transient(said: str) -> bool:
-    """The kubelet's own cache was not warm yet; it says nothing about the configuration."""
-    return bool(re.search(r"failed to sync (configmap|secret) cache|object .* not registered", said))
+    """The kubelet's own cache was not warm, or it did not reach the API server: nothing about the configuration."""
+    return bool(re.search(_NODE_WAITS, said))
 
 
 def _born(thing: Object) -> datetime | None:

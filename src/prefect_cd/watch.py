@@ -6,7 +6,7 @@ It reads workloads, their revisions and pods, and events about them; logs only o
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 from prefect_cd.apply import parallel
 from prefect_cd.cluster import Cluster, Ref
@@ -17,6 +17,7 @@ from prefect_cd.release import Object, Result
 from prefect_cd.rollout import Observation, Patience, Phase, Verdict, judge
 
 _LOOK_EVERY_SECONDS = 1.0
+_BLIND_AFTER = timedelta(seconds=5)
 _LOG_LINES = 30
 _LOG_ATTEMPTS = 3
 _REVISIONS = {"Deployment": "ReplicaSet", "StatefulSet": "ControllerRevision", "DaemonSet": "ControllerRevision"}
@@ -108,13 +109,15 @@ async def watch(
     Raises:
         RolloutDoomed: a workload will not come up, or did not in time.
     """
-    patience = Patience(crashes=settings.crashes, heal=settings.patience)
     refs = [Ref.of(item) for item in objects if _has_rollout(item)]
     said = ""
+    looked, blind = datetime.now(timezone.utc), timedelta()
     while True:
         events = await _all_events(cluster, refs)
         seen = await parallel(_observe(cluster, ref, events) for ref in refs)
         now = datetime.now(timezone.utc)
+        looked, blind = now, blind + unseen(looked, now)
+        patience = Patience(crashes=settings.crashes, heal=settings.patience + blind)
         verdicts = [judge(each, since=since, now=now, patience=patience) for each in seen]
         report = _report(refs, seen, verdicts, (now - since).total_seconds())
         if report.summary != said:
@@ -124,9 +127,18 @@ async def watch(
             raise await _doomed(cluster, report, refs, verdicts)
         if all(verdict.phase == Phase.COMPLETE for verdict in verdicts):
             return report
-        if now - since > settings.timeout:
+        if now - since > settings.timeout + blind:
             raise await _doomed(cluster, report, refs, verdicts, f"not up after {duration_text(settings.timeout)}: ")
         await asyncio.sleep(_LOOK_EVERY_SECONDS)
+
+
+def unseen(looked: datetime, now: datetime) -> timedelta:
+    """The time between two looks that nobody may be blamed for: the API server, or we, were away.
+
+    While it was away no pod could heal in a way that we, or the controllers, would have seen.
+    """
+    gap = now - looked
+    return gap if gap > _BLIND_AFTER else timedelta()
 
 
 def _has_rollout(item: Object) -> bool:

@@ -24,7 +24,7 @@ COMMIT = Commit(
     sha="0123456789abcdef0123456789abcdef01234567",
     revision="main",
     subject="Sell more",
-    author="Ada",
+    author="An author",
     committed_at=datetime(2026, 1, 1, tzinfo=timezone.utc),
 )
 Install = Callable[..., Path]

@@ -16,7 +16,7 @@ SHA = "0123456789abcdef" * 2 + "01234567"
 
 
 def commit(**given: Any) -> Commit:  # noqa: ANN401
-    said = {"repository": "r", "sha": SHA, "revision": "main", "subject": "Sell", "author": "Ada"}
+    said = {"repository": "r", "sha": SHA, "revision": "main", "subject": "Sell", "author": "An author"}
     return Commit(**{**said, "committed_at": datetime(2026, 1, 1, tzinfo=timezone.utc), **given})
 
 

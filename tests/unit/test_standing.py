@@ -16,7 +16,7 @@ IMAGE = BuiltImage(name="r/shop", digest="sha256:" + "a" * 64, built=True)
 
 
 def commit(digit: str) -> Commit:
-    return Commit(repository="r", sha=digit * 40, revision="main", subject="Sell", author="Ada", committed_at=NOW)
+    return Commit(repository="r", sha=digit * 40, revision="main", subject="Sell", author="An author", committed_at=NOW)
 
 
 def release(digit: str = "a") -> Release:

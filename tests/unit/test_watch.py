@@ -1,6 +1,7 @@
 """What is watched, and how a report reads; the loop itself is tested on a cluster."""
 
 import pickle
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from prefect_cd.errors import RolloutFailed
 from prefect_cd.release import Object
 from prefect_cd.rollout import Phase
-from prefect_cd.watch import Report, RolloutDoomed, Watched, _has_rollout, _owned, _row, _selector
+from prefect_cd.watch import Report, RolloutDoomed, Watched, _has_rollout, _owned, _row, _selector, unseen
 
 
 @pytest.mark.parametrize(
@@ -118,3 +119,9 @@ def test_a_doomed_rollout_is_failed_and_takes_its_report_along() -> None:
     revived = pickle.loads(pickle.dumps(error))  # noqa: S301  our own
     assert isinstance(revived, RolloutFailed)
     assert (revived.reason, revived.report) == (error.reason, error.report)
+
+
+def test_time_in_which_nobody_could_look_is_not_counted_against_a_rollout() -> None:
+    at = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    assert unseen(at, at + timedelta(seconds=2)) == timedelta()
+    assert unseen(at, at + timedelta(seconds=70)) == timedelta(seconds=70)
