@@ -169,7 +169,8 @@ def _verdict(progress: _Progress, causes: Sequence[Cause], pods: Sequence[Object
     if any(_is_doom(cause, watch) for cause in ranked):
         return Verdict(Phase.DOOMED, _sentence_of(ranked, watch), progress.ready, progress.wanted, ranked)
     unsteady = [pod for pod in pods if not all(_steady(each, watch) for each in containers(pod))]
-    if progress.done and not unsteady:
+    # the workload's own count may be older than its pods, or the list of pods than the count
+    if progress.done and not unsteady and progress.ready >= progress.wanted:
         return Verdict(Phase.COMPLETE, progress.sentence, progress.ready, progress.wanted)
     story = _story(progress, ranked, pods, unsteady, watch)
     return Verdict(Phase.PROGRESSING, story, progress.ready, progress.wanted, ranked)
