@@ -1,20 +1,17 @@
-"""The command `prefect-cd`: check a pipeline file, serve it, print the schema.
+"""The command `prefect-cd`: check a pipeline file, serve it, print the schema; and the verdict on any rollout.
 
 Releases are started by Prefect's own means: its UI, `prefect deployment run`, schedules, automations.
 """
 
 import argparse
-import json
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 
 from prefect_cd.errors import DeliveryError, Errored
-from prefect_cd.pipeline_file import load, schema
-from prefect_cd.plan import describe
 
-_OK, _NO, _UNKNOWN = 0, 1, 2
+_NO, _UNKNOWN = 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,33 +33,49 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     check = commands.add_parser("check", help="complaints about a pipeline file by line, or the plan in words")
     check.add_argument("file", type=Path, metavar="FILE")
-    check.set_defaults(run=_check)
+    check.set_defaults(run=_later("pipeline_commands", "check"))
     serve = commands.add_parser("serve", help="register release, rollback and recover, and run what is started")
     serve.add_argument("files", type=Path, nargs="+", metavar="FILE")
-    serve.set_defaults(run=_serve)
+    serve.set_defaults(run=_later("pipeline_commands", "serve"))
+    _add_rollout(
+        commands.add_parser("rollout", help="the verdict on rollouts, as `kubectl rollout status`, in seconds")
+    )
     printed = commands.add_parser("schema", help="print the JSON schema of pipeline files, for editors")
-    printed.set_defaults(run=_schema)
+    printed.set_defaults(run=_later("pipeline_commands", "schema"))
     return parser
 
 
-def _check(asked: argparse.Namespace) -> int:
-    sys.stdout.write(f"{describe(load(asked.file))}\n")
-    return _OK
+def _add_rollout(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Watch rollouts to their verdict. Exit code: 0 complete, 1 doomed, 2 could not find out."
+    parser.add_argument("workloads", nargs="+", metavar="KIND/NAME", help="for example deployment/shop")
+    parser.add_argument("-n", "--namespace", help="default: that of the kubeconfig's context")
+    parser.add_argument("--context", help="default: the kubeconfig's current one")
+    parser.add_argument("--kubeconfig", metavar="FILE", help="default: $KUBECONFIG, else ~/.kube/config")
+    parser.add_argument("--timeout", metavar="TIME", help="an unfinished rollout has failed after this, default 10m")
+    parser.add_argument(
+        "--settle",
+        metavar="TIME",
+        help="how long a complete rollout is watched on: its pods may die under the first load; default 30s, "
+        "of which one that has been complete for a while has stood a part",
+    )
+    parser.add_argument(
+        "-o", "--output", choices=["text", "json"], default="text", help="json: one document at the end"
+    )
+    parser.set_defaults(run=_rollout)
 
 
-def _serve(asked: argparse.Namespace) -> int:
-    for path in asked.files:  # complaints come before the seconds that Prefect takes to load
-        load(path)
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    from prefect_cd.deployments.serve import serve  # noqa: PLC0415  see above
+def _later(module: str, command: str) -> Callable[[argparse.Namespace], int]:
+    """A command whose module is loaded when it is asked for: each has seconds to lose that the others need not."""
 
-    serve(asked.files)
-    return _OK
+    def run(asked: argparse.Namespace) -> int:
+        return int(getattr(import_module(f"prefect_cd.deployments.{module}"), command)(asked))
+
+    return run
 
 
-def _schema(_: argparse.Namespace) -> int:
-    sys.stdout.write(f"{json.dumps(schema(), indent=2)}\n")
-    return _OK
+def _rollout(asked: argparse.Namespace) -> int:
+    import_module("prefect_cd.deployments.quick_start").without_models()
+    return _later("rollout_command", "run")(asked)
 
 
 if __name__ == "__main__":

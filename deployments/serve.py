@@ -12,7 +12,7 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.settings import get_current_settings
 from prefect.types.entrypoint import EntrypointType
 
-from prefect_cd.deployments import spare
+from prefect_cd.deployments import forkserver
 from prefect_cd.deployments.housekeeping import Housekeeping
 from prefect_cd.errors import Invalid, InvalidPipeline
 from prefect_cd.flows.recover import recover
@@ -52,7 +52,7 @@ def serve(files: Sequence[Path]) -> None:
     loggers = [name for name in os.environ.get(_LOGGERS, "").split(",") if name]
     os.environ[_LOGGERS] = ",".join([*loggers, "prefect_cd"])
     deployments = [deployment for each in pipelines for deployment in deployments_of(each)]
-    spare.install()
+    forkserver.install()
     with Housekeeping([each.application for each in pipelines]):
         prefect_serve(*deployments, pause_on_shutdown=False, limit=_RUNS_AT_ONCE, query_seconds=_LOOK_EVERY_SECONDS)
 

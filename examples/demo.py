@@ -1,94 +1,110 @@
 """The whole story on a cluster: two versions with approval, and a third that production does not keep.
 
-`make demo` runs it against the cluster of $KUBECONFIG and the registry of $REGISTRY (default localhost:5000). It
-starts a Prefect server and serves the shop's pipeline, all in a temporary folder, and removes everything at its end.
-In a terminal a person may approve in the Prefect UI or press Enter; without one it answers itself, and says so.
+`make demo` plays it on an embedded cluster of its own, `make demo KUBECONFIG=…` on that cluster with the registry of
+$REGISTRY (default localhost:5000). It starts a Prefect server and serves the shop's pipeline, all in a temporary
+folder, and removes everything at its end. In a terminal a person may approve in the Prefect UI or press Enter; without
+one it answers itself, and says so.
 """
 
+import logging
 import os
-import select
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
 import httpx
-import stamina
 import yaml
+from backstage import shop
+from backstage.guard import guarded
+from backstage.programs import DemoError, free_port, running, wait
+from backstage.runs import Runs
+from backstage.visitors import Visitors
 from rich.console import Console
+from rich.panel import Panel
 from rich.table import Table
 
-SHOP = Path(__file__).resolve().parent / "shop"
-REGISTRY = os.environ.get("REGISTRY", "localhost:5000")
-NAMESPACES = ("demo-staging", "demo-production")
-ENDED = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
-MINUTES = 10
-AUTHOR = ("-c", "user.name=Demo", "-c", "user.email=demo@example.com")
+from prefect_cd.errors import DeliveryError
+
+PREFECT_PORT = 4200
 console = Console(highlight=False, soft_wrap=True)
 
 
-class DemoError(Exception):
-    """The demo cannot go on; the text says what to do."""
+@dataclass(frozen=True)
+class Act:
+    """One release, what it shows, and how it must end."""
+
+    title: str
+    why: str
+    patch: str
+    ends: str
 
 
-@dataclass
-class Stage:
-    """Everything the demo started, and how to talk to it."""
+ACTS = (
+    Act(
+        "1. The shop opens",
+        "One image is built, tested, put on staging, clicked through by a browser, and then a person is asked: nothing "
+        "reaches production that was not approved exactly as it is.",
+        "",
+        "Completed",
+    ),
+    Act(
+        "2. Version 2 brings staff picks",
+        "Visitors are in the shop now, ten requests a second. The new version comes pod by pod, and none of them may "
+        "notice. Look at the plan in the form: only what changes is written.",
+        "v2.patch",
+        "Completed",
+    ),
+    Act(
+        "3. Version 3 passes every test, and breaks in production",
+        "It forgot a currency that only production uses. The pods are healthy, so Kubernetes is content; the gates "
+        "after the rollout are not. Nobody has to do anything: the last good version comes back, with its settings.",
+        "v3.patch",
+        "Rolled back",
+    ),
+)
 
-    folder: Path
-    api: str
-    ui: str
-    env: Mapping[str, str]
-    client: httpx.Client
-    told: set[str] = field(default_factory=set)
-    seen: list[tuple[str, str, str]] = field(default_factory=list)
 
-    def ask(self, method: str, path: str, json: object = None) -> Any:  # noqa: ANN401  JSON
-        """One call of the Prefect API; a server that is busy (503) is asked again."""
-        for attempt in stamina.retry_context(on=httpx.HTTPError, attempts=20, timeout=60):
-            with attempt:
-                answer = self.client.request(method, path, json=json)
-                answer.raise_for_status()
-        return answer.json() if answer.content else None
-
-
-def main() -> int:
+def main(folder: Path) -> int:
     """Play the acts; 0 when each ended as it should."""
+    logging.getLogger("stamina").setLevel(logging.ERROR)  # a server that is busy is no news
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
     try:
         with ExitStack() as stack:
-            stage = set_up(stack)
-            act(stage, "1. The first version goes to production", None, "Completed")
-            act(stage, "2. Version 2 brings staff picks", "v2.patch", "Completed")
-            act(stage, "3. Version 3 is fine in staging, and breaks in production", "v3.patch", "Rolled back")
-            show(stage)
-            wait_for_ctrl_c(stage)
-    except DemoError as error:
-        console.print(f"[red]demo: {error}[/red]")
+            repository = shop.Repository(folder / "shop")
+            runs = set_up(stack, folder, repository)
+            play(stack, repository, runs)
+            wait_for_ctrl_c(runs)
+    except (DemoError, DeliveryError) as error:
+        console.print(f"[red]demo: {error}[/]", markup=True)
         return 1
     except KeyboardInterrupt:
         return 130
     return 0
 
 
-def set_up(stack: ExitStack) -> Stage:
-    """Cluster, repository, Prefect server and served pipeline; undone in reverse order."""
-    check_cluster()
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prefect-cd-demo-")))
-    stack.callback(remove_namespaces)
-    remove_namespaces()
-    make_repository(folder / "shop")
-    (folder / "pipeline.yaml").write_text(yaml.safe_dump(pipeline(folder / "shop"), sort_keys=False))
-    port = free_port()
+def set_up(stack: ExitStack, folder: Path, repository: shop.Repository) -> Runs:
+    """Prefect server and served pipeline; all that is set up is undone in reverse order."""
+    console.rule("[bold]Setting the stage")
+    if not os.environ.get("KUBECONFIG"):
+        raise DemoError("no KUBECONFIG; `make demo` brings a cluster along, `make demo KUBECONFIG=…` takes that one")
+    console.print(f"cluster   {shop.cluster_in_words()}")
+    console.print(f"          [dim]export KUBECONFIG={os.environ['KUBECONFIG']}  # for kubectl in another terminal[/]")
+    stack.callback(clean_up)
+    shop.remove_namespaces()
+    pipeline, left_out = shop.pipeline(repository.folder)
+    for each in left_out:
+        console.print(f"[yellow]{each}[/]")
+    file = folder / "pipeline.yaml"
+    file.write_text(yaml.safe_dump(pipeline, sort_keys=False))
+    port = free_port(PREFECT_PORT)
     ui = f"http://127.0.0.1:{port}"
+    console.print(f"Prefect   {ui}" + ("" if port == PREFECT_PORT else f" [dim](port {PREFECT_PORT} is taken)[/]"))
     env = {
         **os.environ,
         "PREFECT_HOME": str(folder / "prefect"),
@@ -100,224 +116,98 @@ def set_up(stack: ExitStack) -> Stage:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     client = stack.enter_context(httpx.Client(base_url=f"{ui}/api", timeout=30, trust_env=False))
-    stage = Stage(folder, f"{ui}/api", ui, env, client)
-    console.print(f"starting a Prefect server at [bold]{ui}[/bold]")
-    stack.enter_context(running(stage, ["prefect", "server", "start", "--port", str(port)], "server"))
-    wait(lambda: client.get("/health").status_code == httpx.codes.OK, "the Prefect server", folder / "server.log")
-    console.print("serving the shop's pipeline: [bold]prefect-cd serve pipeline.yaml[/bold]")
-    stack.enter_context(running(stage, ["prefect-cd", "serve", str(folder / "pipeline.yaml")], "serve"))
-    served = f"/deployments/name/recover/{application()}"
-    wait(lambda: client.get(served).status_code == httpx.codes.OK, "the served pipeline", folder / "serve.log")
-    return stage
+    runs = Runs(client, ui, folder / "serve.log", console)
+    with console.status("starting the Prefect server"):
+        command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+        server = stack.enter_context(running(command, env, folder / "server.log"))
+        wait(lambda: client.get("/health").is_success, "the Prefect server", folder / "server.log", server)
+    console.print(f"pipeline  prefect-cd serve {file}")
+    with console.status("serving the pipeline"):
+        serving = stack.enter_context(running(["prefect-cd", "serve", str(file)], env, runs.log))
+        served = f"/deployments/name/recover/{shop.NAME}"
+        wait(lambda: client.get(served).is_success, "the served pipeline", runs.log, serving)
+    return runs
 
 
-def check_cluster() -> None:
-    """Say what is missing before anything is started."""
-    if not os.environ.get("KUBECONFIG"):
-        raise DemoError("set KUBECONFIG to a cluster that you may create namespaces in, and REGISTRY to its registry")
-    try:
-        subprocess.run(["kubectl", "version", "--request-timeout=10s"], check=True, capture_output=True, text=True)
-    except FileNotFoundError as error:
-        raise DemoError("kubectl is not installed; the demo uses it to show and to clean up") from error
-    except subprocess.CalledProcessError as error:
-        raise DemoError(f"the cluster of {os.environ['KUBECONFIG']} does not answer:\n{error.stderr}") from error
+def play(stack: ExitStack, repository: shop.Repository, runs: Runs) -> None:
+    """The acts, with visitors from the second on, and what became of them."""
+    versions, rows = {}, []
+    visitors: Visitors | None = None
+    for number, act in enumerate(ACTS, start=1):
+        console.print()
+        console.print(Panel(act.why, title=f"[bold]{act.title}", title_align="left"), soft_wrap=False)
+        if visitors:
+            console.print(f"the shop: {visitors.url}")
+        versions[repository.commit(act.title.partition(". ")[2], act.patch)] = f"version {number}"
+        state = runs.release(shop.NAME)
+        console.print(f"the run ended: [bold]{state['name']}[/]")
+        console.print(str(state["message"] or ""), style="dim", markup=False)
+        if state["name"] != act.ends:
+            raise DemoError(f"this run should have ended as {act.ends}\n{runs.log.read_text(errors='replace')[-4000:]}")
+        rows.append((act.title, state["name"], shop.runs_in_production()))
+        visitors = visitors or stack.enter_context(Visitors(shop.NAMESPACES[1], shop.NAME))
+    time.sleep(1)  # a moment of the version that came back
+    show_acts(rows)
+    if visitors:
+        visitors.leave()
+        show_visitors(visitors, versions)
 
 
-def application() -> str:
-    """The name of the sample application."""
-    return "shop"
-
-
-def pipeline(repository: Path) -> dict[str, object]:
-    """The shop's own pipeline file, with the demo's namespaces, registry and base image."""
-    text = (SHOP / "pipeline.yaml").read_text()
-    loaded: dict[str, object] = yaml.safe_load(text)
-    image: dict[str, object] = {"name": f"{REGISTRY}/demo/shop", "context": "app"}
-    base = f"{REGISTRY}/base/python:3.11"
-    if has_image(base):  # a registry of its own, without a way to public images
-        image |= {"args": {"BASE": base}, "options": ["--isolation", "chroot", "--network", "host"]}
-    environments = [
-        {**environment, "namespace": namespace}
-        for environment, namespace in zip(list_of(loaded["environments"]), NAMESPACES, strict=True)
-    ]
-    source = {"repository": str(repository), "branch": "main"}
-    return {**loaded, "source": source, "image": image, "environments": environments}
-
-
-def list_of(value: object) -> list[dict[str, object]]:
-    """A list of mappings, as the pipeline file has it."""
-    if not isinstance(value, list):
-        raise DemoError("the shop's pipeline file has no list of environments")
-    return value
-
-
-def has_image(reference: str) -> bool:
-    """Whether the demo's registry has an image."""
-    host, _, rest = reference.partition("/")
-    name, _, tag = rest.rpartition(":")
-    try:
-        return httpx.get(f"http://{host}/v2/{name}/tags/list", timeout=5, trust_env=False).json()["tags"].count(tag) > 0
-    except (httpx.HTTPError, ValueError, KeyError, AttributeError):
-        return False
-
-
-def make_repository(folder: Path) -> None:
-    """A git repository of the shop's version 1."""
-    shutil.copytree(SHOP, folder, ignore=shutil.ignore_patterns("__pycache__", ".pytest_cache", ".mypy_cache"))
-    for manifest in folder.glob("k8s/*/deployment.yaml"):
-        manifest.write_text(manifest.read_text().replace("localhost:5000/shop", f"{REGISTRY}/demo/shop"))
-    git(folder, "init", "--quiet", "--initial-branch=main")
-    commit(folder, "The shop opens")
-
-
-def git(folder: Path, *arguments: str) -> None:
-    """Run git in the demo's repository."""
-    subprocess.run(["git", *AUTHOR, *arguments], cwd=folder, check=True, capture_output=True)
-
-
-def commit(folder: Path, message: str) -> None:
-    """Commit everything."""
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--message", message)
-
-
-@contextmanager
-def running(stage: Stage, command: list[str], name: str) -> Iterator[None]:
-    """A program with a log file, ended by its pid and with it whatever it started."""
-    with (stage.folder / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=stage.folder, env=dict(stage.env), stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        yield
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def wait(ready: Callable[[], bool], what: str, log: Path) -> None:
-    """Wait for a condition, at most two minutes."""
-    give_up = time.monotonic() + 120
-    while time.monotonic() < give_up:
-        try:
-            if ready():
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.3)
-    raise DemoError(f"{what} did not come up:\n{log.read_text()[-2000:]}")
-
-
-def act(stage: Stage, title: str, patch: str | None, expected: str) -> None:
-    """Commit a version, release it, answer the approval, and see how it ends."""
-    console.rule(f"[bold]{title}")
-    if patch:
-        git(stage.folder / "shop", "apply", f"versions/{patch}")
-        commit(stage.folder / "shop", title.partition(". ")[2])
-    deployment = stage.ask("GET", f"/deployments/name/release/{application()}")
-    console.print(f"[bold]prefect deployment run 'release/{application()}'[/bold]")
-    run = stage.ask("POST", f"/deployments/{deployment['id']}/create_flow_run", json={"idempotency_key": uuid4().hex})
-    console.print(f"watch it: {stage.ui}/runs/flow-run/{run['id']}")
-    state = follow(stage, run["id"])
-    if state["name"] == "Suspended":
-        approve(stage, run["id"])
-        state = follow(stage, run["id"])
-    console.print(f"the run ended: [bold]{state['name']}[/bold]")
-    console.print(str(state["message"] or ""), style="dim", markup=False)
-    if state["name"] != expected:
-        raise DemoError(f"expected {expected}; the log is in the Prefect UI, and in {stage.folder / 'serve.log'}")
-    stage.seen.append((title, state["name"], runs_in_production()))
-
-
-def follow(stage: Stage, run: str) -> dict[str, str]:
-    """Print the run's stages as they end, until it waits for a person or is over."""
-    give_up = time.monotonic() + MINUTES * 60
-    while time.monotonic() < give_up:
-        state: dict[str, str] = stage.ask("GET", f"/flow_runs/{run}")["state"]
-        query = {"flow_runs": {"id": {"any_": [run]}}, "sort": "END_TIME_DESC"}
-        for each in reversed(stage.ask("POST", "/task_runs/filter", json=query)):
-            if each["id"] not in stage.told and each["state_type"] in ENDED and each["state_name"] != "Cached":
-                stage.told.add(each["id"])
-                good = each["state_type"] == "COMPLETED"
-                console.print(
-                    f"  {'[green]✔' if good else '[red]✘'}[/] {each['name']} ({each['total_run_time']:.1f} s)"
-                )
-        if state["name"] == "Suspended" or state["type"] in ENDED:
-            return state
-        time.sleep(0.5)
-    raise DemoError(f"the run is not over after {MINUTES} minutes: {stage.ui}/runs/flow-run/{run}")
-
-
-def approve(stage: Stage, run: str) -> None:
-    """Wait until a person answered in the UI or pressed Enter; answer at once without a terminal."""
-    console.print("\nit waits for an approval: press [bold]Resume[/bold] on the run's page and look at the form")
-    if sys.stdin.isatty():
-        console.print("… or press Enter here to approve it", style="dim")
-        while stage.ask("GET", f"/flow_runs/{run}")["state"]["name"] == "Suspended":
-            if select.select([sys.stdin], [], [], 1)[0]:
-                sys.stdin.readline()
-                break
-        else:
-            return
-    else:
-        console.print("there is no terminal, so the demo approves it itself through the API", style="dim")
-    answer = {"decision": "approve", "name": "the demo", "comment": "looks good"}
-    stage.ask("POST", f"/flow_runs/{run}/resume", json={"run_input": answer})
-    wait(
-        lambda: stage.ask("GET", f"/flow_runs/{run}")["state"]["name"] != "Suspended",
-        "the approved run",
-        stage.folder / "serve.log",
-    )
-
-
-def runs_in_production() -> str:
-    """The release that the cluster itself says is in production."""
-    query = "jsonpath={.metadata.annotations.prefect-cd\\.dev/release}"
-    command = ["kubectl", "--namespace", NAMESPACES[1], "get", "deployment", application(), "--output", query]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def show(stage: Stage) -> None:
-    """What happened, in one table."""
-    table = Table(title="What production runs, as kubectl sees it")
-    for column in ("act", "the run ended", "release in production afterwards"):
-        table.add_column(column)
-    for row in stage.seen:
+def show_acts(rows: list[tuple[str, str, str]]) -> None:
+    """What production runs after each act."""
+    table = Table("act", "the run ended", "release in production afterwards", title="What the cluster says")
+    for row in rows:
         table.add_row(*row)
     console.print(table)
-    if stage.seen[-1][2] != stage.seen[-2][2]:
+    if rows[-1][2] != rows[-2][2]:
         raise DemoError("the version that failed is still in production")
 
 
-def wait_for_ctrl_c(stage: Stage) -> None:
+def show_visitors(visitors: Visitors, versions: dict[str, str]) -> None:
+    """Requests and failures by version."""
+    table = Table("answered by", "requests", "failures", "what failed", title="What users of the shop saw")
+    for version in sorted({version for version, _ in visitors.seen}, key=lambda each: label(each, versions)):
+        seen = {outcome: number for (whose, outcome), number in visitors.seen.items() if whose == version}
+        failures = {outcome: number for outcome, number in seen.items() if outcome}
+        said = ", ".join(f"{number} times {outcome}" for outcome, number in failures.items())
+        table.add_row(label(version, versions), str(sum(seen.values())), str(sum(failures.values())), said)
+    console.print(table)
+
+
+def label(version: str, versions: dict[str, str]) -> str:
+    """What a person calls the version that an answer names."""
+    return next((name for sha, name in versions.items() if version and sha.startswith(version)), version or "nobody")
+
+
+def wait_for_ctrl_c(runs: Runs) -> None:
     """Leave everything running for a person; end at once without a terminal."""
     if not sys.stdin.isatty():
         return
-    console.print(f"\nlook around at {stage.ui}; Ctrl-C ends everything and cleans up")
-    while True:
-        time.sleep(1)
+    console.print(f"\nLook around in [bold]{runs.ui}[/]; Ctrl-C ends everything and cleans up.")
+    with suppress(KeyboardInterrupt):
+        while True:
+            time.sleep(1)
 
 
-def remove_namespaces() -> None:
-    """Delete the demo's namespaces and wait for their end."""
-    subprocess.run(
-        ["kubectl", "delete", "namespace", *NAMESPACES, "--ignore-not-found", "--timeout=90s"],
-        check=False,
-        capture_output=True,
-    )
+def clean_up() -> None:
+    """Remove what the demo put into the cluster; one that is gone has nothing left."""
+    with console.status("cleaning up"):
+        try:
+            shop.remove_namespaces()
+        except (DemoError, DeliveryError) as error:
+            console.print(f"[yellow]not cleaned up: {error}[/]")
+
+
+def forget_killed_demos(prefix: str) -> None:
+    """Remove folders of demos that were killed: their names end with a process that is no more."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        with suppress(IndexError):
+            if not Path("/proc", folder.name.split("-")[-2]).exists():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    sys.exit(main())
+    PREFIX = "prefect-cd-demo-"
+    forget_killed_demos(PREFIX)
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", ignore_cleanup_errors=True) as place:
+        sys.exit(guarded(lambda: main(Path(place))))

@@ -50,6 +50,7 @@ def bring(pipeline: Pipeline, planned: Plan, lock: Lock, record: Record, state: 
     tasks.prune(applied, lock)
     gates = planned.target.environment.gates
     evidence = [tasks.run_gate(pipeline.source, applied, report, gate) for gate in gates]
+    tasks.watch_afterwards(applied)
     return tasks.settle(planned.target, record, state, lock, evidence=evidence)
 
 

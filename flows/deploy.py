@@ -72,12 +72,21 @@ def _deployed(record: Record, evidence: Sequence[Evidence]) -> Deployed:
 
 
 def bring(pipeline: Pipeline, planned: Plan, lock: Lock) -> list[Evidence]:
-    """Apply a plan, watch the rollout to its end, remove what the version no longer contains, and run the gates."""
-    applied = tasks.apply(planned, lock)
-    report = tasks.watch_rollout(applied)
-    tasks.prune(applied, lock)
-    gates = planned.target.environment.gates if applied.commit else ()
-    return [tasks.run_gate(pipeline.source, applied, report, gate) for gate in gates]
+    """Apply a plan, watch the rollout to its end, prune, run the gates, and see that it stays up.
+
+    Gates run in the settle time, and only the rest of it is waited for. Requests are sent during the rollout where
+    the pipeline file asks for it: one that loses too many has failed.
+    """
+    with tasks.probe(planned) as users:
+        applied = tasks.apply(planned, lock)
+        report = tasks.watch_rollout(applied)
+        tasks.prune(applied, lock)
+    if not applied.commit:  # on the way back nothing new is tried: what ran before has stood its time
+        return users
+    gates = planned.target.environment.gates
+    evidence = users + [tasks.run_gate(pipeline.source, applied, report, gate) for gate in gates]
+    tasks.watch_afterwards(applied)
+    return evidence
 
 
 def fall_back(

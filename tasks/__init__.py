@@ -11,9 +11,10 @@ from prefect_cd.tasks.image import build
 from prefect_cd.tasks.lock import hold_lock
 from prefect_cd.tasks.objects import Applied, apply, prune
 from prefect_cd.tasks.prerequisites import preflight
+from prefect_cd.tasks.probe import probe
 from prefect_cd.tasks.record import begin, find, look, settle
 from prefect_cd.tasks.release import render
-from prefect_cd.tasks.rollout import watch_rollout
+from prefect_cd.tasks.rollout import watch_afterwards, watch_rollout
 from prefect_cd.tasks.source import compare_pipeline_file, resolve
 from prefect_cd.tasks.target import Target, Version
 
@@ -32,11 +33,13 @@ __all__ = [
     "look",
     "plan",
     "preflight",
+    "probe",
     "prune",
     "render",
     "resolve",
     "run_check",
     "run_gate",
     "settle",
+    "watch_afterwards",
     "watch_rollout",
 ]

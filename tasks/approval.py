@@ -20,6 +20,7 @@ from prefect.runtime import deployment, flow_run
 from prefect_cd import pages
 from prefect_cd.errors import Expired, Rejected
 from prefect_cd.evidence import Evidence
+from prefect_cd.hazards import hazards
 from prefect_cd.history import Decision
 from prefect_cd.pipeline import Approval, Pipeline, duration_text
 from prefect_cd.release import Release
@@ -67,10 +68,12 @@ def approve(
             release,
             target.name,
             planned.changes,
+            weak=hazards(planned.objects),
             running=planned.running,
             commits=commits_between(pipeline, release, planned.running),
             tested=tested,
             server=planned.server,
+            version=planned.kubernetes,
             namespace=target.environment.namespace,
             note=note,
             run=flow_run.ui_url or "",

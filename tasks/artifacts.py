@@ -1,7 +1,7 @@
 """Artifacts: where the pages of a run appear in the Prefect UI. Outside of a run there are none."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -12,7 +12,9 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect_cd import pages
 from prefect_cd.apply import ChangeSet
 from prefect_cd.evidence import Evidence, Outcome
+from prefect_cd.hazards import Weakness
 from prefect_cd.history import Record
+from prefect_cd.traffic import Traffic
 from prefect_cd.watch import Report
 
 
@@ -23,9 +25,17 @@ def evidence(application: str, proved: Evidence, environment: str = "") -> None:
     _page([application, environment, proved.gate, ending], proved.summary, pages.evidence(proved))
 
 
-def plan(application: str, environment: str, planned: ChangeSet) -> None:
-    """What a release would change."""
-    _page([application, environment, "plan"], f"{environment}: {planned}", pages.changes(planned))
+def plan(application: str, environment: str, planned: ChangeSet, where: str, weak: Sequence[Weakness]) -> None:
+    """What a release would change and where, and what of it may lose requests."""
+    said = f"{environment}: {planned}" + ("; may lose requests" if weak else "")
+    page = "\n\n".join(filter(None, [where, pages.weaknesses(weak), pages.changes(planned)]))
+    _page([application, environment, "plan"], said, page)
+
+
+def requests(application: str, environment: str, proved: Evidence, seen: Traffic) -> None:
+    """What users saw of a rollout; one that lost requests is not hidden by the rollback's."""
+    ending = "" if proved.outcome == Outcome.PASSED else proved.outcome.value
+    _page([application, environment, proved.gate, ending], proved.summary, pages.requests(proved, seen))
 
 
 def pipeline_difference(application: str, name: str, diff: str) -> None:

@@ -6,17 +6,18 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
-from prefect_cd import apply, source
+from prefect_cd import apply, pages, source
 from prefect_cd.apply import ChangeSet
 from prefect_cd.cluster import Cluster
 from prefect_cd.errors import UnknownRevision
+from prefect_cd.hazards import hazards
 from prefect_cd.history import History, Record
 from prefect_cd.pipeline import Pipeline
 from prefect_cd.release import Commit, Object, Release, Result
 from prefect_cd.standing import Standing, content_of, obstacle
 from prefect_cd.tasks import artifacts, workspace
 from prefect_cd.tasks.stage import RETRIES, log
-from prefect_cd.tasks.target import Target, Version
+from prefect_cd.tasks.target import Target, Version, hash_of
 
 
 class Plan(Result):
@@ -31,6 +32,7 @@ class Plan(Result):
         description="what is there and not ours yet, when the environment takes over"
     )
     server: str
+    kubernetes: str = Field(description="the server's version, for people: an upgrade makes no other plan of it")
 
     @property
     def running(self) -> Record | None:
@@ -45,9 +47,8 @@ class Plan(Result):
     @property
     def content(self) -> str:
         """Identity of what a person is asked about, 64 hex digits."""
-        place, version = self.target.place, self.version
-        release = version.release_hash if isinstance(version, Record) else version.hash
-        return content_of(place.environment, place.namespace, self.server, release, self.changes.digest)
+        place = self.target.place
+        return content_of(place.environment, place.namespace, self.server, hash_of(self.version), self.changes.digest)
 
     @property
     def is_there(self) -> bool:
@@ -68,7 +69,11 @@ def plan(target: Target, version: Version) -> Plan:
         InvalidManifest, OwnershipConflict, Forbidden: as the server says.
     """
     planned = asyncio.run(_plan(target, version))
-    artifacts.plan(target.application, target.name, planned.changes)
+    where = pages.place(planned.server, planned.kubernetes, target.environment.namespace)
+    weak = hazards(planned.objects)
+    artifacts.plan(target.application, target.name, planned.changes, where, weak)
+    for weakness in weak:
+        log().warning("%s: %s. Fix: %s", weakness.where, weakness.summary, weakness.fix)
     log().info("%s: %s", target.name, planned.changes)
     if planned.running is None:
         log().info("%s has no known-good yet: if this release fails, there is nothing to go back to", target.name)
@@ -96,6 +101,7 @@ async def _plan(target: Target, version: Version) -> Plan:
             standing=standing,
             taken_over=await apply.foreign(cluster, target.place, objects) if first else (),
             server=cluster.server,
+            kubernetes=await cluster.version(),
         )
 
 

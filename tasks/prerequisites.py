@@ -48,7 +48,15 @@ def preflight(pipeline: Pipeline, commit: Commit) -> None:
         inside(tree, check.directory, check.name)
     for environment in pipeline.environments:
         _suites(environment, tree)
-        asyncio.run(_environment(pipeline, Target.of(pipeline, environment.name), tree))
+    asyncio.run(_environments(pipeline, tree))
+
+
+async def _environments(pipeline: Pipeline, tree: Path) -> None:
+    """All at once; the first in the pipeline's order that is wrong is told."""
+    asked = (_environment(pipeline, Target.of(pipeline, each.name), tree) for each in pipeline.environments)
+    for answer in await asyncio.gather(*asked, return_exceptions=True):
+        if isinstance(answer, BaseException):
+            raise answer
 
 
 def _suites(environment: Environment, tree: Path) -> None:

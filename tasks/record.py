@@ -17,7 +17,7 @@ from prefect_cd.standing import Standing
 from prefect_cd.tasks import artifacts
 from prefect_cd.tasks.changes import Plan, stand
 from prefect_cd.tasks.stage import RETRIES, log
-from prefect_cd.tasks.target import Target, id_of
+from prefect_cd.tasks.target import Target, hash_of, id_of
 
 
 @task(name="standing", task_run_name="look at {target.name}", cache_policy=NO_CACHE, **RETRIES)
@@ -94,7 +94,7 @@ def _record_of(planned: Plan, decision: Decision | None) -> Record:
         environment=planned.target.name,
         state=State.STARTED,
         release_id=id_of(version),
-        release_hash=version.release_hash if isinstance(version, Record) else version.hash,
+        release_hash=hash_of(version),
         commit=version.commit,
         image=version.image,
         objects=planned.objects,

@@ -81,3 +81,8 @@ class Target(Result):
 def id_of(version: Version) -> str:
     """The release id of a version."""
     return version.id if isinstance(version, Release) else version.release_id
+
+
+def hash_of(version: Version) -> str:
+    """The hash of a version: equal hashes are one release."""
+    return version.hash if isinstance(version, Release) else version.release_hash

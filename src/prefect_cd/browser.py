@@ -43,7 +43,7 @@ _PLAYWRIGHTS = (
 )
 _INSTALL = "install Chromium (Debian, Ubuntu: apt-get install chromium) or run: playwright install --with-deps chromium"
 # Not `-m pytest`: that looks for pytest and its plugins in the checkout first.
-_PYTEST = "import sys; sys.path[:] = filter(None, sys.path); import pytest; sys.exit(pytest.console_main())"
+_PYTEST = "import sys; sys.path[:] = filter(None, sys.path); import pytest; sys.exit(pytest.main())"
 _BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1"}  # the checkout stays as it was checked out
 _LEAVING = 5.0  # seconds
 _LARGEST_JOURNAL = 5_000_000
@@ -115,7 +115,7 @@ def run_suite(
         update={
             "console": tuple(_console(journal)),
             "pictures": tuple(_pictures(journal, keep, evidence.cases)),
-            "trace": _trace(keep, evidence.cases),
+            "trace": _trace(journal, keep, evidence.cases),
         }
     )
 
@@ -143,16 +143,15 @@ def _options(keep: Path, report: Path, url: str) -> list[str]:
         *("--browser", "chromium"),
         *("--base-url", url),
         *("--junitxml", str(report)),
-        *("--tracing", "on"),
-        *("--output", str(keep / "traces")),
+        *("--output", str(keep / "playwright")),
     ]
 
 
 def _emptied(keep: Path) -> Path:
     keep = keep.resolve()
-    shutil.rmtree(keep / "traces", ignore_errors=True)
+    shutil.rmtree(keep / "playwright", ignore_errors=True)
     keep.mkdir(parents=True, exist_ok=True)
-    for stale in (keep / "junit.xml", keep / JOURNAL, *keep.glob("*.jpg")):
+    for stale in (keep / "junit.xml", keep / JOURNAL, *keep.glob("*.jpg"), *keep.glob("*.zip")):
         stale.unlink(missing_ok=True)
     return keep
 
@@ -234,26 +233,26 @@ def _console(journal: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def _pictures(journal: Sequence[Mapping[str, str]], keep: Path, cases: Sequence[TestCase]) -> Iterator[Picture]:
-    """Pictures of failing tests first, because there is room for a limited number."""
-    bad = {case.name for case in cases if case.outcome in (Outcome.FAILED, Outcome.ERRORED)}
-    taken = [entry for entry in journal if entry.get("kind") == "picture"]
-    for entry in sorted(taken, key=lambda entry: entry.get("test") not in bad)[:_PICTURES]:
+    for entry in _kept(journal, "picture", cases)[:_PICTURES]:
         jpeg = _plain(keep / Path(entry.get("file", "")).name, _LARGEST_PICTURE)
         if jpeg.startswith(b"\xff\xd8\xff"):
             title = re.sub(r"\[chromium\]$", "", entry.get("test", ""))
             yield Picture(title=title, jpeg=base64.b64encode(jpeg).decode())
 
 
-def _trace(keep: Path, cases: Sequence[TestCase]) -> str | None:
-    """The trace of the first failing test, or else of the first test. Playwright names folders after tests."""
-    traces = sorted(path for path in (keep / "traces").glob("*/trace*.zip") if not path.is_symlink())
-    for case in cases:
-        if case.outcome in (Outcome.FAILED, Outcome.ERRORED):
-            slug = re.sub(r"[^a-z0-9]+", "-", case.name.lower()).strip("-")
-            for trace in traces:
-                if trace.parent.name.endswith(slug):
-                    return str(trace)
-    return str(traces[0]) if traces else None
+def _trace(journal: Sequence[Mapping[str, str]], keep: Path, cases: Sequence[TestCase]) -> str | None:
+    """The trace of the first failing test, or else of the first test."""
+    for entry in _kept(journal, "trace", cases):
+        path = keep / Path(entry.get("file", "")).name
+        if path.suffix == ".zip" and path.is_file() and not path.is_symlink():
+            return str(path)
+    return None
+
+
+def _kept(journal: Sequence[Mapping[str, str]], kind: str, cases: Sequence[TestCase]) -> list[Mapping[str, str]]:
+    """The journal's entries about pictures or traces: those of failing tests first, because not all are shown."""
+    bad = {case.name for case in cases if case.outcome in (Outcome.FAILED, Outcome.ERRORED)}
+    return sorted((e for e in journal if e.get("kind") == kind), key=lambda entry: entry.get("test") not in bad)
 
 
 __all__ = ["find_browser", "inside", "run_suite"]

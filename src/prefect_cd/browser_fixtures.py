@@ -49,7 +49,7 @@ def browser_context_args(browser_context_args: dict[str, Any]) -> dict[str, Any]
 def new_context(
     new_context: Callable[..., BrowserContext], request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., BrowserContext]]:
-    """Listen to every page of a test, and take a picture of each that is open at its end."""
+    """Listen to every page of a test and trace it, and take a picture of each that is open at its end."""
     folder = os.environ.get(FOLDER)
     if not folder:
         yield new_context
@@ -64,8 +64,7 @@ def new_context(
 
     yield create
     for context in contexts:
-        for page in context.pages:
-            witness.picture(page)
+        witness.finish(context)
 
 
 def launch_flags() -> list[str]:

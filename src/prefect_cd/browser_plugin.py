@@ -7,6 +7,7 @@ nothing but pytest and Playwright, never from the checkout, and `browser` trusts
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -32,31 +33,41 @@ class Witness:
     """Writes down what the pages of one test do.
 
     Args:
-        folder: where the journal and the pictures go.
+        folder: where the journal, the pictures and the traces go.
         test: the test's name.
     """
 
     def __init__(self, folder: Path, test: str) -> None:
         self._folder = folder
         self._test = test
-        self._pictures = 0
+        self._kept = 0
+        self._traced: list[BrowserContext] = []
 
     def listen(self, context: BrowserContext) -> None:
-        """Keep console errors, uncaught exceptions, and requests that failed."""
+        """Keep console errors, uncaught exceptions, requests that failed, and a trace."""
+        # DOM snapshots of every step, without the screencast: that takes a core while the tests run.
+        with suppress(Error):  # a suite that traces by itself keeps its own
+            context.tracing.start(title=self._test, snapshots=True, sources=True)
+            self._traced.append(context)
         context.on("console", self._on_console)
         context.on("weberror", lambda error: self._complain("page error", str(error.error)))
         context.on("requestfailed", self._on_request_failed)
         context.on("response", self._on_response)
 
-    def picture(self, page: Page) -> None:
-        """One JPEG of what the page shows; a page that cannot be pictured is no reason to fail a test."""
-        jpeg = _jpeg(page)
-        if jpeg is None:
-            return
-        self._pictures += 1
-        name = f"{_file_name(self._test)}-{self._pictures}.jpg"
-        (self._folder / name).write_bytes(jpeg)
-        self._write("picture", file=name)
+    def finish(self, context: BrowserContext) -> None:
+        """Picture every open page and write the trace; what cannot be had is no reason to fail a test."""
+        for page in context.pages:
+            if jpeg := _jpeg(page):
+                self._file("picture", "jpg").write_bytes(jpeg)
+        if context in self._traced:
+            with suppress(Error):
+                context.tracing.stop(path=self._file("trace", "zip"))
+
+    def _file(self, kind: str, ending: str) -> Path:
+        self._kept += 1
+        name = f"{_file_name(self._test)}-{self._kept}.{ending}"
+        self._write(kind, file=name)
+        return self._folder / name
 
     def _on_console(self, message: ConsoleMessage) -> None:
         # Chromium repeats every failed response on the console, without saying of which request.

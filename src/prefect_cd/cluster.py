@@ -13,8 +13,8 @@ import logging
 import os
 import re
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -50,12 +50,15 @@ _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _READ_SECONDS = 30
 WRITE_SECONDS = 10
 """No write is under way for longer: the environment's lock relies on it."""
+_WATCH_SECONDS = 25
+"""The server ends a watch after this, so one that is silent for longer is known to be dead."""
+_SILENCE_SECONDS = _WATCH_SECONDS + 5
 _PAGE = 500
 _TRANSIENT = frozenset({429, 500, 502, 503, 504})
 _UNAUTHORIZED, _NOT_FOUND, _CONFLICT, _GONE = 401, 404, 409, 410
 _FINE = range(200, 300)
 _LOG_BYTES = 256 * 1024
-_LOG_PATIENCE = 5.0
+_LOG_PATIENCE = 3.0
 # said with status 500, though it is the manifest's fault
 _MANIFESTS_FAULT = ("failed to create typed patch object", "failed to convert new object", "error decoding from json")
 _EXPLAIN = "correct the manifest; `kubectl explain` knows the fields"
@@ -132,6 +135,23 @@ class Kind:
         return "/".join(parts)
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """All objects of a query, and the resourceVersion at which that was so."""
+
+    items: list[Object]
+    version: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """A line of a watch: an object as it is now, or as it was when it went, or only how far we have come."""
+
+    version: str
+    item: Object | None = None
+    gone: bool = False
+
+
 @asynccontextmanager
 async def connect(access: Access, *, patience: timedelta = PATIENCE) -> AsyncIterator["Cluster"]:
     """A connection to the cluster that `access` describes.
@@ -160,8 +180,7 @@ async def _configuration(access: Access) -> Configuration:
         elif _is_in_pod(access):
             load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         else:
-            # the library reads KUBECONFIG once, when it is imported
-            file = access.kubeconfig or os.environ.get("KUBECONFIG") or None
+            file = _file(access)
             _refuse_unknown_context(access, file)
             await load_kube_config(config_file=file, context=access.context, client_configuration=configuration)
     except (ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, AttributeError) as error:
@@ -171,6 +190,12 @@ async def _configuration(access: Access) -> Configuration:
             hint="name a kubeconfig and context in the pipeline file, or set KUBECONFIG",
         ) from None  # the library's errors quote the kubeconfig, and so its tokens
     return configuration
+
+
+def _abort(response: aiohttp.ClientResponse) -> None:
+    """End what still comes; to take leave of each other as TLS wants it would outlast the loop."""
+    if response.connection and response.connection.transport:
+        response.connection.transport.abort()
 
 
 def _unreadable(error: Exception) -> str:
@@ -187,10 +212,10 @@ def _is_in_pod(access: ClusterAccess) -> bool:
     return access.in_cluster or (not named and (_SERVICE_ACCOUNT / "token").exists())
 
 
-def _refuse_unknown_context(access: ClusterAccess, file: str | None) -> None:
+def _refuse_unknown_context(access: ClusterAccess, file: str) -> None:
     if access.context is None:
         return
-    merged = KubeConfigMerger(file or "~/.kube/config").config
+    merged = KubeConfigMerger(file).config
     names = sorted(str(context["name"]) for context in merged.value["contexts"]) if merged else []
     if access.context not in names:
         raise Invalid(
@@ -200,10 +225,27 @@ def _refuse_unknown_context(access: ClusterAccess, file: str | None) -> None:
         )
 
 
+def namespace_of(access: ClusterAccess) -> str:
+    """The namespace that `access` means where none is named: the context's own, the pod's own, or `default`."""
+    if _is_in_pod(access):
+        return (_SERVICE_ACCOUNT / "namespace").read_text().strip()
+    try:
+        merged: Any = KubeConfigMerger(_file(access)).config
+        found: Any = merged["contexts"].get_with_name(access.context or merged["current-context"])
+        return str(found["context"].safe_get("namespace") or "default")
+    except (ConfigException, yaml.YAMLError, OSError, TypeError):
+        return "default"  # connecting says what is wrong with the file
+
+
+def _file(access: ClusterAccess) -> str:
+    # the library reads KUBECONFIG once, when it is imported
+    return access.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+
+
 def _said(access: Access) -> str:
     if isinstance(access, LoadedKubeconfig):
         return "KubernetesCredentials block"
-    return access.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+    return _file(access)
 
 
 class Cluster:
@@ -221,7 +263,7 @@ class Cluster:
         self._client = client
         self._renew = renew
         self._renewing = asyncio.Lock()
-        self._patience = patience.total_seconds()
+        self.patience = patience
         self._kinds: dict[str, dict[str, Kind]] = {}
         self.server = str(client.configuration.host)
 
@@ -289,6 +331,12 @@ class Cluster:
             only_metadata: leave data, spec and status on the server.
         """
         accept = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1" if only_metadata else ""
+        return (await self.snapshot(kind, namespace, labels=labels, fields=fields, accept=accept)).items
+
+    async def snapshot(
+        self, kind: Kind, namespace: str = "", *, labels: str = "", fields: str = "", accept: str = ""
+    ) -> Snapshot:
+        """As `list`, with the resourceVersion at which that was so: `watch` goes on from there."""
         found: list[Object] = []
         token = ""
         while True:
@@ -304,7 +352,31 @@ class Cluster:
             found += [{**item, "apiVersion": kind.api_version, "kind": kind.kind} for item in page["items"] or []]
             token = page["metadata"].get("continue", "")
             if not token:
-                return found
+                return Snapshot(found, str(page["metadata"].get("resourceVersion", "")))
+
+    async def watch(
+        self, kind: Kind, namespace: str = "", *, labels: str = "", fields: str = "", version: str
+    ) -> AsyncGenerator[Change, None]:
+        """What changes from `version` on, until the server ends the request, as it does every half minute.
+
+        The first change has no object: the server has accepted the watch. Neither have bookmarks, which only say how
+        far we have come (https://kubernetes.io/docs/reference/using-api/api-concepts/#watch-bookmarks).
+
+        Raises:
+            ApiError: status 410, the server has forgotten that version: take a new snapshot.
+            ClusterUnreachable: the connection dropped, or was silent for too long.
+        """
+        query = {"labelSelector": labels, "fieldSelector": fields, "resourceVersion": version}
+        query |= {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(_WATCH_SECONDS)}
+        async with self._opened(self._url(kind.path(namespace), query), where=kind.plural) as response:
+            yield Change(version)
+            async for line in _lines(response.content):
+                told = self._json(line)
+                item = told["object"]
+                if told["type"] == "ERROR":
+                    raise _refusal("GET", int(item.get("code") or 0), json.dumps(item).encode(), kind.plural)
+                now = str(item["metadata"]["resourceVersion"])
+                yield Change(now) if told["type"] == "BOOKMARK" else Change(now, item, gone=told["type"] == "DELETED")
 
     async def apply(
         self, item: Object, *, dry_run: bool = False, force: bool = False, guard: Guard = unguarded
@@ -362,22 +434,26 @@ class Cluster:
             if error.status not in {_NOT_FOUND, _CONFLICT}:
                 raise
 
-    async def logs(self, namespace: str, pod: str, container: str, *, previous: bool = False, lines: int = 30) -> str:
-        """The last lines of a container's log; empty when there is none, and when it cannot be had soon.
+    async def logs(
+        self, namespace: str, pod: str, container: str, *, previous: bool = False, lines: int = 30
+    ) -> str | None:
+        """The last lines of a container's log; empty when it wrote nothing, None when that cannot be known soon.
 
         A log is evidence for something that is known already: asking for it neither fails nor takes long.
         """
         query = {"container": container, "tailLines": str(lines), "previous": "true" if previous else ""}
         path = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods/{quote(pod, safe='')}/log"
+        query["limitBytes"] = str(_LOG_BYTES)
         try:
-            answer = await self._retried(
-                "GET", path, patience=_LOG_PATIENCE, query={**query, "limitBytes": str(_LOG_BYTES)}
+            # a node that is mute does not fail: it does not answer
+            answer = await asyncio.wait_for(
+                self._retried("GET", path, patience=_LOG_PATIENCE, query=query), _LOG_PATIENCE
             )
-        except (ApiError, Invalid, ClusterUnreachable):
-            return ""
+        except (ApiError, Invalid, ClusterUnreachable, asyncio.TimeoutError):
+            return None
         text = answer.decode(errors="replace")
         # said with status 200 when the node has thrown the container away
-        return "" if text.startswith("unable to retrieve container logs for ") else text
+        return None if text.startswith("unable to retrieve container logs for ") else text
 
     async def may(self, verb: str, group: str, resource: str, namespace: str) -> bool:
         """Whether our identity may do `verb`, as the server answers a SelfSubjectAccessReview."""
@@ -436,6 +512,18 @@ class Cluster:
         finally:
             await websocket.close()
 
+    async def refusal(self, namespace: str, pod: str, port: int) -> str:
+        """The words with which a connection from the API server to a port of a pod is refused; empty when it is not.
+
+        The greeting of TLS is all that is sent: no request reaches the program.
+        """
+        path = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods/https:{quote(pod, safe='')}:{port}/proxy/"
+        try:
+            await self._send("GET", path)
+        except (ClusterUnreachable, ApiError, InvalidManifest) as error:
+            return error.reason if "connection refused" in error.reason else ""
+        return ""
+
     async def _headers(self) -> dict[str, str]:
         settings = (await self._client.configuration.auth_settings()).get("BearerToken")
         return {"authorization": settings["value"]} if settings and settings["value"] else {}
@@ -451,7 +539,8 @@ class Cluster:
         return self._json(await self._retried(method, path, **request))
 
     async def _retried(self, method: str, path: str, *, patience: float | None = None, **request: Any) -> bytes:  # noqa: ANN401
-        patience = self._patience if patience is None else min(patience, self._patience)
+        ours = self.patience.total_seconds()
+        patience = ours if patience is None else min(patience, ours)
         async for attempt in stamina.retry_context(
             on=_heals, attempts=None, timeout=patience, wait_initial=0.2, wait_max=3.0
         ):
@@ -487,15 +576,45 @@ class Cluster:
         where: str = "",
         guard: Guard = unguarded,
     ) -> bytes:
-        asked = urlencode({key: value for key, value in (query or {}).items() if value})
         headers = {"Content-Type": content, "Accept": accept or "application/json"}
-        url = f"{self.server}{path}{'?' + asked if asked else ''}"
+        url = self._url(path, query)
         status, answer, used = await self._ask(method, url, headers, body, guard)
         if status == _UNAUTHORIZED and await self._renewed(used):
             status, answer, _ = await self._ask(method, url, headers, body, guard)
         if status not in _FINE:
             raise _refusal(method, status, answer, where)
         return answer
+
+    def _url(self, path: str, query: Mapping[str, str] | None) -> str:
+        asked = urlencode({key: value for key, value in (query or {}).items() if value})
+        return f"{self.server}{path}{'?' + asked if asked else ''}"
+
+    @asynccontextmanager
+    async def _opened(self, url: str, *, where: str) -> AsyncIterator[aiohttp.ClientResponse]:
+        """An answer whose body is read while it comes."""
+        rest = self._client.rest_client
+        session: aiohttp.ClientSession = rest.pool_manager
+        for again in (True, False):
+            authorization = await self._headers()
+            with self._reached():
+                async with session.get(
+                    url,
+                    headers={**authorization, "Accept": "application/json"},
+                    timeout=aiohttp.ClientTimeout(sock_connect=_READ_SECONDS, sock_read=_SILENCE_SECONDS),
+                    server_hostname=rest.server_hostname,
+                    proxy=rest.proxy,
+                    proxy_headers=rest.proxy_headers,
+                ) as response:
+                    if response.status in _FINE:
+                        try:
+                            yield response
+                        finally:
+                            _abort(response)
+                        return
+                    answer = await response.read()
+            renewable = again and response.status == _UNAUTHORIZED
+            if not (renewable and await self._renewed(authorization.get("authorization", ""))):
+                raise _refusal("GET", response.status, answer, where)
 
     async def _ask(
         self, method: str, url: str, headers: Mapping[str, str], body: Object | None, guard: Guard
@@ -506,7 +625,7 @@ class Cluster:
         data = None if body is None else io.BytesIO(json.dumps(body).encode())  # as a file: records are large
         authorization = await self._headers()
         await guard()  # last: renewing a token can take longer than the lock is known to be ours
-        try:
+        with self._reached():
             async with session.request(
                 method,
                 url,
@@ -518,6 +637,13 @@ class Cluster:
                 proxy_headers=rest.proxy_headers,
             ) as response:
                 answer = await response.read()
+        return response.status, answer, authorization.get("authorization", "")
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """A request whose failures are told in our own words."""
+        try:
+            yield
         except (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError) as error:
             raise Invalid(
                 f"the API server's certificate is not trusted: {error}",
@@ -526,7 +652,6 @@ class Cluster:
             ) from error
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
             raise self._unreachable(error) from error
-        return response.status, answer, authorization.get("authorization", "")
 
     def _unreachable(self, error: Exception) -> ClusterUnreachable:
         return ClusterUnreachable(
@@ -534,6 +659,17 @@ class Cluster:
             where=self.server,
             hint="is the cluster up, and reachable from here? try `kubectl cluster-info`",
         )
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Lines of any length; the reader's own `readline` ends at a fixed one, and objects have up to 1.5 MB."""
+    rest: list[bytes] = []
+    async for chunk in content.iter_any():
+        *whole, last = chunk.split(b"\n")
+        for line in whole:
+            yield b"".join([*rest, line])
+            rest = []
+        rest.append(last)
 
 
 def _heals(error: Exception) -> bool:

@@ -13,8 +13,10 @@ from contextlib import asynccontextmanager, suppress
 import aiohttp
 
 from prefect_cd.cluster import ApiError, Cluster, Ref
+from prefect_cd.diagnosis.serving import SERVICE
 from prefect_cd.errors import DeliveryError, Forbidden, GateErrored, Invalid
 from prefect_cd.release import Object
+from prefect_cd.traffic import Way
 
 _CONNECT_SECONDS = 2.0
 _PROXY_LAG_SECONDS = 3.0
@@ -22,7 +24,7 @@ _MOST_ADDRESSES = 8
 _LINGER_SECONDS = 10.0
 _ENDPOINT_LAG_SECONDS = 10.0
 # aiohttp does not wait for the end of a TLS connection that was a websocket (its docs: Graceful Shutdown)
-_FAREWELL_SECONDS = 0.25
+_FAREWELL_SECONDS = 0.05
 _CHUNK = 64 * 1024
 _DATA, _ERROR = 0, 1
 _PORT_FRAMES = 2  # the first message of each channel is the port number
@@ -37,8 +39,20 @@ async def reach(cluster: Cluster, namespace: str, url: str) -> AsyncIterator[str
         Invalid: no such Service or port.
         GateErrored: the Service has no ready pod to forward to.
     """
+    async with reach_by(cluster, namespace, url) as (_, reached):
+        yield reached
+
+
+@asynccontextmanager
+async def reach_by(cluster: Cluster, namespace: str, url: str) -> AsyncIterator[tuple[Way, str]]:
+    """As `reach`, with the way that requests to the URL go.
+
+    Raises:
+        Invalid: no such Service or port.
+        GateErrored: the Service has no ready pod to forward to.
+    """
     if not url.startswith("service/"):
-        yield url.rstrip("/")
+        yield Way.URL, url.rstrip("/")
         return
     name, _, wanted = url.removeprefix("service/").partition(":")
     service = await cluster.get(Ref("v1", "Service", namespace, name))
@@ -49,16 +63,16 @@ async def reach(cluster: Cluster, namespace: str, url: str) -> AsyncIterator[str
     port = _port(service, wanted, url)
     scheme = "https" if "https" in {port.get("name"), port.get("appProtocol")} else "http"
     if cluster.in_pod:
-        yield f"{scheme}://{name}.{namespace}.svc:{port['port']}"
+        yield Way.SERVICE, f"{scheme}://{name}.{namespace}.svc:{port['port']}"
         return
     answering = await _first_that_answers((await _addresses(cluster, service, port))[:_MOST_ADDRESSES])
     if answering:
         host, number = answering
         shown = f"[{host}]" if ":" in host else host
-        yield f"{scheme}://{shown}:{number}"
+        yield Way.ADDRESS, f"{scheme}://{shown}:{number}"
         return
     async with _forwarded(cluster, namespace, name, port) as number:
-        yield f"{scheme}://127.0.0.1:{number}"
+        yield Way.PORT_FORWARD, f"{scheme}://127.0.0.1:{number}"
 
 
 def _port(service: Object, wanted: str, url: str) -> Object:
@@ -186,7 +200,7 @@ async def _ready_pods(cluster: Cluster, namespace: str, service: str, port: Obje
     """
     kind = await cluster.kind("discovery.k8s.io/v1", "EndpointSlice")
     found: list[tuple[str, int]] = []
-    for piece in await cluster.list(kind, namespace, labels=f"kubernetes.io/service-name={service}"):
+    for piece in await cluster.list(kind, namespace, labels=f"{SERVICE}={service}"):
         ports = piece.get("ports") or []
         numbers = [each["port"] for each in ports if (each.get("name") or "") == port.get("name", "")]
         for endpoint in piece.get("endpoints") or []:

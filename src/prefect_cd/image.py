@@ -39,15 +39,25 @@ class Builder:
     """One program that builds and pushes images, and how it is spoken to.
 
     Attributes:
-        program: its name on PATH.
+        name: what the pipeline file calls it.
         install: what to do when it is not there.
         containers_tools: it is one of the family of podman and buildah: it writes the digest to a file, and is
             told per call that a registry has no TLS (docker's engine is told in its own settings).
+        command: what it is called on PATH, where that is not its name.
+        stands_in: its images run on the embedded cluster of this machine only, so it is no replacement for an engine
+            that is there and does not work.
     """
 
-    program: str
+    name: str
     install: str
     containers_tools: bool
+    command: str = ""
+    stands_in: bool = False
+
+    @property
+    def program(self) -> str:
+        """What it is called on PATH."""
+        return self.command or self.name
 
     def build_command(self, settings: ImageSettings, reference: str, commit: Commit, context: Path) -> list[str]:
         """The command that makes the image and gives it its name on this machine."""
@@ -80,27 +90,38 @@ _BUILDERS = (
     Builder("docker", "docker: install Docker Engine and start it, or set DOCKER_HOST", containers_tools=False),
     Builder("podman", "podman: apt-get install podman, dnf install podman", containers_tools=True),
     Builder("buildah", "buildah: apt-get install buildah, dnf install buildah", containers_tools=True),
+    Builder(
+        "embedded",
+        "embedded: comes with prefect-cd, install that again",
+        containers_tools=True,
+        command="prefect-cd-embedded-builder",
+        stands_in=True,
+    ),
 )
+_NOT_INSTALLED = "not installed"
 
 
 def choose_builder(settings: ImageSettings) -> Builder:
     """The first of docker, podman and buildah that works here; only the one the pipeline file names, if it names one.
 
+    `embedded` is taken when it is named, or when none of them is installed and the registry is on this machine.
+
     Raises:
         MissingTool: none works; says why each was not taken, and what to install.
     """
-    candidates = [each for each in _BUILDERS if settings.builder in (None, each.program)]
-    reasons = []
-    for builder in candidates:
-        reason = _why_not(builder)
+    reasons: dict[Builder, str] = {}
+    for builder in (each for each in _BUILDERS if settings.builder in (None, each.name)):
+        if builder.stands_in and set(reasons.values()) - {_NOT_INSTALLED}:
+            continue
+        reason = _why_not(builder, settings)
         if reason is None:
             return builder
-        reasons.append(f"{builder.program}: {reason}")
+        reasons[builder] = reason
     raise MissingTool(
-        f"no image can be built here: {' and '.join(each.program for each in candidates)} "
-        f"{'do' if len(candidates) > 1 else 'does'} not work",
-        detail="\n".join(reasons),
-        hint="one is enough; " + "; ".join(each.install for each in candidates),
+        f"no image can be built here: {' and '.join(each.name for each in reasons)} "
+        f"{'do' if len(reasons) > 1 else 'does'} not work",
+        detail="\n".join(f"{builder.name}: {reason}" for builder, reason in reasons.items()),
+        hint="one is enough; " + "; ".join(each.install for each in reasons),
     )
 
 
@@ -143,12 +164,15 @@ def build(
     return BuiltImage(name=settings.name, digest=_push(builder, settings, reference, deadline, on_line), built=True)
 
 
-def _why_not(builder: Builder) -> str | None:
+def _why_not(builder: Builder, settings: ImageSettings) -> str | None:
     """Why a builder is not taken; None when it works."""
+    host, _ = registry.split(settings.name)
+    if builder.stands_in and not registry.speaks_http(host, insecure=None):
+        return f"makes images for the embedded cluster of this machine, and {host} is elsewhere"
     try:
         ended = run([builder.program, "info"], cwd=Path("/"), env=_environment(), timeout=_PROBE)
     except MissingTool:
-        return "not installed"
+        return _NOT_INSTALLED
     if ended.timed_out:
         return f"does not answer within {duration_text(_PROBE)}"
     return ended.last(1) or f"`{builder.program} info` ends with {ended.code}" if ended.code else None

@@ -53,7 +53,6 @@ class Seen:
     """A lease as it was last seen, and for how long it has not changed."""
 
     holder: str
-    version: str
     unchanged: timedelta
     duration: timedelta
 
@@ -243,7 +242,6 @@ def _seen(lease: Object | None, unchanged: timedelta) -> Seen | None:
     spec = lease["spec"]
     return Seen(
         holder=spec.get("holderIdentity") or "",
-        version=lease["metadata"]["resourceVersion"],
         unchanged=unchanged,
         duration=timedelta(seconds=spec.get("leaseDurationSeconds") or DURATION.total_seconds()),
     )

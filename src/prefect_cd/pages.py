@@ -8,9 +8,12 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 
 from prefect_cd.apply import Action, ChangeSet
+from prefect_cd.chart import picture
 from prefect_cd.evidence import Evidence, Outcome
+from prefect_cd.hazards import Weakness
 from prefect_cd.history import Record
 from prefect_cd.release import Commit, Release
+from prefect_cd.traffic import Traffic
 from prefect_cd.watch import Report, Trouble
 
 _DIFF_LIMIT = 60_000  # characters; a form or an artifact stays readable and far below what the server accepts
@@ -59,6 +62,11 @@ def evidence(proved: Evidence) -> str:
     if proved.trace:
         parts += ["## Trace", fenced(f"playwright show-trace {proved.trace}", "sh")]
     return "\n\n".join(parts)
+
+
+def place(server: str, version: str, namespace: str) -> str:
+    """Where something is, or will be, as the cluster itself says it: its version tells what kind of cluster it is."""
+    return f"cluster `{server}` (Kubernetes {_cell(version)}), namespace `{namespace}`"
 
 
 def changes(planned: ChangeSet) -> str:
@@ -117,7 +125,9 @@ def approval(
     environment: str,
     planned: ChangeSet,
     *,
+    weak: Sequence[Weakness] = (),
     server: str,
+    version: str,
     namespace: str,
     running: Record | None,
     commits: Sequence[Commit],
@@ -138,11 +148,12 @@ def approval(
             f"if it fails, we go back to: {back}",
             f"release `{release.id}`, commit `{commit.sha[:12]}`",
             f"image `{release.image.name}` `{release.image.digest[:19]}…`",
-            f"cluster `{server}`, namespace `{namespace}`",
+            place(server, version, namespace),
             f"[the run with all its reports]({run})" if run else "",
         ),
         "## What was tested",
         bullets(*(f"{_SIGNS[each.outcome]} **{_cell(each.gate)}**: {_cell(each.summary)}" for each in tested)),
+        weaknesses(weak),
         f"## What changes: {planned}",
         bullets(*(f"`{each.short}` {_cell(each.subject)} ({_cell(each.author)})" for each in commits)),
         changes(planned),
@@ -174,3 +185,44 @@ def outcome(record: Record) -> str:
     if record.reason:
         parts.append(fenced(record.reason))
     return "\n\n".join(parts)
+
+
+def requests(proved: Evidence, seen: Traffic) -> str:
+    """What users saw of a rollout: the verdict, a picture of it, and the numbers."""
+    chart = picture(seen)
+    took, before = seen.latency, f"{seen.sent_before}, of which {sum(seen.before.values())} failed"
+    numbers: list[Sequence[object]] = [
+        ["asked for", seen.address],
+        ["by way of", seen.way.value],
+        ["before the rollout", before if seen.sent_before else "none"],
+        ["during the rollout", seen.sent],
+        *(["failed", f"{number} ({kind})"] for kind, number in seen.failures.items()),
+        ["slow", seen.slow],
+        ["longest time without a good answer", _gap(seen)],
+        ["half, 95 %, 99 % and all within", " · ".join(f"{s * 1000:.0f} ms" for s in took.model_dump().values())],
+        *([["not sent", f"{seen.unsent}: this machine was too busy"]] if seen.unsent else []),
+    ]
+    parts = [
+        f"# {_SIGNS[proved.outcome]} {_cell(proved.gate)}",
+        _cell(proved.summary),
+        f"**What to do:** {proved.hint}" if proved.hint else "",
+        f"![answers per second, by version]({chart})" if chart else "",
+    ]
+    if proved.cases:
+        limits = ([_SIGNS[case.outcome], case.name, case.message] for case in proved.cases)
+        parts.append(table(["", "limit", "exceeded by"], limits))
+    parts.append(table(["requests", ""], numbers))
+    if seen.versions:
+        rows = ([each.version, each.answers, f"{each.first:.1f} s", f"{each.last:.1f} s"] for each in seen.versions)
+        parts.append(table(["version", "answers", "first", "last"], rows))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _gap(seen: Traffic) -> str:
+    return f"{seen.gap:.2f} s, from second {seen.gap_at:.1f} on" if seen.gap else "0 s"
+
+
+def weaknesses(found: Sequence[Weakness]) -> str:
+    """What will lose requests, with the fix; empty when nothing will. Lists, since a form is narrow."""
+    lines = (f"**{_cell(each.where)}**: {_cell(each.summary)}. *Fix:* {_cell(each.fix)}." for each in found)
+    return f"## What may lose requests\n\n{bullets(*lines)}" if found else ""

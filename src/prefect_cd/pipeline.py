@@ -21,6 +21,7 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
+from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
@@ -87,6 +88,7 @@ Label = Annotated[str, Field(min_length=1, max_length=60)]
 RelativePath = Annotated[str, AfterValidator(_inside), Field(min_length=1, description="a path inside the commit")]
 Command = Annotated[tuple[str, ...], Field(min_length=1)]
 _MINUTE = timedelta(minutes=1)
+_MOST_IN_FLIGHT = 500  # connections at once; a process may usually have 1024 files open
 
 
 class Settings(BaseModel):
@@ -123,8 +125,11 @@ class ImageSettings(Settings):
     dockerfile: Annotated[RelativePath, Field(description="seen from the context")] = "Dockerfile"
     args: Annotated[dict[str, str], Field(description="build arguments; VERSION is the commit unless given")] = {}
     builder: Annotated[
-        Literal["docker", "podman", "buildah"] | None,
-        Field(description="default: the first of docker, podman, buildah that works"),
+        Literal["docker", "podman", "buildah", "embedded"] | None,
+        Field(
+            description="default: the first of docker, podman, buildah that works; where none is installed and the "
+            "registry is on this machine, embedded, whose images only the embedded cluster runs"
+        ),
     ] = None
     options: Annotated[tuple[str, ...], Field(description="further flags for the builder's build command")] = ()
     insecure: Annotated[
@@ -190,15 +195,125 @@ class Approval(Settings):
     ] = ()
 
 
+class PatienceSettings(Settings):
+    """How long a trouble that may heal is given before it is doom: one duration for all, or each its own."""
+
+    configuration: Annotated[
+        Duration, Field(description="a ConfigMap, Secret, key or service account that is missing")
+    ] = _MINUTE
+    registry: Annotated[
+        Duration, Field(description="a registry that does not answer; nodes try again after 10, 30 and 70 s")
+    ] = timedelta(seconds=90)
+    volume: Annotated[Duration, Field(description="a volume that is missing or cannot be mounted")] = _MINUTE
+    quota: Annotated[Duration, Field(description="a quota that is used up")] = _MINUTE
+    node: Annotated[Duration, Field(description="no node with room, or one that cannot set the pod up")] = _MINUTE
+    admission: Annotated[Duration, Field(description="a webhook that does not answer, and other refusals")] = _MINUTE
+    readiness: Annotated[
+        Duration, Field(description="a pod that does not become ready, after the time that its own probes allow")
+    ] = _MINUTE
+    service: Annotated[
+        Duration, Field(description="a Service without ready endpoints, or whose port is closed, once its pods are up")
+    ] = timedelta(seconds=30)
+    other: Annotated[Duration, Field(description="every other trouble that may heal")] = _MINUTE
+    stall: Annotated[
+        Timeout, Field(description="no progress at all; a longer progressDeadlineSeconds is respected")
+    ] = 10 * _MINUTE
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_for_all(cls, given: object) -> object:
+        if not isinstance(given, (str, timedelta)):
+            return given
+        duration = _duration(given)
+        return {name: duration for name in cls.model_fields if name != "stall"}
+
+    @property
+    def text(self) -> str:
+        """For people: the one duration, or the shortest and the longest."""
+        durations = {getattr(self, name) for name in type(self).model_fields if name != "stall"}
+        shortest, longest = duration_text(min(durations)), duration_text(max(durations))
+        return shortest if shortest == longest else f"{shortest} to {longest}"
+
+
+def _or_one_for_all(schema: JsonDict) -> None:
+    """In the schema, too, a duration may stand where the patience is."""
+    one_for_all: JsonDict = {"type": "string", "pattern": f"^{_DURATION.pattern}$", "examples": ["60s"]}
+    schema["anyOf"] = [one_for_all, {"$ref": schema.pop("$ref")}]
+
+
 class RolloutSettings(Settings):
     """How long to watch, and how patient to be."""
 
     timeout: Annotated[Timeout, Field(description="after this an unfinished rollout has failed")] = 10 * _MINUTE
-    crashes: Annotated[int, Field(ge=1, le=20, description="failed starts of one container that count as doom")] = 3
+    settle: Annotated[
+        Duration, Field(description="a complete rollout is watched on for this long: pods may die under the first load")
+    ] = timedelta(seconds=30)
+    crashes: Annotated[
+        int, Field(ge=1, le=20, description="failed starts of one container that are doom; 2 more while others come up")
+    ] = 3
     patience: Annotated[
-        Duration,
-        Field(description="for what may heal: a missing ConfigMap, quota, a full node, a registry that is down"),
-    ] = _MINUTE
+        PatienceSettings,
+        Field(
+            description="for what may heal; one duration for all of it, or one for each trouble",
+            json_schema_extra=_or_one_for_all,
+        ),
+    ] = PatienceSettings()
+
+
+class ProbeLimits(Settings):
+    """What users may notice of a rollout; more than this, and it has failed."""
+
+    failed: Annotated[int, Field(ge=0, description="requests that may get no good answer")] = 0
+    slow: Annotated[int | None, Field(ge=0, description="requests that may be slow; default: any number")] = None
+    gap: Annotated[
+        Timeout | None, Field(description="the longest time that may pass without a good answer; default: any")
+    ] = None
+
+
+class Probe(Settings):
+    """Requests by the clock through the environment's url during the whole rollout: what do users see?
+
+    Without this key nothing is sent: traffic on somebody's URL, and what a good answer to it is, are not ours to
+    guess. `probe: {}` asks GET / ten times a second and allows no failed request.
+    """
+
+    path: Annotated[
+        str, Field(pattern="^/", description="must be safe to ask for again and again", examples=["/api/products"])
+    ] = "/"
+    rate: Annotated[float, Field(ge=1, le=100, description="requests per second, however late the answers are")] = 10
+    timeout: Annotated[Timeout, Field(description="after this a request has failed")] = timedelta(seconds=5)
+    slow: Annotated[Timeout, Field(description="a good answer that takes longer is a slow one")] = timedelta(seconds=1)
+    status: Annotated[int | None, Field(ge=100, le=599, description="the good status; default: any 2xx or 3xx")] = None
+    after: Annotated[
+        Duration, Field(description="goes on after the rollout is complete: the last old pods end only then")
+    ] = timedelta(seconds=5)
+    keep_alive: Annotated[
+        bool, Field(description="use connections again, as browsers do; default: a new one each time, as new users do")
+    ] = False
+    version_header: Annotated[str, Field(min_length=1, description="response header that names the version")] = (
+        "X-Version"
+    )
+    version_pattern: Annotated[
+        str | None,
+        Field(
+            description="regular expression whose first group (or whole match) in the body is the version; "
+            "default: the header",
+            examples=['"version": "([^"]+)"'],
+        ),
+    ] = None
+    limits: ProbeLimits = ProbeLimits()
+
+    @model_validator(mode="after")
+    def _bounded_in_flight(self) -> Self:
+        if self.rate * self.timeout.total_seconds() > _MOST_IN_FLIGHT:
+            raise ValueError(f"rate times timeout is how many may be in flight: at most {_MOST_IN_FLIGHT}")
+        if self.slow >= self.timeout and self.limits.slow is not None:
+            raise ValueError("nothing can be slow: write a timeout that is longer than slow")
+        try:
+            re.compile(self.version_pattern or "")
+        except re.error as error:
+            raise ValueError(f"version_pattern is no regular expression: {error}") from error
+        return self
 
 
 class ClusterAccess(Settings):
@@ -238,6 +353,9 @@ class Environment(Settings):
     approval: Approval | None = None
     gates: tuple[Gate, ...] = ()
     rollout: RolloutSettings = RolloutSettings()
+    probe: Annotated[
+        Probe | None, Field(description="measure what users see of a rollout; default: nothing is sent")
+    ] = None
     rollback: Annotated[Literal["automatic", "never"], Field(description="what follows a failed rollout or gate")] = (
         "automatic"
     )
@@ -252,6 +370,8 @@ class Environment(Settings):
     def _gates_need_a_url(self) -> Self:
         if self.gates and not self.url:
             raise ValueError("gates need the environment's url (https://… or service/NAME)")
+        if self.probe and not self.url:
+            raise ValueError("a probe needs the environment's url (https://… or service/NAME)")
         _unique([gate.name for gate in self.gates], "gate")
         return self
 
@@ -298,7 +418,10 @@ __all__ = [
     "Gate",
     "HttpCheck",
     "ImageSettings",
+    "PatienceSettings",
     "Pipeline",
+    "Probe",
+    "ProbeLimits",
     "RolloutSettings",
     "Settings",
     "SourceSettings",

@@ -7,7 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 
-from prefect_cd.pipeline import Approval, Check, ClusterAccess, Environment, Gate, Pipeline, duration_text
+from prefect_cd.pipeline import Approval, Check, ClusterAccess, Environment, Gate, Pipeline, Probe, duration_text
 
 
 def describe(pipeline: Pipeline) -> str:
@@ -48,12 +48,14 @@ def _environment(environment: Environment) -> list[str]:
     lines.append(
         f"apply {environment.manifests} and watch the rollout for at most {duration_text(rollout.timeout)} "
         f"(doomed after {_count(rollout.crashes, 'crash', 'crashes')}; "
-        f"{duration_text(rollout.patience)} for what may heal)"
+        f"{rollout.patience.text} for what may heal), then see it stay up for {duration_text(rollout.settle)}"
     )
     if environment.cluster_scoped:
         lines.append(f"cluster-scoped objects it may contain: {_listed(environment.cluster_scoped, 'and')}")
     if environment.take_over:
         lines.append("take over what other managers own")
+    if environment.probe:
+        lines.append(_probe(environment.probe, environment.url or ""))
     lines += [f"gate {gate.name}: {_gate(gate, environment.url or '')}" for gate in environment.gates]
     lines.append(_rollback(environment))
     return lines
@@ -83,6 +85,17 @@ def _gate(gate: Gate, url: str) -> str:
     if gate.browser:
         return f"a browser runs the suite {gate.browser} against {url}{within}"
     return f"{_command(gate.run or (), gate.directory)} against {url}{within}"
+
+
+def _probe(probe: Probe, url: str) -> str:
+    limits = probe.limits
+    parts = [
+        f"at most {limits.failed} may fail",
+        f"at most {limits.slow} may take longer than {duration_text(probe.slow)}" if limits.slow is not None else "",
+        f"a good answer at least every {duration_text(limits.gap)}" if limits.gap else "",
+    ]
+    asked = f"GET {url.rstrip('/')}{probe.path} {probe.rate:g} times a second"
+    return f"meanwhile {asked}: {_listed([part for part in parts if part], 'and')}"
 
 
 def _rollback(environment: Environment) -> str:

@@ -1,92 +1,42 @@
-"""Observe, judge, report, wait: the loop around `rollout.judge`, and what it leaves as a report.
+"""Observe, judge, report, wait: the loop around `rollout.judge`.
 
-It reads workloads, their revisions and pods, and events about them; logs only of what failed. The verdict is made in
-`rollout`, the words in `diagnosis`.
+It is driven by what changes: mirrors of the workloads and of all that belongs to them (`sight`) wake it, and a clock
+that ticks while something counts down. A final word is spoken only after everything was listed anew, so that none
+rests on a watch that hangs, and "complete" only after a last knock at the Services' ports. Logs are read only of what
+failed. How long to go on is decided in `settling`.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 
-from prefect_cd.apply import parallel
+from prefect_cd.asking import Asking
+from prefect_cd.belonging import Subject, has_rollout
 from prefect_cd.cluster import Cluster, Ref
-from prefect_cd.diagnosis import Cause
+from prefect_cd.diagnosis import Cause, containers
+from prefect_cd.diagnosis.reading import name_of
 from prefect_cd.errors import RolloutFailed
+from prefect_cd.lastwords import LastWords
 from prefect_cd.pipeline import RolloutSettings, duration_text
-from prefect_cd.release import Object, Result
-from prefect_cd.rollout import Observation, Patience, Phase, Verdict, judge
+from prefect_cd.release import Object
+from prefect_cd.report import PodRow, Report, RolloutDoomed, Trouble, Watched, doomed, trouble, watched
+from prefect_cd.rollout import ALONE, Company, Memory, Patience, Phase, Verdict, companies, judge
+from prefect_cd.settling import Course
+from prefect_cd.sight import Sight, gone, seeing
 
-_LOOK_EVERY_SECONDS = 1.0
-_BLIND_AFTER = timedelta(seconds=5)
-_LOG_LINES = 30
-_LOG_ATTEMPTS = 3
-_REVISIONS = {"Deployment": "ReplicaSet", "StatefulSet": "ControllerRevision", "DaemonSet": "ControllerRevision"}
-_WATCHED = frozenset({"Deployment", "StatefulSet", "DaemonSet", "Job"})
-_BUILT_IN_GROUPS = frozenset({"", "apps", "batch", "autoscaling", "policy"})
-
-
-class PodRow(Result):
-    """One pod, as a table shows it."""
-
-    name: str
-    ready: bool
-    state: str
-    since: datetime | None
-
-
-class Watched(Result):
-    """One workload, its verdict and its pods."""
-
-    workload: str
-    phase: Phase
-    summary: str
-    ready: int
-    wanted: int
-    pods: tuple[PodRow, ...]
-
-
-class Trouble(Result):
-    """Why a workload will not come up, with the last words of what failed."""
-
-    workload: str
-    category: str
-    summary: str
-    evidence: str
-    hint: str
-    where: str
-    logs: str = ""
-
-
-class Report(Result):
-    """How a rollout stands, or how it ended."""
-
-    workloads: tuple[Watched, ...]
-    troubles: tuple[Trouble, ...] = ()
-    seconds: float
-
-    @property
-    def complete(self) -> bool:
-        """Whether every workload is."""
-        return all(each.phase == Phase.COMPLETE for each in self.workloads)
-
-    @property
-    def summary(self) -> str:
-        """One sentence over all workloads."""
-        return "; ".join(f"{each.workload}: {each.summary}" for each in self.workloads) or "no workload to wait for"
-
-    @property
-    def percent(self) -> float:
-        """Ready replicas of wanted ones, 0 to 100."""
-        wanted = sum(each.wanted for each in self.workloads)
-        return 100.0 * sum(min(each.ready, each.wanted) for each in self.workloads) / wanted if wanted else 100.0
-
-
-class RolloutDoomed(RolloutFailed):
-    """A rollout that will not come up; carries the report."""
-
-    def __init__(self, report: Report, reason: str, *, hint: str, where: str, detail: str) -> None:
-        super().__init__(reason, hint=hint, where=where, detail=detail)
-        self.report = report
+_TICK_SECONDS = 0.25
+_BREATH_SECONDS = 0.05
+"""What changes together is judged together: one change of a rollout makes several objects change."""
+_SHARE = 20
+"""Of the time, at most one part in so many goes into judging by the clock."""
+_CAUSES = 2
+"""Troubles of one workload that are told at length."""
+_LOST_AFTER = timedelta(seconds=1)
+"""A shorter silence of the API server is not worth telling."""
+_ABSENCE_SECONDS = 15.0
 
 
 async def watch(
@@ -95,178 +45,205 @@ async def watch(
     settings: RolloutSettings,
     *,
     since: datetime,
+    begun: datetime | None = None,
     on_change: Callable[[Report], None] = lambda _: None,
 ) -> Report:
-    """Watch every workload among `objects` until all are complete.
+    """Watch every workload among `objects` until all are complete, and stay so for the settle time.
+
+    What is complete at the first look has stood a part of that time already, by what its pods say.
 
     Args:
         cluster: where they run.
-        objects: the applied set; what has no rollout is left out.
-        settings: the environment's timeout and patience.
+        objects: the applied set; what has no rollout is left out, Services are judged by where they lead.
+        settings: the environment's timeout, settle time and patience.
         since: just before the objects were applied; what is older proves nothing about this rollout.
-        on_change: called with the report whenever a sentence in it changed.
+        begun: from when on the timeout counts; `since` unless given.
+        on_change: called with the report whenever a workload's row changed, the API server was lost or found again, and
+            with the last one.
 
     Raises:
-        RolloutDoomed: a workload will not come up, or did not in time.
+        RolloutDoomed: a workload will not come up, did not in time, or does not stay up.
+        RolloutFailed: a workload is not there, or no longer.
+        ClusterUnreachable: the API server was away for longer than the cluster's patience.
     """
-    refs = [Ref.of(item) for item in objects if _has_rollout(item)]
-    said = ""
-    looked, blind = datetime.now(timezone.utc), timedelta()
-    while True:
-        events = await _all_events(cluster, refs)
-        seen = await parallel(_observe(cluster, ref, events) for ref in refs)
-        now = datetime.now(timezone.utc)
-        looked, blind = now, blind + unseen(looked, now)
-        patience = Patience(crashes=settings.crashes, heal=settings.patience + blind)
-        verdicts = [judge(each, since=since, now=now, patience=patience) for each in seen]
-        report = _report(refs, seen, verdicts, (now - since).total_seconds())
-        if report.summary != said:
-            said = report.summary
-            on_change(report)
-        if any(verdict.phase == Phase.DOOMED for verdict in verdicts):
-            raise await _doomed(cluster, report, refs, verdicts)
-        if all(verdict.phase == Phase.COMPLETE for verdict in verdicts):
-            return report
-        if now - since > settings.timeout + blind:
-            raise await _doomed(cluster, report, refs, verdicts, f"not up after {duration_text(settings.timeout)}: ")
-        await asyncio.sleep(_LOOK_EVERY_SECONDS)
+    refs = [Ref.of(item) for item in objects if has_rollout(item)]
+    services = [Ref.of(item) for item in objects if (item["apiVersion"], item["kind"]) == ("v1", "Service") and refs]
+    async with seeing(cluster, refs, services) as sight, AsyncExitStack() as stack:
+        begun = begun or since
+        course = Course(begun, looked=_now())
+        looking = _Looking(cluster, sight, settings, since, begun, course)
+        stack.push_async_callback(looking.words.close)
+        told: Report | None = None
+        while True:
+            looking.look()
+            if looking.asking.wants_to_knock(complete=looking.course.complete) and not looking.over:
+                await looking.asking.knock()
+                looking.look()
+            if looking.over:
+                await looking.make_sure()
+            report = looking.report
+            if looking.over or told is None or report.differs(told):
+                told = report
+                on_change(report)
+            if looking.ended:
+                raise await looking.doomed()
+            if looking.settled:
+                return report
+            await sight.wait(_TICK_SECONDS)
+            await asyncio.sleep(_BREATH_SECONDS)
 
 
-def unseen(looked: datetime, now: datetime) -> timedelta:
-    """The time between two looks that nobody may be blamed for: the API server, or we, were away.
+@dataclass
+class _Looking:
+    """What is known of a rollout, look by look."""
 
-    While it was away no pod could heal in a way that we, or the controllers, would have seen.
-    """
-    gap = now - looked
-    return gap if gap > _BLIND_AFTER else timedelta()
+    cluster: Cluster
+    sight: Sight
+    settings: RolloutSettings
+    since: datetime
+    begun: datetime
+    course: Course
+    verdicts: dict[Ref, Verdict] = field(default_factory=dict)
+    words: LastWords = field(init=False)
+    asking: Asking = field(init=False)
+    _memories: dict[Ref, Memory] = field(default_factory=dict)
+    _rows: dict[Ref, Watched] = field(default_factory=dict)
+    _absent: dict[Ref, datetime] = field(default_factory=dict)
+    """Since when workloads that were there are not."""
+    _due: float = 0.0
 
+    def __post_init__(self) -> None:
+        self.words = LastWords(self.cluster)
+        self.asking = Asking(self.cluster, self.sight)
 
-def _has_rollout(item: Object) -> bool:
-    group = item["apiVersion"].rpartition("/")[0]
-    custom = group not in _BUILT_IN_GROUPS and not group.endswith(".k8s.io")
-    return item["kind"] in _WATCHED or custom
+    def look(self) -> None:
+        """Judge what has changed, and by the clock what is not complete; nothing while the server is lost."""
+        self.sight.check()
+        now, began = _now(), time.monotonic()
+        self.course = self.course.seen(now, lost_since=self.sight.lost_since)
+        if self.sight.lost_since:
+            return
+        due = began >= self._due
+        patience = Patience.by(self.settings).longer(self.course.blind)
+        others = companies(self.verdicts, patience)
+        for subject in self.sight.subjects:
+            verdict = self.verdicts.get(subject.ref)
+            if subject.stale or verdict is None or (due and not verdict.well):
+                self._judge(subject, now, patience, others.get(subject.ref, ALONE))
+        if due:
+            spent = time.monotonic() - began
+            self._due = began + max(_TICK_SECONDS, _SHARE * spent)
+        self.course = self.course.judged(list(self.verdicts.values()), now)
 
+    def _judge(self, subject: Subject, now: datetime, patience: Patience, others: Company) -> None:
+        try:
+            seen = self.sight.observe(subject)
+        except RolloutFailed:
+            self._missed(subject, now)
+            return
+        self._absent.pop(subject.ref, None)
+        logs = self.words.of(seen.pods, lambda: self.sight.tell(subject))
+        knocks = self.asking.knocks.get(subject.ref, ())
+        observation = replace(seen, logs=logs, knocks=knocks, company=others)
+        memory = self._memories.get(subject.ref, Memory())
+        verdict = judge(observation, since=self.since, now=now, patience=patience, memory=memory)
+        self.verdicts[subject.ref] = verdict
+        self._rows[subject.ref] = watched(subject.ref, observation, verdict)
+        if verdict.phase is not Phase.DOOMED:  # doom is remembered for ever, so it must be certain first
+            self._memories[subject.ref] = verdict.memory
 
-async def _all_events(cluster: Cluster, refs: Sequence[Ref]) -> dict[str, list[Object]]:
-    """The events of each namespace, listed once for all of its workloads."""
-    namespaces = sorted({ref.namespace for ref in refs if ref.kind in _WATCHED})
-    kind = await cluster.kind("v1", "Event")
-    return dict(zip(namespaces, await parallel(cluster.list(kind, each) for each in namespaces), strict=True))
+    def _missed(self, subject: Subject, now: datetime) -> None:
+        """A workload that was deleted may come back at once: `kubectl replace --force`, a Job that is run again.
 
-
-async def _observe(cluster: Cluster, ref: Ref, events: Mapping[str, Sequence[Object]]) -> Observation:
-    workload = await cluster.get(ref)
-    if workload is None:
-        raise RolloutFailed(
-            "it is gone", where=f"{ref} in {ref.namespace}", hint="somebody deleted it during the rollout"
+        Raises:
+            RolloutFailed: it did not, in time.
+        """
+        since = self._absent.setdefault(subject.ref, now)
+        left = _ABSENCE_SECONDS + self.course.blind.total_seconds() - (now - since).total_seconds()
+        if left <= 0:
+            raise gone(subject.ref)
+        said = f"it was deleted; does it come back? (given up in {left:.0f} s)"
+        verdict = Verdict(Phase.PROGRESSING, said)
+        self.verdicts[subject.ref] = verdict
+        self._rows[subject.ref] = Watched(
+            workload=str(subject.ref), phase=verdict.phase, summary=said, ready=0, wanted=0, pods=()
         )
-    if ref.kind not in _WATCHED:
-        return Observation(workload)
-    selector = _selector(workload["spec"].get("selector") or {})
-    pods = await cluster.list(await cluster.kind("v1", "Pod"), ref.namespace, labels=selector)
-    revisions: list[Object] = []
-    if ref.kind in _REVISIONS:
-        kind = await cluster.kind("apps/v1", _REVISIONS[ref.kind])
-        found = await cluster.list(kind, ref.namespace, labels=selector)
-        revisions = [each for each in found if _owned(each, workload["metadata"]["uid"])]
-    uids = {each["metadata"]["uid"] for each in (workload, *revisions, *pods)}
-    about = tuple(event for event in events[ref.namespace] if event["involvedObject"].get("uid") in uids)
-    return Observation(workload, tuple(revisions), tuple(pods), about)
 
+    async def make_sure(self) -> None:
+        """Before a final word: list everything anew, see who listens, and whether what is missing came meanwhile."""
+        await self.sight.look()
+        self.look()
+        if self.ended and await self.words.known():
+            self.look()
+        if self.settled and self.asking.may_knock:
+            await self.asking.knock()
+            self.look()
+        if self.ended and await self.asking.found_missing(self.verdicts):
+            self.look()
 
-def _selector(selector: Object) -> str:
-    """A LabelSelector object in the words of a query."""
-    parts = [f"{key}={value}" for key, value in (selector.get("matchLabels") or {}).items()]
-    words = {
-        "In": "{key} in ({values})",
-        "NotIn": "{key} notin ({values})",
-        "Exists": "{key}",
-        "DoesNotExist": "!{key}",
-    }
-    parts += [
-        words[each["operator"]].format(key=each["key"], values=",".join(each.get("values") or []))
-        for each in selector.get("matchExpressions") or []
-    ]
-    return ",".join(parts)
+    @property
+    def ended(self) -> str:
+        """Why the answer is no: `doomed` or `late`; empty while it is not."""
+        if self.sight.lost_since:
+            return ""
+        if any(verdict.phase == Phase.DOOMED for verdict in self.verdicts.values()):
+            return "doomed"
+        return "late" if self.course.late(self.settings, self.course.looked) else ""
 
+    @property
+    def settled(self) -> bool:
+        """Whether everything is complete, and has been for long enough."""
+        return not self.sight.lost_since and self.course.settles_in(self.settings, self.course.looked) == timedelta()
 
-def _owned(item: Object, uid: str) -> bool:
-    return any(owner.get("uid") == uid for owner in item["metadata"].get("ownerReferences") or [])
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing more to wait for."""
+        return bool(self.ended or self.settled)
 
-
-def _report(refs: Sequence[Ref], seen: Sequence[Observation], verdicts: Sequence[Verdict], seconds: float) -> Report:
-    rows = [
-        Watched(
-            workload=str(ref),
-            phase=verdict.phase,
-            summary=verdict.summary,
-            ready=verdict.ready,
-            wanted=verdict.wanted,
-            pods=tuple(sorted(map(_row, observation.pods), key=lambda row: row.name)),
+    @property
+    def report(self) -> Report:
+        """How everything stands."""
+        lost = self.sight.lost_since
+        return Report(
+            workloads=tuple(self._rows.values()),
+            seconds=(self.course.looked - self.begun).total_seconds(),
+            completed_at=self.course.calm_since if self.course.complete else None,
+            lost_since=lost if lost and self.course.looked - lost >= _LOST_AFTER else None,
         )
-        for ref, observation, verdict in zip(refs, seen, verdicts, strict=True)
-    ]
-    return Report(workloads=tuple(rows), seconds=seconds)
+
+    async def doomed(self) -> RolloutDoomed:
+        """The error that says why, with the last words of what failed."""
+        subjects, verdicts = self.sight.subjects, self.verdicts
+        fallen = [each for each in subjects if verdicts[each.ref].phase is Phase.DOOMED]
+        if fallen:
+            blamed = fallen + [each for each in subjects if each not in fallen and self._crashes(each)]
+        else:
+            blamed = [each for each in subjects if not verdicts[each.ref].well]
+        causes = [(each, cause) for each in blamed for cause in verdicts[each.ref].causes[:_CAUSES]]
+        words = await asyncio.gather(*(self._words(*each) for each in causes))
+        troubles = [trouble(each.ref, cause, said) for (each, cause), said in zip(causes, words, strict=True)]
+        if fallen:
+            return doomed(self.report, troubles, verdicts[fallen[0].ref].summary)
+        why = troubles[0].summary if troubles else self.report.summary
+        return doomed(self.report, troubles, f"not up after {duration_text(self.settings.timeout)}: {why}")
+
+    def _crashes(self, subject: Subject) -> bool:
+        """Whether it has crashed often enough for doom: excused by one that is doomed, it may be why that one is."""
+        causes = self.verdicts[subject.ref].causes
+        return any(cause.counts and cause.times >= self.settings.crashes for cause in causes)
+
+    async def _words(self, subject: Subject, cause: Cause) -> str:
+        if subject.ref in self._absent:
+            return ""
+        for pod in self.sight.observe(subject).pods:
+            for each in containers(pod):
+                if (name_of(pod), each.name) == (cause.object, cause.container):
+                    return await self.words.said(each)
+        return ""
 
 
-def _row(pod: Object) -> PodRow:
-    status = pod.get("status") or {}
-    containers = status.get("containerStatuses") or []
-    waiting = [(each.get("state") or {}).get("waiting") or {} for each in containers]
-    reasons = [each["reason"] for each in waiting if each.get("reason")]
-    leaving = "deletionTimestamp" in pod["metadata"]
-    ready = any(each["type"] == "Ready" and each["status"] == "True" for each in status.get("conditions") or [])
-    return PodRow(
-        name=pod["metadata"]["name"],
-        ready=ready and not leaving,
-        state="Terminating" if leaving else (reasons or [status.get("reason") or status.get("phase") or "Unknown"])[0],
-        since=status.get("startTime") or pod["metadata"].get("creationTimestamp"),
-    )
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
 
 
-async def _doomed(
-    cluster: Cluster, report: Report, refs: Sequence[Ref], verdicts: Sequence[Verdict], prefix: str = ""
-) -> RolloutDoomed:
-    troubles = [
-        await _trouble(cluster, ref, cause)
-        for ref, verdict in zip(refs, verdicts, strict=True)
-        if verdict.phase != Phase.COMPLETE
-        for cause in verdict.causes[:2]
-    ]
-    told = report.model_copy(update={"troubles": tuple(troubles)})
-    first = troubles[0] if troubles else None
-    return RolloutDoomed(
-        told,
-        prefix + (first.summary if first else report.summary),
-        where=first.where if first else "",
-        detail="\n".join(filter(None, [first.evidence, first.logs])) if first else "",
-        hint=first.hint if first else "look at the pods' events: `kubectl describe`",
-    )
-
-
-async def _last_words(cluster: Cluster, namespace: str, pod: str, container: str) -> str:
-    """The log of the instance that ended, or of the one that runs.
-
-    Between two crashes the node has thrown the one away and not begun the other: it is asked again for a moment.
-    """
-    for _ in range(_LOG_ATTEMPTS):
-        for previous in (True, False):
-            logs = await cluster.logs(namespace, pod, container, previous=previous, lines=_LOG_LINES)
-            if logs.strip():
-                return logs
-        await asyncio.sleep(_LOOK_EVERY_SECONDS)
-    return ""
-
-
-async def _trouble(cluster: Cluster, ref: Ref, cause: Cause) -> Trouble:
-    kind, _, name = cause.object.partition("/")
-    logs = await _last_words(cluster, ref.namespace, name, cause.container) if cause.container and kind == "pod" else ""
-    return Trouble(
-        workload=str(ref),
-        category=cause.category.value,
-        summary=cause.summary,
-        evidence=cause.evidence,
-        hint=cause.hint,
-        where=f"{cause.object} in {ref.namespace}",
-        logs=logs.strip(),
-    )
+__all__ = ["PodRow", "Report", "RolloutDoomed", "Trouble", "Watched", "watch"]

@@ -25,7 +25,9 @@ PROGRAMS = Path(sys.executable).parent
 REPOSITORY = Path(__file__).parents[2]
 SHOP = REPOSITORY / "examples" / "shop"
 REGISTRY = os.environ.get("REGISTRY", "")
+BUILDER = os.environ.get("BUILDER") or "buildah"
 HELLO = f"{REGISTRY}/test/hello"
+HTTPD = "httpd -f -p 8080 -h /www"  # of busybox; where the base is a whole system, it has Python
 SESSION = f"t-{token_hex(2)}"  # begins the names of namespaces, so that two sessions can share a cluster
 _LOOK_EVERY = 0.3
 _ENDED = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
@@ -198,7 +200,7 @@ def hello_manifests(*, slow: int = 0, greeting: str = "hello", extra: Sequence[d
     web = {
         "name": "web",
         "image": HELLO,
-        "command": ["httpd", "-f", "-p", "8080", "-h", "/www"],
+        "command": ["sh", "-c", f"command -v httpd && exec {HTTPD}; exec python3 -m http.server 8080 -d /www"],
         "ports": [{"name": "http", "containerPort": 8080}],
         "readinessProbe": {"httpGet": {"path": "/", "port": "http"}, "periodSeconds": 1},
         "envFrom": [{"configMapRef": {"name": "hello-config"}}],
@@ -235,7 +237,7 @@ def hello_pipeline(name: str, repository: Path, **changes: Any) -> dict[str, Any
     return {
         "application": name,
         "source": {"repository": str(repository), "branch": "main"},
-        "image": {"name": HELLO, **BUILDAH, "args": {"BASE": f"{REGISTRY}/base/busybox:1"}},
+        "image": {"name": HELLO, **BUILT, "args": {"BASE": f"{REGISTRY}/base/busybox:1"}},
         "environments": [
             _environment(name, "staging", "hello", answers) | staging,
             _environment(name, "production", "hello", answers) | production,
@@ -248,13 +250,15 @@ def shop_pipeline(name: str, repository: Path) -> dict[str, Any]:
     """The pipeline of the sample shop as its own file has it, with the tests' places."""
     pipeline = dict(yaml.safe_load((SHOP / "pipeline.yaml").read_text()))
     pipeline |= {"application": name, "source": {"repository": str(repository), "branch": "main"}}
-    pipeline["image"] |= {"name": f"{REGISTRY}/test/shop", **BUILDAH, "args": {"BASE": f"{REGISTRY}/base/python:3.11"}}
+    pipeline["image"] |= {"name": f"{REGISTRY}/test/shop", **BUILT, "args": {"BASE": f"{REGISTRY}/base/python:3.11"}}
     for environment in pipeline["environments"]:
         environment["namespace"] = namespace_of(name, environment["name"])
+        environment["rollout"] = {"settle": "1s"}
     return pipeline
 
 
-BUILDAH = {"builder": "buildah", "options": ["--isolation", "chroot", "--network", "host"]}
+_IN_A_CONTAINER = ["--isolation", "chroot", "--network", "host"]
+BUILT = {"builder": BUILDER, "options": _IN_A_CONTAINER if BUILDER == "buildah" else []}
 
 
 def _environment(application: str, name: str, service: str, gates: list[dict[str, Any]]) -> dict[str, Any]:
@@ -263,6 +267,7 @@ def _environment(application: str, name: str, service: str, gates: list[dict[str
         "namespace": namespace_of(application, name),
         "manifests": f"k8s/{name}",
         "url": f"service/{service}",
+        "rollout": {"settle": "0s"},
         "gates": gates,
     }
 
@@ -479,10 +484,16 @@ class Run:
         return self
 
     def answer(self, decision: str = "approve", name: str = "approver one", comment: str = "") -> "Run":
-        """Answer the form."""
+        """Answer the form, which Prefect saves a moment after the run's state says that it waits."""
         body = {"run_input": {"decision": decision, "name": name, "comment": comment}}
-        answer = self.application.server.post(f"/flow_runs/{self.id}/resume", body)
-        assert answer["status"] == "ACCEPT", answer
+        answer: dict[str, Any] = {}
+
+        def accepted() -> bool:
+            nonlocal answer
+            answer = self.application.server.post(f"/flow_runs/{self.id}/resume", body)
+            return str(answer["status"]) == "ACCEPT"
+
+        wait_for(accepted, lambda: f"the answer is not accepted: {answer}", seconds=10)
         return self
 
     def form(self) -> str:
@@ -519,28 +530,11 @@ class Run:
         self.application.server.post(f"/flow_runs/{self.id}/set_state", body)
 
     def process_id(self) -> int:
-        """The process that works for the run on this machine."""
-        served = self.application.process.pid
-        mark = f"PREFECT__FLOW_RUN_ID={self.id}".encode()
-        children = [each for each in Path("/proc").glob("[0-9]*") if parent_of(each) == served]
-        named = [each for each in children if mark in read(each / "environ").split(b"\0")]
-        taken = [each for each in children if b"spare" in read(each / "cmdline") and not is_fed(each, served)]
-        found = named or taken
+        """The process that works for the run on this machine: it has the name of the run."""
+        name = f"{self.id[:15]}\n".encode()
+        found = [each for each in Path("/proc").glob("[0-9]*") if read(each / "comm") == name]
         assert len(found) == 1, f"{found} work for {self.id}; it is {self.name}"
         return int(found[0].name)
-
-
-def parent_of(process: Path) -> int:
-    stat = read(process / "stat").decode(errors="replace").rpartition(")")[2].split()
-    return int(stat[1]) if stat else 0
-
-
-def is_fed(process: Path, parent: int) -> bool:
-    """Whether a spare process still waits for its run: the parent has the other end of its standard input."""
-    with suppress(OSError):
-        pipe = (process / "fd" / "0").readlink()
-        return any(each.readlink() == pipe for each in Path(f"/proc/{parent}/fd").iterdir() if each.is_symlink())
-    return False
 
 
 def read(path: Path) -> bytes:

@@ -137,10 +137,14 @@ def test_a_kustomize_overlay_is_what_staging_runs(application: Application, run:
     assert get(application.production, "secret/hello-secret") is None
 
 
-def test_a_service_is_reached_by_its_node_port_or_else_through_the_api_server(run: Run) -> None:
-    reached = re.findall(r"answers against http://(\S+):\d+", run.log())
-    assert reached[0] == "127.0.0.1"
-    assert reached[1] != "127.0.0.1"
+def test_a_service_is_reached_by_its_node_port_or_else_through_the_api_server(
+    application: Application, run: Run
+) -> None:
+    (host, _), (_, port) = re.findall(r"answers against http://(\S+):(\d+)", run.log())[:2]
+    assert host == "127.0.0.1"  # a forwarded port
+    service = get(application.production, "service/hello")
+    assert service is not None
+    assert int(port) == service["spec"]["ports"][0]["nodePort"]
 
 
 def test_i7_no_secret_reaches_a_log_a_parameter_an_artifact_or_a_file(application: Application, run: Run) -> None:

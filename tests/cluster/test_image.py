@@ -35,6 +35,8 @@ OPTIONS = {"buildah": ("--isolation", "chroot", "--network", "host"), "podman": 
 def builder(request: pytest.FixtureRequest) -> str:
     if not shutil.which(request.param):
         pytest.skip(f"{request.param} is not installed")
+    if registry.find(BASE.rpartition(":")[0], "1") is None:
+        pytest.skip(f"the registry has no {BASE} to build on")
     return str(request.param)
 
 

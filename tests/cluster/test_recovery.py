@@ -112,7 +112,7 @@ def test_i3_a_second_release_waits_for_the_first_ones_rollout(
     applications: dict[str, Application], repository: Repository
 ) -> None:
     application = applications["queued"]
-    first = repository.commit({PRODUCTION: hello_manifests(slow=SLOW - 1, greeting="slow")}, "Take some care")
+    first = repository.commit({PRODUCTION: hello_manifests(slow=SLOW // 2, greeting="slow")}, "Take some care")
     second = repository.commit({PRODUCTION: hello_manifests(greeting="second")}, "Take none")
     one = in_the_middle(application, application.release(first))
     two = application.release(second)

@@ -1,6 +1,7 @@
 """The story of the sample shop, as its README tells it: each fixture is one chapter, and the tests look at its end."""
 
 import re
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from tests.cluster.harness import (
 )
 
 pytestmark = [pytest.mark.cluster, pytest.mark.browser, pytest.mark.timeout(400)]
+_CLICKS_AGAIN = 10.0  # seconds
 CONFIG = "k8s/production/configmap.yaml"
 ANNOUNCEMENT = "Free samples with every order this month"
 KINDS = ("configmap/shop-config", "configmap/delivery", "deployment/shop", "service/shop")
@@ -128,8 +130,18 @@ def second(asked: Run, form: Page) -> Run:
     name, comment = form.locator(".p-modal textarea").all()
     name.fill("approver two")
     comment.fill("looks good to me")
-    form.get_by_role("button", name="Submit").click()
-    wait_for(lambda: asked.name != "Suspended", "the click does not arrive")
+    submit = form.get_by_role("button", name="Submit")
+    clicked = float("-inf")
+
+    def arrived() -> bool:
+        """A server that is busy refuses the click and the form stays open: a person waits a little and clicks again."""
+        nonlocal clicked
+        if time.monotonic() - clicked > _CLICKS_AGAIN and submit.is_visible():
+            submit.click()
+            clicked = time.monotonic()
+        return asked.name != "Suspended"
+
+    wait_for(arrived, "the click does not arrive")
     return asked.wait("Completed")
 
 
@@ -233,8 +245,8 @@ def test_a_click_approves(shop: Application, second: Run, commits: Commits) -> N
 def test_what_fails_in_production_only_is_taken_back(
     shop: Application, third: Run, version_2: dict[str, Any], commits: Commits
 ) -> None:
-    assert "smoke failed" in third.message
-    assert "500 instead of 200" in third.message
+    assert "zero downtime failed" in third.message  # its users noticed, before any gate was asked
+    assert "answered 500" in third.message
     assert states(shop.production) == ["known-good", "known-good", "rolled-back"]
     assert written(shop.production) == version_2
     assert images(shop.production) == {f"{REGISTRY}/test/shop@{records(shop.production)[1]['image']['digest']}"}

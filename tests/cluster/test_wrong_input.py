@@ -17,6 +17,7 @@ from tests.cluster.harness import (
     HELLO,
     REGISTRY,
     SESSION,
+    Application,
     Repository,
     Run,
     Server,
@@ -57,7 +58,6 @@ WORDS = {
     "no Dockerfile": ["Failed", "the commit has no", "image.dockerfile"],
     "unknown context": ["Failed", "there is no context 'nowhere'", "kubectl config get-contexts"],
     "unreachable cluster": ["Errored", "cluster-unreachable"],
-    "forbidden cluster": ["Failed", "forbidden", "we may not", "create secrets", "patch deployments.apps"],
     "no block": ["Failed", "no KubernetesCredentials block 'nowhere'", "Prefect UI"],
     "no suite": ["Failed", "missing-suite", "tests/e2e"],
     "no such check folder": ["Failed", "missing-suite", "nowhere"],
@@ -112,16 +112,14 @@ def right(repository: Repository) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def wrong_pipelines(
     right: dict[str, Any], refusing_registry: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, dict[str, Any]]]:
+) -> dict[str, dict[str, Any]]:
     """What an operator may write, and what then does not work."""
     folder = tmp_path_factory.mktemp("kubeconfigs")
     closed = kubeconfig(folder / "closed", server=f"https://127.0.0.1:{free_port()}")
-    kubectl("-n", "default", "create", "serviceaccount", ACCOUNT)
-    powerless = kubeconfig(folder / "powerless", token=kubectl("-n", "default", "create", "token", ACCOUNT).strip())
     refused = f"{refusing_registry}/wrong"
     other = Repository(folder / "repository")
     other.commit({name: content.replace(HELLO, refused) for name, content in hello_files().items()}, "Say hello")
-    yield {
+    return {
         "unreachable repository": with_(right, source={"repository": f"http://127.0.0.1:{free_port()}/shop.git"}),
         "missing repository": with_(right, source={"repository": str(folder / "nowhere")}),
         "no builder": with_(right, image={"builder": "docker"}),
@@ -129,12 +127,20 @@ def wrong_pipelines(
         "no Dockerfile": with_(right, image={"dockerfile": "Containerfile"}),
         "unknown context": with_(right, cluster={"context": "nowhere"}),
         "unreachable cluster": with_(right, cluster={"kubeconfig": str(closed)}),
-        "forbidden cluster": with_(right, cluster={"kubeconfig": str(powerless)}),
         "no block": with_(right, cluster={"credentials": "nowhere"}),
         "no suite": with_(right, gates=[{"name": "E2E", "browser": "tests/e2e"}]),
         "no such check folder": with_(right, checks=[{"name": "units", "run": ["true"], "directory": "nowhere"}]),
         "broken pipeline file": {**right, "enviroments": []},
     }
+
+
+@pytest.fixture(scope="module")
+def forbidden_pipeline(right: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """A cluster where we may do nothing."""
+    kubectl("-n", "default", "create", "serviceaccount", ACCOUNT)
+    token = kubectl("-n", "default", "create", "token", ACCOUNT).strip()
+    powerless = kubeconfig(tmp_path_factory.mktemp("powerless") / "kubeconfig", token=token)
+    yield with_(right, cluster={"kubeconfig": str(powerless)})
     kubectl("-n", "default", "delete", "serviceaccount", ACCOUNT)
 
 
@@ -146,12 +152,17 @@ def runs(server: Server, right: dict[str, Any], wrong_pipelines: dict[str, dict[
         started["unknown revision"] = application.run_by_command("release", revision="maim")
         for run in started.values():
             wait_until_read(run)
-        for name, pipeline in wrong_pipelines.items():
-            application.pipeline = pipeline
-            application.write(server.folder)
-            started[name] = application.release("main")
-            wait_until_read(started[name])
+        started |= {name: released(application, pipeline) for name, pipeline in wrong_pipelines.items()}
         yield started
+
+
+def released(application: Application, pipeline: dict[str, Any]) -> Run:
+    """A run that obeys this pipeline file."""
+    application.pipeline = pipeline
+    application.write(application.server.folder)
+    run = application.release("main")
+    wait_until_read(run)
+    return run
 
 
 def wait_until_read(run: Run) -> None:
@@ -184,7 +195,20 @@ def kubeconfig(path: Path, *, server: str = "", token: str = "") -> Path:
 @pytest.mark.parametrize("mistake", WORDS)
 def test_a_mistake_is_answered_with_what_is_wrong_and_where(runs: dict[str, Run], mistake: str) -> None:
     name, *words = WORDS[mistake]
-    run = runs[mistake].wait(name)
+    said(runs[mistake].wait(name), words)
+
+
+@pytest.mark.needs("roles.rbac.authorization.k8s.io")
+def test_a_cluster_where_we_may_do_nothing_is_told_with_all_that_is_missing(
+    runs: dict[str, Run], forbidden_pipeline: dict[str, Any]
+) -> None:
+    application = next(iter(runs.values())).application
+    run = released(application, forbidden_pipeline).wait("Failed")
+    said(run, ["forbidden", "we may not", "create secrets", "patch deployments.apps"])
+
+
+def said(run: Run, words: list[str]) -> None:
+    """The run's message has these words, and says what to do."""
     missing = [word for word in words if word not in run.message]
     assert not missing, run.message
     assert "hint: " in run.message

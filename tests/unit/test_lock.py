@@ -18,7 +18,7 @@ SHOP = Place("shop", "staging", "shop-staging")
 
 
 def seen(holder: str, unchanged: int, duration: int = 20) -> Seen:
-    return Seen(holder, "1", unchanged * SECONDS, duration * SECONDS)
+    return Seen(holder, unchanged * SECONDS, duration * SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_i3_the_clock_of_a_lease_goes_on_while_the_machine_sleeps() -> None:
 
 def test_a_lease_without_holder_or_duration_is_read_all_the_same() -> None:
     read = lock._seen({"metadata": {"resourceVersion": "7"}, "spec": {"holderIdentity": None}}, SECONDS)
-    assert read == Seen("", "7", SECONDS, DURATION)
+    assert read == Seen("", SECONDS, DURATION)
     assert lock._seen(None, SECONDS) is None
 
 

@@ -12,7 +12,13 @@ import prefect_cd.tasks
 from prefect_cd.pipeline_file import load, schema
 
 TOP = Path(__file__).resolve().parents[2]
-CORE = sorted(path.stem for path in (TOP / "src/prefect_cd").glob("*.py") if path.stem != "__init__")
+SOURCES = TOP / "src"
+MODULES = sorted(
+    ".".join(path.relative_to(SOURCES / "prefect_cd").with_suffix("").parts).removesuffix(".__init__")
+    for path in (SOURCES / "prefect_cd").rglob("*.py")
+    if path.parent != SOURCES / "prefect_cd" or path.stem != "__init__"
+)
+CORE = sorted({name.partition(".")[0] for name in MODULES} - {"local"})
 FLOORS = sorted(
     f"{floor}.{path.stem}"
     for floor in ("tasks", "flows", "deployments")
@@ -21,7 +27,7 @@ FLOORS = sorted(
 )
 
 
-@pytest.mark.parametrize("module", [*CORE, *FLOORS])
+@pytest.mark.parametrize("module", [*MODULES, *FLOORS])
 @pytest.mark.timeout(60)
 def test_every_module_is_importable_under_the_package(module: str) -> None:
     importlib.import_module(f"prefect_cd.{module}")
@@ -51,8 +57,9 @@ def test_the_wheel_installs_exactly_one_top_level_package_with_everything_in_it(
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"prefect_cd"}
-    for module in [*CORE, *FLOORS]:
+    for module in FLOORS:
         assert f"prefect_cd/{module.replace('.', '/')}.py" in names
+    assert {str(path.relative_to(SOURCES)) for path in SOURCES.rglob("*.py")} <= set(names)
     assert "prefect_cd/py.typed" in names
     assert list((tmp_path / "dist").glob("*.tar.gz"))
 

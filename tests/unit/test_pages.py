@@ -48,6 +48,7 @@ def approval(**given: Any) -> str:  # noqa: ANN401
     said: dict[str, Any] = {
         "planned": ChangeSet(changes=(change("a", Action.CONFIGURED, "@@ -1 +1 @@\n-x\n+y"),)),
         "server": "https://cluster",
+        "version": "v1.36.3",
         "namespace": "shop",
         "running": None,
         "commits": [commit()],
@@ -221,7 +222,7 @@ def test_the_form_says_what_changes_where_and_what_is_gone_back_to() -> None:
         "# shop aaaaaaa → production",
         "runs there now: aaaaaaa-12345678",
         "if it fails, we go back to: aaaaaaa-12345678",
-        "cluster `https://cluster`, namespace `shop`",
+        "cluster `https://cluster` (Kubernetes v1.36.3), namespace `shop`",
         "[the run with all its reports](https://ui/run)",
         "✔ **smoke**: 3 passed in 1.0 s",
         "## What changes: 1 configured",

@@ -479,7 +479,7 @@ def test_the_schema_takes_the_defaults_that_it_names() -> None:
     timeout = described["Check"]["properties"]["timeout"]
     assert re.fullmatch(timeout["pattern"], "1h30m")
     assert timeout["default"] == "15m"
-    assert described["Environment"]["properties"]["rollout"]["default"]["patience"] == "1m"
+    assert described["Environment"]["properties"]["rollout"]["default"]["patience"]["registry"] == "1m30s"
 
 
 def test_the_plan_says_every_step_in_order() -> None:
@@ -494,13 +494,15 @@ A release of shop:
 that works, within 30m
 3. unit tests: run `pytest -q`, within 1m30s
 4. staging: namespace shop-staging in the cluster that this runs in, or else of the current context
-   - apply k8s/staging and watch the rollout for at most 10m (doomed after 3 crashes; 1m for what may heal)
+   - apply k8s/staging and watch the rollout for at most 10m (doomed after 3 crashes; \
+30s to 1m30s for what may heal), then see it stay up for 30s
    - gate answers: GET service/shop:80/health answers 200, within 10m
    - gate clicks: a browser runs the suite e2e against service/shop:80, within 10m
    - if the rollout or a gate fails: go back to known-good
 5. production: namespace shop in the cluster that this runs in, or else of the current context
    - first, ann or bob approves exactly this release within 4h
-   - apply k8s/production and watch the rollout for at most 10m (doomed after 3 crashes; 1m for what may heal)
+   - apply k8s/production and watch the rollout for at most 10m (doomed after 3 crashes; \
+30s to 1m30s for what may heal), then see it stay up for 30s
    - if the rollout fails: go back to known-good
 6. record what passed as each environment's known-good, which a later release goes back to"""
     )

@@ -1,6 +1,7 @@
 """Recorded observations of a real cluster in, verdicts out."""
 
 import random
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -10,13 +11,16 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from prefect_cd.diagnosis import Category, moment
-from prefect_cd.rollout import Observation, Patience, Phase, Verdict, judge
+from prefect_cd.pipeline import RolloutSettings
+from prefect_cd.rollout import Knock, Memory, Observation, Patience, Phase, Verdict, judge
 
 OBSERVATIONS = Path(__file__).parent / "observations"
 PROGRESSING, COMPLETE, DOOMED = Phase.PROGRESSING, Phase.COMPLETE, Phase.DOOMED
 AFTER_PATIENCE = timedelta(seconds=61)
+
 
 # name of the recording -> phase, and the category of the first cause (None: there is no trouble)
 NOW: dict[str, tuple[Phase, Category | None]] = {
@@ -114,6 +118,10 @@ def category(found: Verdict) -> Category | None:
     return found.causes[0].category if found.causes else None
 
 
+def statuses(observation: Observation) -> list[dict[str, Any]]:
+    return [each for pod in observation.pods for each in pod["status"]["containerStatuses"]]
+
+
 def edited(value: Any, key: str, new: Any) -> Any:  # noqa: ANN401  JSON is anything
     """A copy of a recording with every `key` replaced: for states that a small cluster cannot show."""
     if isinstance(value, dict):
@@ -136,8 +144,10 @@ def test_every_recording_has_an_expected_verdict() -> None:
 
 @pytest.mark.parametrize("name", MAY_HEAL)
 def test_what_may_heal_is_doomed_once_patience_has_run_out(name: str) -> None:
-    found = verdict(name, later=AFTER_PATIENCE)
-    assert (found.phase, category(found)) == (DOOMED, NOW[name][1])
+    trouble = NOW[name][1]
+    assert trouble is not None
+    found = verdict(name, later=DEFAULT.with_(trouble) + timedelta(seconds=1))
+    assert (found.phase, category(found)) == (DOOMED, trouble)
 
 
 @pytest.mark.parametrize("name", sorted(name for name, (phase, _) in NOW.items() if phase is COMPLETE))
@@ -153,8 +163,35 @@ def test_what_is_doomed_stays_doomed_in_its_next_minute(name: str) -> None:
     assert verdict(name, later=timedelta(minutes=1)).phase is DOOMED
 
 
-def test_readiness_alone_never_dooms() -> None:
-    assert verdict("readiness-never", later=timedelta(hours=1)).phase is PROGRESSING
+def test_readiness_that_never_comes_is_doomed_after_the_probes_own_settings_and_patience() -> None:
+    # two failures two seconds apart are the probe's own; it had run for 58 s when it was recorded
+    assert "given up in 7 s" in verdict("readiness-never").summary
+    assert verdict("readiness-never", later=timedelta(seconds=6)).phase is PROGRESSING
+    found = verdict("readiness-never", later=timedelta(seconds=8))
+    assert (found.phase, category(found)) == (DOOMED, Category.READINESS)
+
+
+def test_time_for_the_startup_probe_is_over_when_that_has_said_yes() -> None:
+    observation, since, _ = recorded("readiness-never")
+    pods = edited(list(observation.pods), "imagePullPolicy", "Always")
+    pods[0]["spec"]["containers"][0]["startupProbe"] = {"periodSeconds": 1, "failureThreshold": 100}
+    slow = replace(observation, pods=tuple(pods))
+
+    def look(seconds: float, memory: Memory) -> Verdict:
+        return judge(slow, since=since, now=since + timedelta(seconds=seconds), memory=memory)
+
+    memory = look(4, Memory()).memory  # the startup probe has said yes by then: 5 s for readiness, 60 s of patience
+    assert look(68, memory).phase is PROGRESSING
+    assert look(70, memory).phase is DOOMED
+    assert look(70, Memory()).phase is PROGRESSING  # who has not seen it must allow for both
+
+
+def test_a_probe_that_may_say_no_for_twenty_minutes_is_not_stalled_before() -> None:
+    observation, since, _ = recorded("readiness-never")
+    pods = edited(list(observation.pods), "failureThreshold", 600)  # two seconds apart
+    patient = replace(observation, pods=tuple(pods))
+    for minutes, phase in ((15, PROGRESSING), (19, PROGRESSING), (22, DOOMED)):
+        assert judge(patient, since=since, now=since + timedelta(minutes=minutes)).phase is phase
 
 
 def test_a_crash_heals_when_the_container_outlives_it() -> None:
@@ -175,7 +212,7 @@ def test_the_number_of_crashes_is_a_setting() -> None:
 
 
 def test_the_time_to_heal_is_a_setting() -> None:
-    assert verdict("unschedulable", patience=Patience(heal=timedelta(seconds=2))).phase is DOOMED
+    assert verdict("unschedulable", patience=Patience(node=timedelta(seconds=2))).phase is DOOMED
 
 
 # --- what was seen before the rollout began
@@ -198,6 +235,16 @@ def test_a_trouble_from_before_the_rollout_gets_the_patience_anew(name: str) -> 
 def test_a_few_seconds_between_the_clocks_do_not_hide_a_proof() -> None:
     observation, _, now = recorded("image-not-found")
     assert judge(observation, since=now + timedelta(seconds=4), now=now + timedelta(seconds=4)).phase is DOOMED
+
+
+def test_a_container_that_started_in_the_second_of_the_apply_is_not_an_old_one() -> None:
+    # timestamps in objects are whole seconds: it started after the apply, and seems to have started before
+    observation, _, _ = recorded("fresh-just-started")
+    started = moment(max(each["state"]["running"]["startedAt"] for each in statuses(observation)))
+    assert started is not None
+    since = started + timedelta(seconds=0.3)
+    assert judge(observation, since=since, now=since + timedelta(seconds=1)).phase is PROGRESSING
+    assert judge(observation, since=since, now=since + timedelta(seconds=6)).phase is COMPLETE
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
@@ -278,6 +325,11 @@ def test_a_refusal_that_only_events_tell_dooms_until_a_pod_is_created(kind: str)
     assert now is not None
     assert judge(Observation(workload, events=(refused,)), since=since, now=now).phase is DOOMED
     assert judge(Observation(workload, events=(refused, created)), since=since, now=now).phase is PROGRESSING
+    labels = {"controller-revision-hash": "one"}
+    there = {"kind": "Pod", "metadata": {"name": "shop-0", "labels": labels}}
+    workload["status"] = {**workload["status"], "updateRevision": "one"}  # type: ignore[dict-item]
+    newest = {"kind": "ControllerRevision", "metadata": {"labels": labels}}
+    assert judge(Observation(workload, (newest,), (there,), (refused,)), since=since, now=now).causes == ()
 
 
 # --- other kinds
@@ -305,6 +357,277 @@ def test_other_kinds_are_read_by_their_conditions(status: object, phase: Phase) 
     assert judge(Observation(thing), since=at, now=at).phase is phase
 
 
+# --- patience
+
+
+def test_an_environment_that_says_nothing_has_the_stated_patience() -> None:
+    assert Patience.by(RolloutSettings()) == Patience()
+
+
+def test_one_duration_stands_for_every_trouble_and_a_mapping_for_its_own() -> None:
+    half = timedelta(seconds=30)
+    every = Patience.by(RolloutSettings.model_validate({"crashes": 5, "patience": "30s"}))
+    assert every.crashes == 5
+    assert {every.with_(category) for category in Category} == {half}
+    assert every.stall == Patience().stall
+    one = Patience.by(RolloutSettings.model_validate({"patience": {"quota": "30s"}}))
+    assert one == Patience(quota=half)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"patience": "soon"}, "not a duration"),
+        ({"patience": {"quotas": "30s"}}, "quotas"),
+        ({"patience": {"quota": "soon"}}, "not a duration"),
+        ({"patience": {"stall": "0s"}}, "longer than 0s"),
+    ],
+)
+def test_a_patience_that_is_none_is_refused_once(wrong: object, words: str) -> None:
+    with pytest.raises(ValidationError, match=words) as caught:
+        RolloutSettings.model_validate(wrong)
+    assert caught.value.error_count() == 1
+
+
+def test_time_in_which_nobody_could_look_is_added_to_all_that_may_heal() -> None:
+    longer = Patience().longer(timedelta(seconds=7))
+    assert (longer.quota, longer.stall) == (timedelta(seconds=67), timedelta(seconds=607))
+    assert (longer.crashes, longer.settle, longer.recover) == (3, timedelta(seconds=5), timedelta(seconds=10))
+
+
+def test_every_trouble_has_the_patience_of_its_own_kind() -> None:
+    patience = Patience(node=timedelta(hours=1))
+    assert verdict("unschedulable", later=AFTER_PATIENCE, patience=patience).phase is PROGRESSING
+    assert verdict("quota", later=AFTER_PATIENCE, patience=patience).phase is DOOMED
+
+
+def test_an_attempt_that_is_under_way_is_waited_for_twice_as_long() -> None:
+    observation, since, now = recorded("registry-unreachable")
+    [pod] = observation.pods
+    pulling = {"involvedObject": {"kind": "Pod", "uid": pod["metadata"]["uid"]}, "reason": "Pulling",
+               "lastTimestamp": (now + timedelta(seconds=1)).isoformat()}  # fmt: skip
+    trying = replace(observation, events=(*observation.events, pulling))
+    for seconds, phase in ((74, PROGRESSING), (160, PROGRESSING), (165, DOOMED)):
+        assert judge(trying, since=since, now=now + timedelta(seconds=seconds)).phase is phase
+
+
+# --- what keeps pods from being created
+
+
+def test_a_replica_set_that_is_refused_is_told_though_the_deployment_never_says_that_it_has_looked() -> None:
+    observation, since, now = recorded("fresh")
+    workload = edited(observation.workload, "image", "localhost:5000/other:1")
+    workload["metadata"]["generation"] = 99
+    told = {"involvedObject": {"kind": "Deployment", "uid": workload["metadata"]["uid"]},
+            "reason": "ReplicaSetCreateError", "firstTimestamp": now.isoformat(), "lastTimestamp": now.isoformat(),
+            "message": 'Failed to create new replica set "shop-1": replicasets.apps "shop-1" is forbidden: exceeded '
+                       "quota: sets"}  # fmt: skip
+    refused = replace(observation, workload=workload, events=(told,))
+    found = judge(refused, since=since, now=now)
+    assert (found.phase, category(found)) == (PROGRESSING, Category.QUOTA)
+    assert judge(refused, since=since, now=now + AFTER_PATIENCE).phase is DOOMED
+
+
+def test_a_controller_that_never_looks_is_not_waited_for_for_ever() -> None:
+    observation, since, now = recorded("fresh")
+    asleep = replace(observation, workload=edited(observation.workload, "generation", 99))
+    assert judge(asleep, since=since, now=now + timedelta(minutes=9)).phase is PROGRESSING
+    assert judge(asleep, since=since, now=now + timedelta(minutes=11)).phase is DOOMED
+
+
+def test_a_broken_pod_of_an_earlier_revision_blocks_a_stateful_set_until_it_is_gone() -> None:
+    observation, since, now = recorded("stateful-set-image-not-found")
+    workload = edited(observation.workload, "updateRevision", "shop-next")
+    blocked = replace(observation, workload=workload)
+    found = judge(blocked, since=since, now=now)
+    assert (found.phase, category(found)) == (PROGRESSING, Category.BLOCKED)
+    assert "delete pod" in found.causes[0].hint
+    assert judge(blocked, since=since, now=now + AFTER_PATIENCE).phase is DOOMED
+    assert judge(replace(blocked, pods=()), since=since, now=now + AFTER_PATIENCE).causes == ()
+    parallel = replace(blocked, workload=edited(workload, "podManagementPolicy", "Parallel"))
+    assert judge(parallel, since=since, now=now).causes == ()
+
+
+def test_pods_that_are_evicted_for_their_own_limits_are_doomed_by_their_number() -> None:
+    observation, since, now = recorded("drained-midway")
+    [pod, *_] = observation.pods
+    full = {**pod, "status": {"phase": "Failed", "reason": "Evicted",
+                              "message": 'Usage of EmptyDir volume "tmp" exceeds the limit "1Mi". '}}  # fmt: skip
+    revision = replace(observation, pods=(*observation.pods, full, full))
+    assert judge(revision, since=since, now=now).phase is PROGRESSING
+    found = judge(replace(revision, pods=(*revision.pods, full)), since=since, now=now)
+    assert (found.phase, category(found)) == (DOOMED, Category.STORAGE_LIMIT)
+
+
+def test_a_job_with_retries_by_index_exhausts_them_itself() -> None:
+    observation, since, now = recorded("job-crashed")
+    workload = edited(observation.workload, "backoffLimit", 2147483647)
+    workload["spec"]["backoffLimitPerIndex"] = 2
+    workload["status"]["conditions"] = []
+    assert judge(replace(observation, workload=workload), since=since, now=now).phase is PROGRESSING
+
+
+# --- Services in front of the pods
+
+
+def fronted(name: str, *, port: object = 8080, selector: str = "shop", ready: bool | None = True) -> Observation:
+    observation, _, _ = recorded(name)
+    service = {"kind": "Service", "metadata": {"name": "front", "creationTimestamp": "2026-11-24T08:00:00Z"},
+               "spec": {"selector": {"app": selector}, "ports": [{"port": 80, "targetPort": port}]}}  # fmt: skip
+    there = [{"conditions": {"ready": ready}}] if ready is not None else []
+    endpoints = {"metadata": {"labels": {"kubernetes.io/service-name": "front"}, "generation": 2},
+                 "ports": [{"name": ""}], "endpoints": there}  # fmt: skip
+    return replace(observation, services=(service,), endpoints=(endpoints,))
+
+
+def at(name: str, observation: Observation, seconds: float = 0, memory: Memory | None = None) -> Verdict:
+    _, since, now = recorded(name)
+    return judge(observation, since=since, now=now + timedelta(seconds=seconds), memory=memory or Memory())
+
+
+def test_a_service_with_ready_endpoints_is_complete_with_its_pods() -> None:
+    assert at("fresh", fronted("fresh")).phase is COMPLETE
+
+
+@pytest.mark.parametrize("selector", ["shop", "shopp"])
+def test_a_service_without_ready_endpoints_is_doomed_however_complete_its_pods_are(selector: str) -> None:
+    seen = fronted("fresh", ready=None, selector=selector)
+    found = at("fresh", seen)
+    assert (found.phase, category(found)) == (PROGRESSING, Category.SERVICE)
+    assert "given up in" in found.summary
+    assert at("fresh", seen, 31).phase is DOOMED
+
+
+def test_a_service_that_was_empty_before_the_rollout_is_not_its_fault() -> None:
+    seen = fronted("fresh", ready=None, selector="preview")
+    assert at("fresh", edited_endpoints(seen, generation=1), 60).phase is COMPLETE
+
+
+def test_a_service_that_is_new_and_empty_is_the_rollouts_own() -> None:
+    seen = edited_endpoints(fronted("fresh", ready=None, selector="shopp"), generation=1)
+    _, since, _ = recorded("fresh")
+    new = replace(seen, services=tuple(edited(each, "creationTimestamp", since.isoformat()) for each in seen.services))
+    assert at("fresh", new, 60).phase is DOOMED
+
+
+def edited_endpoints(observation: Observation, *, generation: int) -> Observation:
+    return replace(
+        observation, endpoints=tuple(edited(each, "generation", generation) for each in observation.endpoints)
+    )
+
+
+def test_a_named_port_that_no_container_has_is_doomed_at_once() -> None:
+    found = at("fresh", fronted("fresh", port="web", ready=None))
+    assert (found.phase, category(found)) == (DOOMED, Category.PORT)
+
+
+def test_a_port_that_refuses_connections_is_doomed_after_patience() -> None:
+    seen = fronted("fresh")
+    shut = replace(seen, knocks=(Knock("front", 80, open=False, said="connection refused"),))
+    assert at("fresh", shut).phase is PROGRESSING
+    assert (at("fresh", shut, 31).phase, category(at("fresh", shut, 31))) == (DOOMED, Category.PORT)
+
+
+@pytest.mark.parametrize("name", ["rolling-first-pod", "slow-readiness-waiting", "scaled-to-zero", "job"])
+def test_a_service_is_not_judged_before_there_are_pods_to_serve(name: str) -> None:
+    bare, fronted_ = recorded(name)[0], fronted(name, ready=None)
+    assert at(name, fronted_).phase is at(name, bare).phase
+    assert Category.SERVICE not in [cause.category for cause in at(name, fronted_).causes]
+
+
+def test_a_service_that_loses_its_endpoints_after_complete_is_not_well_and_then_doomed() -> None:
+    complete = at("fresh", fronted("fresh"))
+    assert complete.well
+    lost = at("fresh", fronted("fresh", ready=False), 10, complete.memory)
+    assert (lost.phase, lost.well) == (COMPLETE, False)
+    assert at("fresh", fronted("fresh", ready=False), 60, lost.memory).phase is DOOMED
+
+
+# --- after complete
+
+
+def test_the_end_of_a_job_is_final() -> None:
+    found = verdict("job")
+    assert found.final
+    assert not verdict("fresh").final
+    assert verdict("scaled-to-zero").final
+
+
+def test_it_is_known_since_when_pods_are_as_they_are() -> None:
+    observation, *_ = recorded("fresh")
+    ready = [each["lastTransitionTime"] for pod in observation.pods for each in pod["status"]["conditions"]]
+    assert verdict("fresh").unchanged_since == moment(max(ready))
+    assert verdict("scaled-to-zero").unchanged_since is None
+
+
+@pytest.mark.parametrize("name", sorted(name for name, (phase, _) in NOW.items() if phase is COMPLETE))
+def test_what_is_complete_is_well_also_to_who_remembers(name: str) -> None:
+    first = verdict(name)
+    observation, since, now = recorded(name)
+    again = judge(observation, since=since, now=now + timedelta(minutes=1), memory=first.memory)
+    assert (first.well, again.well, again.phase) == (True, True, COMPLETE)
+
+
+# --- other kinds, more
+
+
+@pytest.mark.parametrize(
+    ("about", "phase"),
+    [({}, COMPLETE), ({"observedGeneration": 2}, COMPLETE), ({"observedGeneration": 1}, PROGRESSING)],
+)
+def test_a_condition_about_an_older_generation_says_nothing(about: Any, phase: Phase) -> None:  # noqa: ANN401
+    thing = {"kind": "Certificate", "metadata": {"name": "shop", "generation": 2},
+             "status": {"conditions": [{"type": "Ready", "status": "True", **about}]}}  # fmt: skip
+    now = moment("2026-01-01T00:00:00Z")
+    assert now is not None
+    assert judge(Observation(thing), since=now, now=now).phase is phase
+
+
+def test_a_thing_of_seconds_ago_may_still_get_a_status() -> None:
+    thing = {"kind": "Certificate", "metadata": {"name": "shop", "creationTimestamp": "2026-01-01T00:00:00Z"}}
+    now = moment("2026-01-01T00:00:01Z")
+    assert now is not None
+    assert judge(Observation(thing), since=now, now=now).phase is PROGRESSING
+    assert judge(Observation(thing), since=now, now=now + timedelta(seconds=6)).phase is COMPLETE
+
+
+def test_a_thing_without_pods_is_taken_at_its_word_after_complete_too() -> None:
+    now = moment("2026-01-01T00:01:00Z")
+    assert now is not None
+
+    def says(*conditions: dict[str, str]) -> Observation:
+        return Observation({"kind": "Certificate", "metadata": {"name": "shop"}, "status": {"conditions": conditions}})
+
+    complete = judge(says({"type": "Ready", "status": "True"}), since=now, now=now)
+    assert complete.well
+    later = judge(says({"type": "Ready", "status": "False"}), since=now, now=now, memory=complete.memory)
+    assert (later.phase, later.well) == (COMPLETE, False)
+    stalled = judge(says({"type": "Stalled", "status": "True"}), since=now, now=now, memory=later.memory)
+    assert stalled.phase is DOOMED
+
+
+def test_a_thing_that_is_never_ready_is_doomed_in_the_end() -> None:
+    thing = {"kind": "Certificate", "metadata": {"name": "shop"}, "status": {"conditions": [
+        {"type": "Ready", "status": "False", "message": "issuing"}]}}  # fmt: skip
+    now = moment("2026-01-01T00:00:01Z")
+    assert now is not None
+    found = judge(Observation(thing), since=now, now=now + timedelta(minutes=10))
+    assert (found.phase, category(found)) == (DOOMED, Category.DEADLINE)
+    assert "issuing" in found.summary
+
+
+def test_a_job_may_take_its_time() -> None:
+    observation, since, now = recorded("job-running")
+    running = edited(list(observation.pods), "state", {"running": {"startedAt": now.isoformat()}})
+    seen = replace(observation, pods=tuple(running))
+    assert judge(seen, since=since, now=now + timedelta(hours=5)).phase is PROGRESSING
+    assert verdict("job-running", later=timedelta(hours=5)).phase is DOOMED  # it never started to run
+
+
+def test_what_someone_holds_is_not_stalled() -> None:
+    assert verdict("paused", later=timedelta(hours=5)).phase is PROGRESSING
+
+
 # --- sentences
 
 
@@ -317,7 +640,9 @@ def test_other_kinds_are_read_by_their_conditions(status: object, phase: Phase) 
         ("drained-midway", "1 of 2 replicas ready; waiting for pod/shop-74b6db47c5-nsxdh (ContainerCreating, 1 s)"),
         ("crash-loop", "container main crashed with exit code 3, 3 times"),
         ("progress-deadline", "deployment/shop made no progress for 15 s"),
-        ("registry-unreachable", "(given up in 43 s)"),
+        ("registry-unreachable", "(given up in 73 s)"),
+        ("crash-loop-two-crashes", "2 times (given up at 3)"),
+        ("slow-readiness-waiting", "(its own settings allow it"),
     ],
 )
 def test_the_summary_says_it_in_one_sentence(name: str, sentence: str) -> None:
@@ -362,10 +687,174 @@ def test_whatever_is_missing_judge_never_raises(name: str, seed: int, share: flo
     assert judge(damaged, since=since, now=now).summary
 
 
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 2**32), share=st.sampled_from([0.05, 0.2, 0.5]), ready=st.sampled_from([True, False, None]))
+@pytest.mark.timeout(60)
+def test_whatever_a_service_lacks_judge_never_raises(seed: int, share: float, ready: bool | None) -> None:  # noqa: FBT001
+    seen, (_, since, now) = fronted("fresh", ready=ready), recorded("fresh")
+    dice = random.Random(seed)  # noqa: S311  damage, not a secret
+    services, endpoints = (
+        tuple(each for each in without(list(part), dice, share) or [] if each is not None)
+        for part in (seen.services, seen.endpoints)
+    )
+    assert judge(replace(seen, services=services, endpoints=endpoints), since=since, now=now).summary
+
+
 @settings(deadline=None)
 @given(name=names, seconds=st.integers(0, 100_000))
 def test_more_patience_never_dooms_more(name: str, seconds: int) -> None:
     later = timedelta(seconds=seconds)
-    patient = Patience(crashes=6, heal=timedelta(minutes=10))
+    patient = Patience(crashes=6).longer(timedelta(minutes=9))
     if verdict(name, later=later, patience=patient).phase is DOOMED:
         assert verdict(name, later=later).phase is DOOMED
+
+
+# --- what goes on meanwhile
+
+
+def test_room_that_leaving_pods_still_hold_is_waited_for() -> None:
+    observation, since, now = recorded("unschedulable")
+    assert judge(observation, since=since, now=now + timedelta(seconds=90)).phase is DOOMED
+    until = (now + timedelta(seconds=80)).isoformat()
+    leaving = edited(observation.pods[0], "uid", "old")
+    leaving["metadata"] |= {"deletionTimestamp": until, "labels": {"app": "old"}}
+    seen = replace(observation, pods=(*observation.pods, leaving))
+    assert judge(seen, since=since, now=now + timedelta(seconds=90)).phase is PROGRESSING
+    assert judge(seen, since=since, now=now + timedelta(seconds=145)).phase is DOOMED
+
+
+def test_a_quota_that_refuses_one_pod_is_no_trouble_while_others_come_up() -> None:
+    observation, since, now = recorded("quota")
+    first = judge(observation, since=since, now=now)
+    later = now + timedelta(seconds=65)
+    assert judge(observation, since=since, now=later, memory=first.memory).phase is DOOMED
+    progressed = replace(first.memory, best_at=later - timedelta(seconds=40))
+    assert judge(observation, since=since, now=later, memory=progressed).phase is PROGRESSING
+
+
+def test_what_was_missing_and_is_there_now_has_to_be_tried_again() -> None:
+    observation, since, now = recorded("missing-configmap-env")
+    cause = judge(observation, since=since, now=now).causes[0]
+    late = now + timedelta(seconds=61)
+    assert judge(observation, since=since, now=late).phase is DOOMED
+    healing = judge(replace(observation, present=frozenset({cause.missing})), since=since, now=late)
+    assert (healing.phase, "it is there now" in healing.summary) == (PROGRESSING, True)
+    ended = judge(
+        replace(observation, present=frozenset({cause.missing})), since=since, now=now + timedelta(seconds=122)
+    )
+    assert ended.phase is DOOMED
+
+
+def test_an_old_pod_that_is_only_coming_up_blocks_nothing() -> None:
+    observation, since, now = recorded("stateful-set-midway")
+    old = {
+        "kind": "Pod",
+        "metadata": {"name": "shop-9", "uid": "old", "labels": {"controller-revision-hash": "earlier"},
+                     "creationTimestamp": since.isoformat()},
+        "spec": {"containers": [{"name": "main"}]},
+        "status": {"phase": "Pending", "initContainerStatuses": [{"name": "restore", "state": {"running": {}}}]},
+    }  # fmt: skip
+    found = judge(replace(observation, pods=(*observation.pods, old)), since=since, now=now + timedelta(seconds=90))
+    assert Category.BLOCKED not in [each.category for each in found.causes]
+
+
+def test_pods_that_their_node_refuses_count_though_they_are_gone_at_the_next_look() -> None:
+    observation, since, now = recorded("stateful-set-crash-loop")
+    observation = replace(observation, workload=edited(observation.workload, "replicas", 1))
+    (new, *_) = observation.pods
+    memory, phases = Memory(), []
+    for number in range(4):
+        status = {"phase": "Failed", "reason": "SysctlForbidden", "message": "forbidden sysctl: net.core.somaxconn"}
+        metadata = {**new["metadata"], "uid": f"try-{number}", "creationTimestamp": now.isoformat()}
+        for pods in (({**new, "metadata": metadata, "status": status},), ()):
+            found = judge(replace(observation, pods=pods, events=()), since=since, now=now, memory=memory)
+            memory = found.memory
+            phases.append(found.phase)
+    assert phases == [PROGRESSING] * 4 + [DOOMED] * 4
+    assert (category(found), "somaxconn" in found.summary) == (Category.NODE, True)
+
+
+def test_pods_that_were_refused_side_by_side_once_are_one_round_and_forgotten_when_a_later_one_runs() -> None:
+    observation, since, now = recorded("stateful-set-crash-loop")
+    workload = edited(observation.workload, "replicas", 4)
+    (new, *_) = observation.pods
+    status = {"phase": "Failed", "reason": "UnexpectedAdmissionError", "message": "no device"}
+    away = tuple({**new, "metadata": {**new["metadata"], "uid": f"a-{n}"}, "status": status} for n in range(4))
+    once = judge(replace(observation, workload=workload, pods=away, events=()), since=since, now=now)
+    assert (once.phase, once.causes[0].times) == (PROGRESSING, 1)
+    runs = edited(new, "state", {"running": {"startedAt": now.isoformat()}})
+    later_ = {**runs, "metadata": {**new["metadata"], "uid": "b", "creationTimestamp": now.isoformat()}}
+    up = replace(observation, workload=workload, pods=(later_,), events=())
+    found = judge(up, since=since, now=now, memory=once.memory)
+    assert Category.NODE not in [each.category for each in found.causes]
+
+
+# --- Jobs
+
+
+def test_a_job_is_done_by_its_own_word_whatever_its_pods_did_on_the_way() -> None:
+    observation, since, now = recorded("job-crashed-once")
+    status = {"succeeded": 1, "failed": 1, "conditions": [{"type": "Complete", "status": "True"}]}
+    workload = {**observation.workload, "status": status}
+    found = judge(replace(observation, workload=workload), since=since, now=now)
+    assert (found.phase, found.final) == (COMPLETE, True)
+
+
+@pytest.mark.parametrize(
+    ("side_by_side", "completions", "failed", "succeeded", "phase"),
+    [
+        (1, 1, 3, 0, DOOMED),
+        (4, 4, 4, 0, PROGRESSING),
+        (4, None, 4, 0, PROGRESSING),
+        (4, 4, 12, 0, DOOMED),
+        (1, 50, 3, 30, PROGRESSING),
+    ],
+)
+def test_failures_side_by_side_and_beside_successes_are_not_many_of_one(
+    side_by_side: int, completions: int | None, failed: int, succeeded: int, phase: Phase
+) -> None:
+    observation, since, now = recorded("job-crashed-once")
+    workload = edited(observation.workload, "backoffLimit", 6)
+    workload["spec"] |= {"parallelism": side_by_side, "completions": completions}
+    workload["status"] |= {"failed": failed, "succeeded": succeeded}
+    assert judge(replace(observation, workload=workload), since=since, now=now).phase is phase
+
+
+def test_an_index_that_has_used_up_its_tries_is_a_jobs_word_of_failure() -> None:
+    observation, since, now = recorded("job-running")
+    workload = edited(observation.workload, "backoffLimitPerIndex", 0)
+    workload["status"]["failedIndexes"] = "1,3"
+    found = judge(replace(observation, workload=workload), since=since, now=now)
+    assert (found.phase, "1,3" in found.summary) == (DOOMED, True)
+    workload["spec"]["successPolicy"] = {"rules": [{"succeededCount": 1}]}
+    assert judge(replace(observation, workload=workload), since=since, now=now).phase is PROGRESSING
+
+
+def test_a_job_of_another_group_is_another_thing() -> None:
+    observation, since, now = recorded("job-crashed")
+    workload = {**observation.workload, "apiVersion": "batch.volcano.sh/v1alpha1", "status": {"state": "Running"}}
+    assert judge(Observation(workload), since=since, now=now).phase is COMPLETE
+
+
+# --- clocks
+
+
+def test_a_trouble_of_this_second_by_a_clock_that_is_a_little_ahead_is_new() -> None:
+    observation, since, now = recorded("missing-configmap-env")
+    ahead = (now + timedelta(seconds=3)).isoformat()
+    events = tuple(edited(edited(each, "firstTimestamp", ahead), "lastTimestamp", ahead) for each in observation.events)
+    earlier = since - timedelta(seconds=58)
+    found = judge(replace(observation, events=events), since=earlier, now=now + timedelta(seconds=2))
+    assert found.phase is PROGRESSING
+
+
+def test_a_run_that_began_before_the_first_look_may_be_the_one_that_goes_well() -> None:
+    observation, since, now = recorded("crash-loop")
+    pods = [dict(edited(pod, "state", {"running": {"startedAt": now.isoformat()}})) for pod in observation.pods]
+    up = tuple(edited(edited(pod, "ready", new=True), "started", new=True) for pod in pods)
+    first = judge(replace(observation, pods=up), since=since, now=now)
+    assert (first.phase, category(first)) == (PROGRESSING, Category.CRASH)
+    ended = judge(observation, since=since, now=now + timedelta(seconds=2), memory=first.memory)
+    assert ended.phase is DOOMED
+    outlived = judge(replace(observation, pods=up), since=since, now=now + timedelta(seconds=95), memory=first.memory)
+    assert outlived.causes == ()

@@ -81,6 +81,7 @@ async def test_objects_are_created_configured_left_alone_and_pruned(place: Place
         assert place.owns(live)
 
 
+@pytest.mark.needs("persistentvolumeclaims", "horizontalpodautoscalers.autoscaling", "cronjobs.batch")
 @pytest.mark.timeout(90)
 async def test_i8_the_second_apply_writes_nothing(place: Place, objects: Any) -> None:
     n = place.namespace
@@ -176,6 +177,7 @@ async def test_a_kind_that_the_cluster_no_longer_has_needs_no_pruning(place: Pla
         }
 
 
+@pytest.mark.needs("endpoints")
 async def test_others_objects_and_what_controllers_make_are_never_pruned(
     place: Place, objects: Any, kubectl: Kubectl
 ) -> None:
@@ -233,6 +235,7 @@ async def test_prune_leaves_alone_what_is_no_longer_ours(place: Place, objects: 
         assert await cluster.get(Ref("v1", "ConfigMap", n, "b")) is not None
 
 
+@pytest.mark.needs("clusterroles.rbac.authorization.k8s.io")
 async def test_two_environments_in_one_cluster_do_not_prune_each_others_cluster_scoped_objects(
     namespace: str, no_namespace: str, role: str, objects: Any
 ) -> None:
@@ -247,6 +250,7 @@ async def test_two_environments_in_one_cluster_do_not_prune_each_others_cluster_
         assert await cluster.get(Ref.of(one)) is not None
 
 
+@pytest.mark.needs("clusterroles.rbac.authorization.k8s.io")
 async def test_an_object_of_another_environment_or_application_is_not_taken_over_silently(
     namespace: str, role: str, objects: Any
 ) -> None:

@@ -22,7 +22,7 @@ from prefect_cd.pipeline import ClusterAccess
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(60)]
 ACCESS = ClusterAccess()
-IMAGE = f"{os.environ.get('REGISTRY', '')}/base/python:3.11"
+IMAGE = os.environ.get("BASE_IMAGE") or f"{os.environ.get('REGISTRY', '')}/base/python:3.11"
 Kubectl = Callable[..., str]
 
 # GET answers with the pod's name, POST with what was sent; connections are kept alive for ever
@@ -257,6 +257,7 @@ async def test_a_load_balancer_is_used_where_it_answers_and_passed_over_where_no
             assert reached.endswith(f":{found['spec']['ports'][0]['nodePort']}")
 
 
+@pytest.mark.needs("roles.rbac.authorization.k8s.io")
 async def test_who_may_not_look_at_nodes_gets_a_port_forward(shop: str, objects: Any, kubectl: Kubectl) -> None:
     expose(kubectl, objects, shop, "node", "NodePort")
     kubectl("-n", shop, "create", "serviceaccount", "gate")

@@ -19,16 +19,18 @@ from prefect_cd.errors import RolloutFailed
 from prefect_cd.pipeline import ClusterAccess, RolloutSettings
 from prefect_cd.release import Object
 from prefect_cd.watch import Report, RolloutDoomed, watch
+from tests.cluster.control_plane import needs_restarts, restart
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(90)]
 ACCESS = ClusterAccess()
 REGISTRY = os.environ.get("REGISTRY", "")
-BUSYBOX = f"{REGISTRY}/base/busybox:1"
+BUSYBOX = os.environ.get("BASE_IMAGE") or f"{REGISTRY}/base/busybox:1"
 Kubectl = Callable[..., str]
 
 
-def settings(seconds: float = 60, crashes: int = 1) -> RolloutSettings:
-    return RolloutSettings(timeout=timedelta(seconds=seconds), crashes=crashes, patience=timedelta(seconds=30))
+def settings(seconds: float = 60, crashes: int = 1, settle: float = 0) -> RolloutSettings:
+    given = {"timeout": seconds, "patience": 30, "settle": settle}
+    return RolloutSettings.model_validate({"crashes": crashes, **{k: timedelta(seconds=v) for k, v in given.items()}})
 
 
 async def roll_out(
@@ -41,6 +43,7 @@ async def roll_out(
     return await watch(cluster, objects, rules, since=since, on_change=on_change)
 
 
+@pytest.mark.needs("jobs.batch")
 async def test_a_rollout_is_watched_until_every_workload_is_complete(namespace: str, objects: Any) -> None:
     told: list[Report] = []
     template = objects.deployment(namespace, BUSYBOX, "true", name="once")["spec"]["template"]
@@ -141,21 +144,66 @@ async def test_the_verdict_stands_when_the_log_cannot_be_had(
     assert caught.value.report.troubles[0].logs == ""
 
 
-async def test_events_are_listed_once_per_namespace_and_look(
+async def test_a_rollout_whose_pods_die_after_it_is_complete_is_doomed(namespace: str, objects: Any) -> None:
+    item = objects.deployment(namespace, BUSYBOX, "sh", "-c", "sleep 9; echo out of ideas; exit 4")
+    told: list[Report] = []
+    async with connect(ACCESS) as cluster:
+        with pytest.raises(RolloutDoomed) as caught:
+            await roll_out(cluster, item, rules=settings(settle=30), on_change=told.append)
+    assert any(report.complete for report in told)
+    assert caught.value.report.troubles[0].category == "crash"
+    assert "out of ideas" in caught.value.detail
+
+
+async def test_a_service_that_selects_nobody_is_doomed_however_complete_the_deployment_is(
+    namespace: str, objects: Any
+) -> None:
+    service = objects.service(namespace)
+    service["spec"]["selector"] = {"app": "nobody"}
+    item = objects.deployment(namespace, BUSYBOX, "sleep", "600")
+    rules = RolloutSettings.model_validate({"settle": timedelta(), "patience": timedelta(seconds=3)})
+    async with connect(ACCESS) as cluster:
+        with pytest.raises(RolloutDoomed) as caught:
+            await roll_out(cluster, item, service, rules=rules)
+    assert caught.value.report.troubles[0].category == "service"
+
+
+async def test_a_quiet_rollout_costs_no_requests_between_the_first_and_the_last_look(
     namespace: str, objects: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lists: list[str] = []
-    real = Cluster.list
+    asked: list[str] = []
+    real = Cluster.snapshot
 
     async def counted(self: Cluster, kind: Any, *given: Any, **named: Any) -> Any:
-        lists.append(kind.kind)
+        asked.append(kind.kind)
         return await real(self, kind, *given, **named)
 
-    monkeypatch.setattr(Cluster, "list", counted)
-    items = [objects.deployment(namespace, BUSYBOX, "sleep", "600", name=f"d{n}", replicas=0) for n in range(4)]
+    monkeypatch.setattr(Cluster, "snapshot", counted)
+    items = [objects.deployment(namespace, BUSYBOX, "sleep", "600", name=f"d{n}") for n in range(6)]
     async with connect(ACCESS) as cluster:
-        await roll_out(cluster, *items, rules=settings())
-    assert lists.count("Event") * 4 == lists.count("Pod")
+        await roll_out(cluster, *items, rules=settings(settle=4))
+    looked = ("Deployment", "Event", "Pod", "ReplicaSet")
+    assert sorted(asked[-8:]) == sorted([*looked, *looked])
+    assert asked.count("Event") == 2
+
+
+@needs_restarts
+async def test_a_restart_of_the_api_server_in_the_middle_is_survived(namespace: str, objects: Any) -> None:
+    probe = {"exec": {"command": ["test", "-f", "/ready"]}, "periodSeconds": 1, "failureThreshold": 60}
+    script = "sleep 15; touch /ready; sleep 600"
+    item = objects.deployment(namespace, BUSYBOX, "sh", "-c", script, readinessProbe=probe)
+    loop = asyncio.get_running_loop()
+    begun: list[Any] = []
+
+    def kill(report: Report) -> None:
+        if any(each.pods for each in report.workloads) and not begun:
+            begun.append(loop.run_in_executor(None, lambda: restart("kube-apiserver", 5, "KILL")))
+
+    async with connect(ACCESS) as cluster:
+        report = await roll_out(cluster, item, rules=settings(60), on_change=kill)
+        await begun[0]
+    assert report.complete
+    assert report.workloads[0].pods[0].ready
 
 
 async def test_pods_of_other_workloads_are_not_in_the_report(namespace: str, objects: Any, kubectl: Kubectl) -> None:

@@ -1,0 +1,164 @@
+"""Why requests to a Service would find nobody, however well its pods are.
+
+Decides from the Service, its EndpointSlices, the pod template, and what a connection through the API server answered,
+if somebody tried one. A Service is matched by its selector; one without selector, or an ExternalName, is not ours to
+judge.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from prefect_cd.diagnosis.cause import Category, Cause
+from prefect_cd.diagnosis.reading import dig, name_of, namespace_of, objects, selects, words
+from prefect_cd.release import Object
+
+SERVICE = "kubernetes.io/service-name"
+"""The label of an EndpointSlice that says whose it is."""
+
+
+@dataclass(frozen=True)
+class Knock:
+    """What became of a connection to one port of a Service.
+
+    Args:
+        service: its name.
+        port: the port as the Service writes it.
+        open: whether anybody accepted it.
+        said: the answer's own words when nobody did.
+        at: when, and where several in a row found nobody, when the first of them did; aware.
+    """
+
+    service: str
+    port: int
+    open: bool
+    said: str = ""
+    at: datetime | None = None
+
+
+def matches(service: Object, labels: object) -> bool:
+    """Whether a Service sends requests to pods with these labels."""
+    return has_selector(service) and selects(dig(service, "spec", "selector"), labels)
+
+
+def has_selector(service: Object) -> bool:
+    """Whether a Service finds its endpoints by itself; otherwise they are somebody else's to write."""
+    return dig(service, "spec", "type") != "ExternalName" and bool(dig(service, "spec", "selector"))
+
+
+def unserved(
+    service: Object,
+    slices: Sequence[Object],
+    bearers: Sequence[Object],
+    knocks: Sequence[Knock] = (),
+    *,
+    since: datetime | None,
+) -> Cause | None:
+    """Why a Service that selects the pods of a template, all of them up, would answer nobody; None when it does.
+
+    Args:
+        service: with a selector that takes the template's labels.
+        slices: any EndpointSlices; those of other Services are ignored.
+        bearers: the pod template of the new revision, and its pods.
+        knocks: connections that somebody tried.
+        since: when the last of its pods became ready.
+    """
+    endpoints = list(_endpoints(service, slices))
+    for port in objects(dig(service, "spec", "ports")):
+        name, target = words(port.get("name")), port.get("targetPort", port.get("port"))
+        if any(is_ready for is_ready, ports in endpoints if name in ports):
+            continue
+        if isinstance(target, str) and target and target not in set(_port_names(bearers)):
+            if any(name in ports for _, ports in endpoints):
+                continue  # pods of another workload have it, and are coming up
+            return _port_without_name(service, port, bearers, since)
+        return _no_endpoints(service, endpoints, since)
+    refused = [each for each in knocks if each.service == dig(service, "metadata", "name") and not each.open]
+    return _nobody_listens(service, refused[0], bearers, since) if refused else None
+
+
+def unselected(service: Object, *, since: datetime | None) -> Cause:
+    """A Service whose selector takes no pod at all."""
+    pairs = ",".join(f"{key}={value}" for key, value in sorted((dig(service, "spec", "selector") or {}).items()))
+    return Cause(
+        category=Category.SERVICE,
+        summary=f"{name_of(service)} selects no pod: none bears {pairs}",
+        evidence=f"no ready endpoint; selector {pairs}",
+        hint="correct spec.selector of the Service, or the labels of the pod template",
+        object=name_of(service),
+        since=since,
+    )
+
+
+def answering(service: Object, slices: Sequence[Object]) -> bool:
+    """Whether a Service has a ready endpoint for each of its ports."""
+    endpoints = list(_endpoints(service, slices))
+    wanted = [words(port.get("name")) for port in objects(dig(service, "spec", "ports"))]
+    return all(any(is_ready for is_ready, ports in endpoints if name in ports) for name in wanted)
+
+
+def slices_of(service: Object, slices: Sequence[Object]) -> list[Object]:
+    """The EndpointSlices that belong to a Service."""
+    name = dig(service, "metadata", "name")
+    return [each for each in slices if dig(each, "metadata", "labels", SERVICE) == name]
+
+
+def _endpoints(service: Object, slices: Sequence[Object]) -> Iterable[tuple[bool, set[str]]]:
+    """Each endpoint: whether it is ready, and the names of the Service's ports that it has."""
+    for each in slices_of(service, slices):
+        ports = {words(port.get("name")) for port in objects(each.get("ports"))}
+        for endpoint in objects(each.get("endpoints")):
+            yield dig(endpoint, "conditions", "ready") is not False, ports
+
+
+def _ports(bearers: Sequence[Object]) -> Iterable[Object]:
+    for bearer in bearers:
+        for kind in ("containers", "initContainers"):
+            for container in objects(dig(bearer, "spec", kind)):
+                yield from objects(container.get("ports"))
+
+
+def _port_names(bearers: Sequence[Object]) -> Iterable[str]:
+    return (words(port.get("name")) for port in _ports(bearers))
+
+
+def _port_without_name(service: Object, port: Object, bearers: Sequence[Object], since: datetime | None) -> Cause:
+    there = ", ".join(sorted(set(filter(None, _port_names(bearers))))) or "none"
+    return Cause(
+        category=Category.PORT,
+        summary=f"{name_of(service)} sends to a port named {port.get('targetPort')}, which no container has",
+        evidence=f"targetPort: {port.get('targetPort')}; names of container ports: {there}",
+        hint="correct targetPort of the Service, or name the port of the container",
+        object=name_of(service),
+        proven=True,
+        since=since,
+    )
+
+
+def _no_endpoints(service: Object, endpoints: Sequence[tuple[bool, set[str]]], since: datetime | None) -> Cause:
+    return Cause(
+        category=Category.SERVICE,
+        summary=f"{name_of(service)} has no ready endpoint, though its pods are ready",
+        evidence=f"{len(endpoints)} endpoints, none of them ready" if endpoints else "no endpoints",
+        hint=f"kubectl -n {namespace_of(service)} get endpointslices -l {SERVICE}="
+        f"{words(dig(service, 'metadata', 'name'))}",
+        object=name_of(service),
+        since=since,
+    )
+
+
+def _nobody_listens(service: Object, knock: Knock, bearers: Sequence[Object], since: datetime | None) -> Cause:
+    target = next(
+        (each.get("targetPort", knock.port) for each in objects(dig(service, "spec", "ports"))
+         if each.get("port") == knock.port), knock.port)  # fmt: skip
+    declared = sorted({str(port.get("containerPort")) for port in _ports(bearers)})
+    told = f"; the containers declare {', '.join(declared)}" if declared else ""
+    return Cause(
+        category=Category.PORT,
+        summary=f"{name_of(service)}: nobody listens on the pods' port {target}{told}",
+        evidence=knock.said or "connection refused",
+        hint="correct targetPort of the Service, or the address and port that the program listens on",
+        object=name_of(service),
+        since=max(filter(None, (since, knock.at)), default=None),
+        seen=knock.at,
+    )

@@ -1,0 +1,1 @@
+"""The embedded development cluster: a Kubernetes API, its controllers and one node, in one process."""

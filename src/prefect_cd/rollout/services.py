@@ -1,0 +1,50 @@
+"""Whether requests reach the pods: the Services that were applied with a workload.
+
+Decides only once its pods are up, for until then an empty Service says nothing. A Service that selects none of the
+workload's pods leads nowhere if it has no endpoints, but is not blamed for what was so before the rollout.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from prefect_cd.diagnosis.cause import Cause
+from prefect_cd.diagnosis.reading import born, condition, count, dig, moment, objects
+from prefect_cd.diagnosis.serving import answering, has_selector, matches, slices_of, unselected, unserved
+from prefect_cd.release import Object
+from prefect_cd.rollout.revisions import key
+from prefect_cd.rollout.verdict import Observation
+from prefect_cd.rollout.weighing import Clock
+
+_CHANGED = "endpoints.kubernetes.io/last-change-trigger-time"
+
+
+def unreached(observation: Observation, pods: Sequence[Object], clock: Clock) -> list[Cause]:
+    """Why requests to the Services would find nobody, though all pods of the workload are up."""
+    template = dig(observation.workload, "spec", "template") or {}
+    labels = dig(template, "metadata", "labels")
+    # webhooks add containers, which only the pods show
+    bearers = [template, *pods]
+    found: list[Cause | None] = []
+    for service in sorted(observation.services, key=key):
+        since = _since(service, observation, pods)
+        if matches(service, labels):
+            found.append(unserved(service, observation.endpoints, bearers, observation.knocks, since=since))
+        elif has_selector(service) and not answering(service, observation.endpoints):
+            found.append(None if _was_empty(service, observation, clock) else unselected(service, since=since))
+    return [cause for cause in found if cause]
+
+
+def _since(service: Object, observation: Observation, pods: Sequence[Object]) -> datetime | None:
+    """From when on it should lead somewhere: the pods ready, the Service there, and its endpoints as they are now."""
+    times = [moment(condition(pod, "Ready").get("lastTransitionTime")) for pod in pods]
+    changed = [dig(each, "metadata", "annotations", _CHANGED) for each in slices_of(service, observation.endpoints)]
+    return max(filter(None, [*times, born(service), *map(moment, changed)]), default=None)
+
+
+def _was_empty(service: Object, observation: Observation, clock: Clock) -> bool:
+    """Whether the Service was there before the rollout, with endpoints that have never been others than none."""
+    made = born(service)
+    if made is None or clock.fresh(made):
+        return False
+    mine = slices_of(service, observation.endpoints)
+    return all(count(dig(each, "metadata", "generation")) <= 1 and not objects(each.get("endpoints")) for each in mine)

@@ -1,0 +1,114 @@
+"""Pods are rolled out under requests: a careless Deployment loses some, a careful one none, and both are foretold."""
+
+# ruff: noqa: ANN401  a fixture that is a class is of no type that can be imported
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from prefect_cd.cluster import connect
+from prefect_cd.downtime import judge
+from prefect_cd.endpoint import reach_by
+from prefect_cd.evidence import Evidence, Outcome
+from prefect_cd.hazards import Hazard, hazards
+from prefect_cd.pipeline import ClusterAccess, Probe
+from prefect_cd.probe import Probing
+from prefect_cd.traffic import Traffic, Way
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(110)]
+ACCESS = ClusterAccess()
+IMAGE = os.environ.get("BASE_IMAGE") or f"{os.environ.get('REGISTRY', '')}/base/python:3.11"
+SETTINGS = Probe(rate=20, timeout=timedelta(seconds=3))
+Kubectl = Callable[..., str]
+
+# listens a second after it starts, as applications do, and ends at once when it is told to
+SHOP = """
+import http.server, os, signal, time
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+class Shop(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("X-Version", os.environ["VERSION"])
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+    def log_message(self, *_): pass
+time.sleep(1)
+http.server.ThreadingHTTPServer(("", 8000), Shop).serve_forever()
+"""
+CAREFUL = {
+    "readinessProbe": {"tcpSocket": {"port": 8000}, "periodSeconds": 1},
+    "lifecycle": {"preStop": {"sleep": {"seconds": 4}}},
+}
+
+
+@pytest.fixture
+def manifests(namespace: str, objects: Any) -> Callable[..., list[Any]]:
+    """The shop in a version, behind a Service of a kind."""
+
+    def make(version: str, kind: str, **container: object) -> list[Any]:
+        env = [{"name": "VERSION", "value": version}]
+        deployment = objects.deployment(
+            namespace, IMAGE, "python3", "-c", SHOP, replicas=2, env=env, ports=[{"containerPort": 8000}], **container
+        )
+        deployment["spec"]["strategy"] = {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+        deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = 10
+        return [deployment, objects.service(namespace, kind=kind)]
+
+    return make
+
+
+def roll_out(namespace: str, kubectl: Kubectl, manifests: list[Any]) -> None:
+    for item in manifests:
+        kubectl("apply", "-f", "-", stdin=json.dumps(item))
+    kubectl("-n", namespace, "rollout", "status", "deployment/shop", "--timeout=60s")
+
+
+def probed(namespace: str, kubectl: Kubectl, first: list[Any], second: list[Any]) -> tuple[Traffic, Evidence]:
+    """What users see while the second version follows the first, until its last pod has ended."""
+
+    @asynccontextmanager
+    async def reached() -> AsyncIterator[tuple[Way, str]]:
+        async with connect(ACCESS) as cluster, reach_by(cluster, namespace, "service/shop") as url:
+            yield url
+
+    roll_out(namespace, kubectl, first)
+    time.sleep(2)  # without a readiness probe complete is said before anybody listens
+    with Probing(SETTINGS, reached) as probing:
+        roll_out(namespace, kubectl, second)
+        time.sleep(6)
+    seen = probing.seen()
+    return seen, judge("probe", seen, SETTINGS)
+
+
+def test_a_careless_deployment_loses_requests_as_foretold(
+    namespace: str, kubectl: Kubectl, manifests: Callable[..., list[Any]]
+) -> None:
+    second = manifests("v2", "NodePort")
+    assert {each.hazard for each in hazards(second)} == {Hazard.NO_READINESS, Hazard.NO_PRE_STOP, Hazard.NO_BUDGET}
+    seen, proved = probed(namespace, kubectl, manifests("v1", "NodePort"), second)
+    assert (proved.outcome, seen.way) == (Outcome.FAILED, Way.ADDRESS), proved.summary
+    assert seen.failures.keys() & {"refused", "closed"}
+    assert seen.gap > 0
+    assert "readinessProbe" in proved.hint
+
+
+def test_a_careful_one_loses_none(namespace: str, kubectl: Kubectl, manifests: Callable[..., list[Any]]) -> None:
+    second = manifests("v2", "NodePort", **CAREFUL)
+    assert {each.hazard for each in hazards(second)} == {Hazard.NO_BUDGET}
+    seen, proved = probed(namespace, kubectl, manifests("v1", "NodePort", **CAREFUL), second)
+    assert (proved.outcome, seen.failures) == (Outcome.PASSED, {}), proved.summary
+    assert [each.version for each in seen.versions] == ["v1", "v2"]
+
+
+def test_through_a_port_forward_nothing_is_proved(
+    namespace: str, kubectl: Kubectl, manifests: Callable[..., list[Any]]
+) -> None:
+    seen, proved = probed(namespace, kubectl, manifests("v1", "ClusterIP"), manifests("v2", "ClusterIP"))
+    assert (proved.outcome, seen.way) == (Outcome.ERRORED, Way.PORT_FORWARD)
+    assert "node port" in proved.hint
+    assert seen.sent > 0

@@ -1,0 +1,62 @@
+"""What a pod means by an address, and what the kernel is told."""
+
+import socket
+import struct
+
+import pytest
+
+from prefect_cd.local.node.addresses import bound, connected
+
+POD, LOOPBACK = "127.1.0.7", "127.3.0.7"
+
+
+def v4(host: str, port: int) -> bytes:
+    return struct.pack("=H", socket.AF_INET) + port.to_bytes(2, "big") + socket.inet_aton(host) + b"\0" * 8
+
+
+def v6(host: str, port: int) -> bytes:
+    packed = socket.inet_pton(socket.AF_INET6, host)
+    return struct.pack("=H", socket.AF_INET6) + port.to_bytes(2, "big") + b"\0" * 4 + packed + b"\0" * 4
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (v4("0.0.0.0", 8080), v4(POD, 8080)),  # noqa: S104
+        (v4("127.0.0.1", 8080), v4(LOOPBACK, 8080)),
+        (v6("::", 8080), v6(f"::ffff:{POD}", 8080)),
+        (v6("::1", 8080), v6(f"::ffff:{LOOPBACK}", 8080)),
+        (v4("0.0.0.0", 0), None),  # noqa: S104
+        (v4("127.1.0.7", 8080), None),
+        (v4("192.0.2.1", 8080), None),
+        (struct.pack("=H", socket.AF_UNIX) + b"/run/socket", None),
+        (b"", None),
+    ],
+)
+def test_a_server_gets_the_address_of_its_pod(given: bytes, meant: bytes | None) -> None:
+    assert bound(given, POD, LOOPBACK, only_ipv6=lambda: False) == meant
+
+
+def test_a_socket_for_ipv6_alone_gets_a_port_that_nobody_calls() -> None:
+    assert bound(v6("::", 8080), POD, LOOPBACK, only_ipv6=lambda: True) == v6("::1", 0)
+
+
+@pytest.mark.parametrize(
+    ("listening", "meant"),
+    [
+        ({LOOPBACK, POD}, LOOPBACK),
+        ({POD}, POD),
+        (set(), None),  # the machine's own loopback, as it is
+    ],
+)
+def test_localhost_is_the_pod_itself_where_it_listens(listening: set[str], meant: str | None) -> None:
+    def listens(host: str, port: int) -> bool:
+        return port == 8080 and host in listening
+
+    assert connected(v4("127.0.0.1", 8080), POD, LOOPBACK, listens=listens) == (meant and v4(meant, 8080))
+    mapped = meant and v6(f"::ffff:{meant}", 8080)
+    assert connected(v6("::1", 8080), POD, LOOPBACK, listens=listens) == mapped
+
+
+def test_connections_to_elsewhere_are_left_alone() -> None:
+    assert connected(v4("127.96.0.1", 443), POD, LOOPBACK, listens=lambda *_: True) is None
