@@ -45,7 +45,8 @@ from prefect_cd.pipeline import ClusterAccess
 from prefect_cd.release import Object
 
 FIELD_MANAGER = "prefect-cd"
-PATIENCE = timedelta(seconds=60)
+PATIENCE = timedelta(minutes=2)
+"""An API server that is told to end waits up to a minute for its requests (`--request-timeout`), and has to start."""
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _READ_SECONDS = 30
 WRITE_SECONDS = 10

@@ -2,6 +2,7 @@
 
 The decision (`decide`) is pure. The holder renews from a thread of its own, so that it goes on while a stage blocks.
 A holder whose renewal is overdue waits before its next write until it knows; when somebody else took over, it stops.
+An API server that is away lets nobody take over: the holder waits for it as long as for any answer.
 A write takes at most WRITE_SECONDS, and none is begun in the last WRITE_SECONDS of a lease, so none outlives it.
 As in client-go's leader election, a lease counts as abandoned only when it was *seen* unchanged for its whole
 duration: no clocks of two machines are compared.
@@ -99,18 +100,25 @@ class Lock:
         self._thread = threading.Thread(target=self._run, name=f"lock of {where.environment}", daemon=True)
 
     async def guard(self) -> None:
-        """Return while we are the writer.
+        """Return while we are the writer; wait while nobody can tell.
 
         Raises:
-            LockLost: we no longer are, or could not find out in time.
+            LockLost: we no longer are.
+            ClusterUnreachable: we could not find out in time; we may still be.
         """
-        give_up = _now() + DURATION.total_seconds()
+        give_up = _now() + PATIENCE.total_seconds()
         while _now() > self._valid_until or self._lost or self._stop.is_set():
-            if self._lost or self._stop.is_set() or _now() > give_up:
-                why = "the lock was given back" if self._stop.is_set() else "the lock could not be renewed"
+            if self._lost or self._stop.is_set():
+                why = self._lost.reason if self._lost else "the lock was given back"
                 raise LockLost(
-                    f"no longer the writer of {self._where.environment}: {self._lost.reason if self._lost else why}",
+                    f"no longer the writer of {self._where.environment}: {why}",
                     hint="nothing more was written by this run; the next release or recovery takes over",
+                )
+            if _now() > give_up:
+                raise ClusterUnreachable(
+                    f"the lock of {self._where.environment} could not be renewed for {PATIENCE.total_seconds():.0f} s",
+                    where=f"{self._ref} in {self._where.namespace}",
+                    hint="nothing was written meanwhile; does the API server answer? `kubectl get --raw /readyz`",
                 )
             await asyncio.sleep(_GLANCE_SECONDS)
 

@@ -1,9 +1,10 @@
 """Fixtures for tests of flows on a real cluster."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.cluster import control_plane
 from tests.cluster.harness import Server
 
 
@@ -12,3 +13,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A Prefect server with a home of its own."""
     with Server(tmp_path_factory.mktemp("prefect")).running() as running:
         yield running
+
+
+@pytest.fixture
+def restart() -> Iterator[Callable[..., None]]:
+    """Ends a component of the control plane for some seconds; the next test finds the cluster well again."""
+    yield control_plane.restart
+    control_plane.recovered()

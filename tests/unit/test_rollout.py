@@ -489,13 +489,30 @@ def test_a_service_with_ready_endpoints_is_complete_with_its_pods() -> None:
     assert at("fresh", fronted("fresh")).phase is COMPLETE
 
 
-@pytest.mark.parametrize("selector", ["shop", "shopp"])
-def test_a_service_without_ready_endpoints_is_doomed_however_complete_its_pods_are(selector: str) -> None:
-    seen = fronted("fresh", ready=None, selector=selector)
+def test_a_service_that_selects_nothing_is_doomed_however_complete_the_pods_are() -> None:
+    seen = fronted("fresh", ready=None, selector="shopp")
     found = at("fresh", seen)
     assert (found.phase, category(found)) == (PROGRESSING, Category.SERVICE)
     assert "given up in" in found.summary
     assert at("fresh", seen, 31).phase is DOOMED
+
+
+@pytest.mark.parametrize(
+    ("selector", "looked_at"), [("shop", True), ("shop", False), ("shopp", False)], ids=["behind", "deaf", "unknown"]
+)
+def test_a_controller_that_has_not_heard_of_a_service_yet_is_given_a_minute(selector: str, *, looked_at: bool) -> None:
+    seen = fronted("fresh", ready=None, selector=selector)
+    seen = seen if looked_at else replace(seen, endpoints=())
+    if not looked_at:  # without slices nobody knows that it was as empty before
+        _, since, _ = recorded("fresh")
+        seen = replace(
+            seen, services=tuple(edited(each, "creationTimestamp", since.isoformat()) for each in seen.services)
+        )
+    found = at("fresh", seen, 31)
+    assert (found.phase, category(found)) == (PROGRESSING, Category.SERVICE)
+    assert "its controller may need" in found.summary
+    assert "given up in" in at("fresh", seen, 61).summary
+    assert at("fresh", seen, 91).phase is DOOMED
 
 
 def test_a_service_that_was_empty_before_the_rollout_is_not_its_fault() -> None:
@@ -540,7 +557,7 @@ def test_a_service_that_loses_its_endpoints_after_complete_is_not_well_and_then_
     assert complete.well
     lost = at("fresh", fronted("fresh", ready=False), 10, complete.memory)
     assert (lost.phase, lost.well) == (COMPLETE, False)
-    assert at("fresh", fronted("fresh", ready=False), 60, lost.memory).phase is DOOMED
+    assert at("fresh", fronted("fresh", ready=False), 101, lost.memory).phase is DOOMED
 
 
 # --- after complete

@@ -67,7 +67,7 @@ class Cause:
         seen: when the cluster met it last; what was seen only before a rollout says nothing about that rollout.
         times: how many runs failed, for troubles that count.
         counts: True: one time is nothing, many are doom (crashes); time alone proves nothing.
-        allowed: how long, from `since`, the pod's own settings call this no trouble.
+        allowed: how long, from `since`, this is no trouble yet: by the pod's own settings, or for a controller to look.
         trying: a new attempt is under way, whose end nobody knows.
         missing: what would heal it and can be asked for, by kind and name: an object (`configmap/shop`), or ADMITTANCE
             and the time of the refusal.

@@ -7,7 +7,7 @@ judge.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from prefect_cd.diagnosis.cause import Category, Cause
 from prefect_cd.diagnosis.reading import dig, name_of, namespace_of, objects, selects, words
@@ -15,6 +15,12 @@ from prefect_cd.release import Object
 
 SERVICE = "kubernetes.io/service-name"
 """The label of an EndpointSlice that says whose it is."""
+_DEAF = timedelta(minutes=1)
+"""So long a controller may hear of nothing after its API server was away, through no fault of what was applied.
+
+client-go's reflectors double their pauses from 0.8 s to 30 s, each up to twice as long by chance (`tools/cache`,
+`reflector.go`). A Service that its controller has looked at has a slice, were it an empty one.
+"""
 
 
 @dataclass(frozen=True)
@@ -72,12 +78,12 @@ def unserved(
             if any(name in ports for _, ports in endpoints):
                 continue  # pods of another workload have it, and are coming up
             return _port_without_name(service, port, bearers, since)
-        return _no_endpoints(service, endpoints, since)
+        return _no_endpoints(service, slices, endpoints, since)
     refused = [each for each in knocks if each.service == dig(service, "metadata", "name") and not each.open]
     return _nobody_listens(service, refused[0], bearers, since) if refused else None
 
 
-def unselected(service: Object, *, since: datetime | None) -> Cause:
+def unselected(service: Object, slices: Sequence[Object], *, since: datetime | None) -> Cause:
     """A Service whose selector takes no pod at all."""
     pairs = ",".join(f"{key}={value}" for key, value in sorted((dig(service, "spec", "selector") or {}).items()))
     return Cause(
@@ -87,6 +93,7 @@ def unselected(service: Object, *, since: datetime | None) -> Cause:
         hint="correct spec.selector of the Service, or the labels of the pod template",
         object=name_of(service),
         since=since,
+        allowed=timedelta() if slices_of(service, slices) else _DEAF,
     )
 
 
@@ -135,15 +142,20 @@ def _port_without_name(service: Object, port: Object, bearers: Sequence[Object],
     )
 
 
-def _no_endpoints(service: Object, endpoints: Sequence[tuple[bool, set[str]]], since: datetime | None) -> Cause:
+def _no_endpoints(
+    service: Object, slices: Sequence[Object], endpoints: Sequence[tuple[bool, set[str]]], since: datetime | None
+) -> Cause:
+    """Only the controller can be to blame: it takes every ready pod that the selector takes."""
+    evidence = "no endpoints" if slices_of(service, slices) else "no EndpointSlice: its controller has not looked at it"
     return Cause(
         category=Category.SERVICE,
         summary=f"{name_of(service)} has no ready endpoint, though its pods are ready",
-        evidence=f"{len(endpoints)} endpoints, none of them ready" if endpoints else "no endpoints",
+        evidence=f"{len(endpoints)} endpoints, none of them ready" if endpoints else evidence,
         hint=f"kubectl -n {namespace_of(service)} get endpointslices -l {SERVICE}="
         f"{words(dig(service, 'metadata', 'name'))}",
         object=name_of(service),
         since=since,
+        allowed=_DEAF,
     )
 
 

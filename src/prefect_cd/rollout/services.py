@@ -30,7 +30,8 @@ def unreached(observation: Observation, pods: Sequence[Object], clock: Clock) ->
         if matches(service, labels):
             found.append(unserved(service, observation.endpoints, bearers, observation.knocks, since=since))
         elif has_selector(service) and not answering(service, observation.endpoints):
-            found.append(None if _was_empty(service, observation, clock) else unselected(service, since=since))
+            blamed = not _was_empty(service, observation, clock)
+            found.append(unselected(service, observation.endpoints, since=since) if blamed else None)
     return [cause for cause in found if cause]
 
 

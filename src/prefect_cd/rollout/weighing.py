@@ -55,7 +55,8 @@ class Clock:
             return f" (given up at {self.patience.crashes})"
         by_itself = cause.allowed - self.elapsed(cause.since)
         if by_itself > timedelta():
-            return f" (its own settings allow it {round(by_itself.total_seconds())} s more)"
+            why = "its controller may need" if cause.category is Category.SERVICE else "its own settings allow it"
+            return f" ({why} {round(by_itself.total_seconds())} s more)"
         return f" (given up in {max(round(self._left(cause).total_seconds()), 0)} s)"
 
     def _left(self, cause: Cause) -> timedelta:

@@ -19,7 +19,7 @@ from prefect_cd.errors import RolloutFailed
 from prefect_cd.pipeline import ClusterAccess, RolloutSettings
 from prefect_cd.release import Object
 from prefect_cd.watch import Report, RolloutDoomed, watch
-from tests.cluster.control_plane import needs_restarts, restart
+from tests.cluster.control_plane import needs_restarts
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(90)]
 ACCESS = ClusterAccess()
@@ -188,7 +188,9 @@ async def test_a_quiet_rollout_costs_no_requests_between_the_first_and_the_last_
 
 
 @needs_restarts
-async def test_a_restart_of_the_api_server_in_the_middle_is_survived(namespace: str, objects: Any) -> None:
+async def test_a_restart_of_the_api_server_in_the_middle_is_survived(
+    namespace: str, objects: Any, restart: Callable[..., None]
+) -> None:
     probe = {"exec": {"command": ["test", "-f", "/ready"]}, "periodSeconds": 1, "failureThreshold": 60}
     script = "sleep 15; touch /ready; sleep 600"
     item = objects.deployment(namespace, BUSYBOX, "sh", "-c", script, readinessProbe=probe)
