@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from prefect import task
 
 from prefect_cd import tasks
-from prefect_cd.errors import DeliveryError, LockLost, RollbackFailed, RolledBack
+from prefect_cd.errors import ClusterUnreachable, DeliveryError, LockLost, RollbackFailed, RolledBack
 from prefect_cd.evidence import Evidence
 from prefect_cd.history import Decision, Record, State
 from prefect_cd.lock import Lock
@@ -105,6 +105,8 @@ def fall_back(
         bring(pipeline, tasks.plan(target, known_good), lock)
     except LockLost as lost:
         return lost
+    except ClusterUnreachable as away:  # nobody knows how it stands: the record still says that it was started
+        return _interrupted(target, error, away)
     except DeliveryError as second:
         return _frozen(target, record, known_good, lock, error, second)
     tasks.settle(target, record, State.ROLLED_BACK, lock, reason=str(error))
@@ -113,6 +115,15 @@ def fall_back(
         detail=str(error),
         hint="correct the cause, and push; nothing has to be repaired",
     )
+
+
+def _interrupted(target: Target, error: DeliveryError, away: ClusterUnreachable) -> DeliveryError:
+    away.detail = f"what failed before:\n\n{error}"
+    away.hint = (
+        f"{target.name} may be between two releases; when its API server answers, `recover/{target.application}` "
+        "or the next release brings the known-good back"
+    )
+    return away
 
 
 def _frozen(

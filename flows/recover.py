@@ -13,7 +13,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Failed
 
 from prefect_cd import tasks
-from prefect_cd.errors import DeliveryError, EnvironmentBusy, Errored
+from prefect_cd.errors import ClusterUnreachable, DeliveryError, EnvironmentBusy, Errored
 from prefect_cd.flows import served
 from prefect_cd.flows.deploy import fall_back
 from prefect_cd.flows.ending import name_of, told
@@ -21,6 +21,9 @@ from prefect_cd.lock import TAKEOVER
 from prefect_cd.pipeline import Pipeline
 from prefect_cd.tasks.stage import log
 from prefect_cd.tasks.target import Target
+
+_look_once = tasks.look.with_options(retries=0)
+"""The schedule is the retry: while a cluster is away, runs would pile up."""
 
 
 @flow(name="recover", persist_result=True)
@@ -39,9 +42,10 @@ def recover() -> State[Any]:
 
 
 def _recover(pipeline: Pipeline, target: Target) -> DeliveryError | None:
-    if tasks.look(target).interrupted is None:
-        return None
+    """What is wrong with an environment now; None when nothing is, or somebody else is at work."""
     try:
+        if _look_once(target).interrupted is None:
+            return None
         with tasks.hold_lock(target, wait=TAKEOVER) as lock:
             standing = tasks.look(target)
             if standing.interrupted is None:
@@ -51,6 +55,8 @@ def _recover(pipeline: Pipeline, target: Target) -> DeliveryError | None:
     except EnvironmentBusy as busy:
         log().info("%s; nothing to recover", busy.reason)
         return None
+    except ClusterUnreachable as away:  # the other environments may be on another cluster
+        return away
 
 
 def start_recovery(flow: "Flow[..., Any]", flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001  Prefect's names

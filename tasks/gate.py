@@ -11,11 +11,11 @@ from prefect_cd.evidence import Evidence, require_passed
 from prefect_cd.pipeline import Gate, SourceSettings
 from prefect_cd.tasks import artifacts, workspace
 from prefect_cd.tasks.objects import Applied
-from prefect_cd.tasks.stage import live, log
+from prefect_cd.tasks.stage import RETRIES, live, log
 from prefect_cd.watch import Report
 
 
-@task(name="gate", task_run_name="{gate.name} on {applied.target.name}", cache_policy=NO_CACHE)
+@task(name="gate", task_run_name="{gate.name} on {applied.target.name}", cache_policy=NO_CACHE, **RETRIES)
 def run_gate(source: SourceSettings, applied: Applied, report: Report, gate: Gate) -> Evidence:
     """Run one gate against the environment's URL; its report becomes an artifact.
 
@@ -28,6 +28,7 @@ def run_gate(source: SourceSettings, applied: Applied, report: Report, gate: Gat
     Raises:
         GateFailed: the answer is no.
         GateErrored: there is no answer.
+        ClusterUnreachable: the way to a `service/` URL is not known, for longer than our patience; retried.
     """
     commit = applied.commit
     if not report.complete or commit is None:

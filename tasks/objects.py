@@ -5,6 +5,7 @@ from datetime import datetime, timezone
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.context import TaskRunContext
 from pydantic import Field
 
 from prefect_cd import apply as core
@@ -38,8 +39,10 @@ def apply(planned: Plan, lock: Lock) -> Applied:
     Raises:
         OwnershipConflict: somebody took a field over since the plan.
         LockLost: we are no longer the writer.
+        ClusterUnreachable: the API server is gone for longer than our patience, or nobody knows who is the writer;
+            retried.
     """
-    since = datetime.now(timezone.utc)
+    since = _first_attempt()
 
     async def run() -> None:
         async with planned.target.connect() as cluster:
@@ -55,6 +58,12 @@ def apply(planned: Plan, lock: Lock) -> Applied:
         changes=planned.changes,
         since=since,
     )
+
+
+def _first_attempt() -> datetime:
+    """When the running task began: what an attempt that failed has written is as much of this rollout."""
+    context = TaskRunContext.get()
+    return (context and context.task_run.start_time) or datetime.now(timezone.utc)
 
 
 @task(name="prune", task_run_name="prune {applied.target.name}", cache_policy=NO_CACHE, **RETRIES)

@@ -9,11 +9,14 @@ from typing import Protocol
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from prefect_cd.cluster import PATIENCE
 from prefect_cd.tasks import artifacts
 from prefect_cd.tasks.objects import Applied
-from prefect_cd.tasks.stage import RETRIES, log
+from prefect_cd.tasks.stage import log
 from prefect_cd.watch import Report, RolloutDoomed, watch
 
+_PATIENCE = 4 * PATIENCE
+"""In the place of retries: a watch that is begun anew has forgotten for how long nobody could look."""
 _UPDATE_SECONDS = 2
 """Between two updates of the artifact: a countdown changes the report every second."""
 
@@ -25,18 +28,18 @@ class Shown(Protocol):
         """Show the report as it is now."""
 
 
-@task(name="rollout", task_run_name="rollout of {applied.target.name}", cache_policy=NO_CACHE, **RETRIES)
+@task(name="rollout", task_run_name="rollout of {applied.target.name}", cache_policy=NO_CACHE)
 def watch_rollout(applied: Applied) -> Report:
     """Watch all workloads until they are complete, or until one of them is doomed.
 
     Raises:
         RolloutDoomed: with the reason and the last log lines, which are an artifact, too.
-        ClusterUnreachable: the API server is gone for longer than our patience; retried.
+        ClusterUnreachable: the API server is gone for longer than our patience.
     """
     return _watched(applied, settle=timedelta())
 
 
-@task(name="afterwards", task_run_name="{applied.target.name} stays up", cache_policy=NO_CACHE, **RETRIES)
+@task(name="afterwards", task_run_name="{applied.target.name} stays up", cache_policy=NO_CACHE)
 def watch_afterwards(applied: Applied) -> Report:
     """Watch on until the rollout has been complete for the settle time.
 
@@ -54,7 +57,7 @@ def _watched(applied: Applied, *, settle: timedelta) -> Report:
     settings = target.environment.rollout.model_copy(update={"settle": settle})
 
     async def run() -> Report:
-        async with target.connect() as cluster, display.kept():
+        async with target.connect(_PATIENCE) as cluster, display.kept():
             return await watch(cluster, applied.objects, settings, since=applied.since, on_change=display.tell)
 
     try:

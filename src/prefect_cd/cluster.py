@@ -10,9 +10,11 @@ import asyncio
 import io
 import json
 import logging
+import math
 import os
 import re
 import ssl
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -60,13 +62,16 @@ _UNAUTHORIZED, _NOT_FOUND, _CONFLICT, _GONE = 401, 404, 409, 410
 _FINE = range(200, 300)
 _LOG_BYTES = 256 * 1024
 _LOG_PATIENCE = 3.0
+_STARTS_SECONDS = 10.0
 # said with status 500, though it is the manifest's fault
 _MANIFESTS_FAULT = ("failed to create typed patch object", "failed to convert new object", "error decoding from json")
+# said with status 403; the latter by admission until it knows the namespaces (apiserver, `admission/errors.go`)
+_STARTING_OR_ENDING = ("is being terminated", "not yet ready to handle request")
 _EXPLAIN = "correct the manifest; `kubectl explain` knows the fields"
 _log = logging.getLogger(__name__)
 
 Guard = Callable[[], Awaitable[None]]
-"""Awaited before every write; raises LockLost when writing is no longer ours."""
+"""Awaited before every write; raises LockLost when writing is no longer ours, ClusterUnreachable when nobody knows."""
 
 
 async def unguarded() -> None:
@@ -542,8 +547,9 @@ class Cluster:
     async def _retried(self, method: str, path: str, *, patience: float | None = None, **request: Any) -> bytes:  # noqa: ANN401
         ours = self.patience.total_seconds()
         patience = ours if patience is None else min(patience, ours)
+        heals = _Healing()
         async for attempt in stamina.retry_context(
-            on=_heals, attempts=None, timeout=patience, wait_initial=0.2, wait_max=3.0
+            on=heals, attempts=None, timeout=patience, wait_initial=0.2, wait_max=3.0
         ):
             with attempt:
                 return await self._send(method, path, **request)
@@ -632,7 +638,10 @@ class Cluster:
                 url,
                 headers={**authorization, **headers},
                 data=data,
-                timeout=aiohttp.ClientTimeout(total=_READ_SECONDS if method == "GET" else WRITE_SECONDS),
+                # exact, for the lock relies on it: longer ones are rounded up to a whole second by default
+                timeout=aiohttp.ClientTimeout(
+                    total=_READ_SECONDS if method == "GET" else WRITE_SECONDS, ceil_threshold=2 * _READ_SECONDS
+                ),
                 server_hostname=rest.server_hostname,
                 proxy=rest.proxy,
                 proxy_headers=rest.proxy_headers,
@@ -673,11 +682,23 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
         rest.append(last)
 
 
-def _heals(error: Exception) -> bool:
-    if isinstance(error, ClusterUnreachable):
+class _Healing:
+    """Which errors of one request are worth another try.
+
+    A server that starts refuses what it would allow, until it has read its roles: for a moment that heals, too.
+    """
+
+    def __init__(self) -> None:
+        self._away = -math.inf
+
+    def __call__(self, error: Exception) -> bool:
+        now = time.monotonic()
+        if isinstance(error, ClusterUnreachable):
+            self._away = now
+        elif not (isinstance(error, Forbidden) and now - self._away < _STARTS_SECONDS):
+            return False
         _log.warning("%s; trying again", error.reason)
         return True
-    return False
 
 
 def _refusal(method: str, status: int, answer: bytes, where: str) -> Exception:  # noqa: PLR0911  one line per meaning
@@ -693,7 +714,7 @@ def _refusal(method: str, status: int, answer: bytes, where: str) -> Exception: 
     causes = (told.get("details") or {}).get("causes") or []
     if any(words in message for words in _MANIFESTS_FAULT):
         return InvalidManifest(message, where=where, hint=_EXPLAIN)
-    if status in _TRANSIENT or "is being terminated" in message:
+    if status in _TRANSIENT or any(words in message for words in _STARTING_OR_ENDING):
         return ClusterUnreachable(f"the API server cannot answer now: {message}", where=where)
     if status == _UNAUTHORIZED:
         return Forbidden(

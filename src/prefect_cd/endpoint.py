@@ -19,12 +19,12 @@ from prefect_cd.release import Object
 from prefect_cd.traffic import Way
 
 _CONNECT_SECONDS = 2.0
-_PROXY_LAG_SECONDS = 3.0
+_PROXY_LAG_SECONDS = 5.0
 _MOST_ADDRESSES = 8
 _LINGER_SECONDS = 10.0
 _ENDPOINT_LAG_SECONDS = 10.0
 # aiohttp does not wait for the end of a TLS connection that was a websocket (its docs: Graceful Shutdown)
-_FAREWELL_SECONDS = 0.05
+_FAREWELL_SECONDS = 0.25
 _CHUNK = 64 * 1024
 _DATA, _ERROR = 0, 1
 _PORT_FRAMES = 2  # the first message of each channel is the port number

@@ -158,12 +158,18 @@ class History:
     async def begin(self, record: Record, *, guard: Guard = unguarded) -> Record:
         """Write a record; its number is the next one.
 
+        Asked again by the same run, because an answer was lost, it returns what is there.
+
         Raises:
             EnvironmentBusy: somebody else wrote this number.
             Invalid: the number is taken by another environment in this namespace.
             InvalidManifest: the objects do not fit into a Secret.
         """
         entries = await self.entries()
+        if entries and entries[0].state == State.STARTED and record.run:
+            there = await self.read(entries[0].number)
+            if (there.run, there.release_hash, there.objects) == (record.run, record.release_hash, record.objects):
+                return there
         numbered = record.model_copy(update={"number": entries[0].number + 1 if entries else 1})
         try:
             await self._cluster.create(self._secret(numbered, _LIMIT - _RESERVE), guard=guard)

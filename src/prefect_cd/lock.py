@@ -2,10 +2,10 @@
 
 The decision (`decide`) is pure. The holder renews from a thread of its own, so that it goes on while a stage blocks.
 A holder whose renewal is overdue waits before its next write until it knows; when somebody else took over, it stops.
-An API server that is away lets nobody take over: the holder waits for it as long as for any answer.
+While nobody reaches the API server nobody takes over; behind a partition somebody may, and our next renewal tells.
 A write takes at most WRITE_SECONDS, and none is begun in the last WRITE_SECONDS of a lease, so none outlives it.
 As in client-go's leader election, a lease counts as abandoned only when it was *seen* unchanged for its whole
-duration: no clocks of two machines are compared.
+duration: no clocks of two machines are compared, and time in which nobody could look is none.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from typing_extensions import Self
 
 from prefect_cd.apply import Place, ensure_namespace
 from prefect_cd.cluster import PATIENCE, WRITE_SECONDS, Access, ApiError, Cluster, Ref, connect
-from prefect_cd.errors import ClusterUnreachable, DeliveryError, EnvironmentBusy, LockLost
+from prefect_cd.errors import ClusterUnreachable, DeliveryError, EnvironmentBusy, Forbidden, LockLost
 from prefect_cd.manifests import PREFIX
 from prefect_cd.release import Object
 
@@ -95,6 +95,7 @@ class Lock:
         self._wait = wait
         self._valid_until = 0.0
         self._lost: DeliveryError | None = None
+        self._trouble = ""
         self._ready = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"lock of {where.environment}", daemon=True)
@@ -107,6 +108,7 @@ class Lock:
             ClusterUnreachable: we could not find out in time; we may still be.
         """
         give_up = _now() + PATIENCE.total_seconds()
+        waits = False
         while _now() > self._valid_until or self._lost or self._stop.is_set():
             if self._lost or self._stop.is_set():
                 why = self._lost.reason if self._lost else "the lock was given back"
@@ -116,10 +118,14 @@ class Lock:
                 )
             if _now() > give_up:
                 raise ClusterUnreachable(
-                    f"the lock of {self._where.environment} could not be renewed for {PATIENCE.total_seconds():.0f} s",
+                    f"the lock of {self._where.environment} could not be renewed for {PATIENCE.total_seconds():.0f} s"
+                    f"{': ' if self._trouble else ''}{self._trouble}",
                     where=f"{self._ref} in {self._where.namespace}",
                     hint="nothing was written meanwhile; does the API server answer? `kubectl get --raw /readyz`",
                 )
+            if not waits:
+                waits = True
+                _log.warning("nothing is written to %s until its lock is renewed", self._where.environment)
             await asyncio.sleep(_GLANCE_SECONDS)
 
     def __enter__(self) -> Self:
@@ -167,17 +173,24 @@ class Lock:
     async def _acquire(self, cluster: Cluster) -> Object | None:
         """The lease in our name; None when we are stopped before."""
         give_up = _now() + self._wait.total_seconds()
-        version, since = "", _now()
+        version, since, looked = "", _now(), _now()
         while not self._stop.is_set():
-            lease = await cluster.get(self._ref)
-            if lease and lease["metadata"]["resourceVersion"] != version:
-                version, since = lease["metadata"]["resourceVersion"], _now()
-            seen = _seen(lease, timedelta(seconds=_now() - since))
-            if decide(self.holder, seen) == Step.TAKE:
-                taken = await self._write(cluster, lease)
-                if taken:
+            try:
+                lease = await cluster.get(self._ref)
+                # after an outage its holder, too, needs a moment to come back
+                blind = _now() - looked > DURATION.total_seconds() / 2
+                looked = _now()
+                if lease and (lease["metadata"]["resourceVersion"] != version or blind):
+                    version, since = lease["metadata"]["resourceVersion"], looked
+                seen = _seen(lease, timedelta(seconds=looked - since))
+                step = decide(self.holder, seen)
+                if step is Step.TAKE and (taken := await self._write(cluster, lease)):
                     return taken
-            elif _now() > give_up and seen:
+            except ClusterUnreachable:
+                if _now() > give_up:
+                    raise
+                continue
+            if step is Step.WAIT and seen and _now() > give_up:
                 raise EnvironmentBusy(
                     f"{self._where.environment} is being changed by {seen.holder}",
                     where=f"{self._ref} in {self._where.namespace}",
@@ -192,7 +205,8 @@ class Lock:
             if renewed:
                 return renewed
             live = await cluster.get(self._ref)
-        except ClusterUnreachable:  # the guard holds writes back; nobody else can take the lock now either
+        except (ClusterUnreachable, Forbidden) as error:  # a server that starts forbids what it will allow
+            self._trouble = error.reason  # the guard holds writes back until we know
             return lease
         if live is None or live["spec"].get("holderIdentity") != self.holder:
             taker = live["spec"].get("holderIdentity") if live else "nobody"

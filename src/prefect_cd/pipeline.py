@@ -212,7 +212,11 @@ class PatienceSettings(Settings):
         Duration, Field(description="a pod that does not become ready, after the time that its own probes allow")
     ] = _MINUTE
     service: Annotated[
-        Duration, Field(description="a Service without ready endpoints, or whose port is closed, once its pods are up")
+        Duration,
+        Field(
+            description="a Service that selects no pod, or whose port is closed, once the pods are up; "
+            "a minute more where only its controller is behind"
+        ),
     ] = timedelta(seconds=30)
     other: Annotated[Duration, Field(description="every other trouble that may heal")] = _MINUTE
     stall: Annotated[

@@ -9,17 +9,18 @@ from collections.abc import Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from prefect_cd import browser, browser_fixtures, browser_plugin
+from prefect_cd import browser, browser_fixtures, browser_plugin, command
 from prefect_cd.browser import find_browser, run_suite
 from prefect_cd.checks import run_gate
 from prefect_cd.errors import MissingSuite, MissingTool
 from prefect_cd.evidence import Evidence, Outcome
 from prefect_cd.pipeline import Gate
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
 PAGE = "<title>Shop</title><h1>Welcome</h1><button onclick=\"this.textContent='Sold'\">Buy</button>"
 NOISY = "<script>console.error('salad burnt'); setTimeout(() => { throw new Error('no dressing') })</script>"
@@ -30,7 +31,8 @@ class Shop(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         if path == "/never":
-            self.server.released.wait(30)  # type: ignore[attr-defined]
+            self.server.never_asked.set()  # type: ignore[attr-defined]
+            self.server.released.wait(120)  # type: ignore[attr-defined]
             return
         body = {"/": PAGE, "/noisy": PAGE + NOISY + LOADS}.get(path, "")
         self.send_response(200 if body else 404)
@@ -43,8 +45,15 @@ class Shop(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def url() -> Iterator[str]:
+def never_asked() -> threading.Event:
+    """Set when somebody has asked for /never."""
+    return threading.Event()
+
+
+@pytest.fixture
+def url(never_asked: threading.Event) -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Shop) as server:
+        server.never_asked = never_asked  # type: ignore[attr-defined]
         server.released = threading.Event()  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
@@ -61,7 +70,7 @@ def suite(tree: Path, text: str, conftest: str = "") -> None:
         (tree / "e2e" / "conftest.py").write_text(conftest)
 
 
-def gate(timeout: timedelta = timedelta(seconds=50), path: str = "e2e") -> Gate:
+def gate(timeout: timedelta = timedelta(seconds=120), path: str = "e2e") -> Gate:
     return Gate(name="clicks", browser=path, timeout=timeout)
 
 
@@ -162,17 +171,24 @@ def browsers_of(keep: Path) -> list[str]:
 
 
 def test_a_gate_whose_time_is_over_has_not_answered_and_leaves_nothing_behind(
-    tree: Path, keep: Path, url: str, monkeypatch: pytest.MonkeyPatch
+    tree: Path, keep: Path, url: str, never_asked: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clicks = gate()
+
+    def monotonic() -> float:  # the gate's time is over once the suite waits for what never comes
+        return time.monotonic() + (clicks.timeout.total_seconds() if never_asked.is_set() else 0)
+
+    monkeypatch.setattr(command, "time", SimpleNamespace(monotonic=monotonic, sleep=time.sleep))
+    monkeypatch.setattr(browser, "_LEAVING", 60.0)
     temporary = Path(tempfile.mkdtemp(prefix="t-"))  # tmp_path is too long for Chromium's sockets
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     waits = 'def test_waits(page):\n    page.goto("/noisy")\n    page.goto("/never", timeout=60000)\n'
     suite(tree, waits)
-    evidence = run_suite(gate(timeout=timedelta(seconds=8)), tree, url, keep)
+    evidence = run_suite(clicks, tree, url, keep)
     assert evidence.outcome is Outcome.ERRORED, shown(evidence)
     assert evidence.summary.startswith("no answer in ")
     assert "test_waits[chromium]: console error: salad burnt" in evidence.console
-    deadline = time.monotonic() + 10  # a browser sees that its driver is gone, and leaves by itself
+    deadline = time.monotonic() + 30  # a browser sees that its driver is gone, and leaves by itself
     while browsers_of(keep) and time.monotonic() < deadline:
         threading.Event().wait(0.05)
     assert browsers_of(keep) == []

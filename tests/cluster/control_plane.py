@@ -24,17 +24,24 @@ def recovered() -> None:
     A pod that serves needs all of them: for its namespace's account, its ReplicaSet, itself, and its endpoints.
     """
     namespace = f"{SESSION}-recovered"
-    ready = ["kubectl", "get", "--raw", "/readyz"]
-    wait_for(lambda: subprocess.run(ready, capture_output=True, check=False).returncode == 0, "no API server")
-    kubectl("create", "namespace", namespace)
+    wait_for(lambda: _done("get", "--raw", "/readyz"), "no API server")
     try:
+        # a server that starts may still refuse, and a fresh namespace is not known to all of it at once
+        wait_for(lambda: _done("create", "namespace", namespace), "no namespace can be made")
         image, command = f"--image={REGISTRY}/base/busybox:1", ["--", "sleep", "600"]
-        kubectl("-n", namespace, "create", "deployment", "again", image, "--port=80", *command)
-        kubectl("-n", namespace, "expose", "deployment", "again")
+        create = ["create", "deployment", "again", image, "--port=80", *command]
+        wait_for(lambda: _done("-n", namespace, *create), "no deployment can be made")
+        wait_for(lambda: _done("-n", namespace, "expose", "deployment", "again"), "no service can be made")
         reached = ["get", "endpointslices", "-o", "jsonpath={.items[*].endpoints[*].conditions.ready}"]
-        wait_for(lambda: kubectl("-n", namespace, *reached) == "true", "the control plane has not recovered", 180)
+        wait_for(lambda: kubectl("-n", namespace, *reached, check=False) == "true", "it has not recovered", 180)
     finally:
         remove_namespaces([namespace])
+
+
+def _done(*arguments: str) -> bool:
+    """Whether it is done now, or was before, by a call whose answer was lost."""
+    done = subprocess.run(["kubectl", *arguments], capture_output=True, text=True, check=False)
+    return done.returncode == 0 or "AlreadyExists" in done.stderr
 
 
 def _restarts_ours() -> bool:

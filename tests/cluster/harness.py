@@ -174,6 +174,8 @@ def shop_files() -> dict[str, str]:
     for name in ("k8s/staging/deployment.yaml", "k8s/production/deployment.yaml"):
         found[name] = found[name].replace("localhost:5000/shop", f"{REGISTRY}/test/shop")
         found[name] = found[name].replace("replicas: 3", "replicas: 1")
+        found[name] = found[name].replace("maxUnavailable: 1", "maxUnavailable: 0")  # the only one serves on
+        found[name] = found[name].replace("seconds: 3 #", "seconds: 10 #")
     return found
 
 
@@ -320,7 +322,7 @@ class Server:
                 return None if answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE else answer
             return None
 
-        answer: httpx.Response = wait_for(ask, f"no answer to {method} {path}", 30)
+        answer: httpx.Response = wait_for(ask, f"no answer to {method} {path}", 120)
         return answer
 
     @contextmanager
@@ -355,7 +357,7 @@ class Server:
 
 
 def remove_namespaces(names: Iterator[str] | Sequence[str]) -> None:
-    kubectl("delete", "namespaces", "--ignore-not-found", "--wait=false", *names)
+    kubectl("delete", "namespaces", "--ignore-not-found", "--wait=false", *names, check=False)
 
 
 @contextmanager
@@ -493,13 +495,14 @@ class Run:
             answer = self.application.server.post(f"/flow_runs/{self.id}/resume", body)
             return str(answer["status"]) == "ACCEPT"
 
-        wait_for(accepted, lambda: f"the answer is not accepted: {answer}", seconds=10)
+        wait_for(accepted, lambda: f"the answer is not accepted: {answer}")
         return self
 
     def form(self) -> str:
         """The text of the form that the run waits with."""
         keyset = self.state["state_details"]["run_input_keyset"]
-        return str(self.application.server.get(f"/flow_runs/{self.id}/input/{keyset['description']}"))
+        path = f"/flow_runs/{self.id}/input/{keyset['description']}"  # saved a moment after the state
+        return str(wait_for(lambda: self.application.server.get(path), "the form is not saved"))
 
     def log(self) -> str:
         lines: list[str] = []
@@ -510,7 +513,7 @@ class Run:
             if not page:
                 return "\n".join(lines)
 
-    def says(self, text: str, seconds: float = 60) -> None:
+    def says(self, text: str, seconds: float = 180) -> None:
         """Return when the run's log contains the text."""
         wait_for(lambda: text in self.log(), lambda: f"no {text!r} in the log:\n\n{self.log()}", seconds)
 

@@ -25,6 +25,7 @@ from tests.cluster.harness import (
     hello_pipeline,
     images,
     records,
+    wait_for,
 )
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
@@ -137,10 +138,15 @@ def test_a_kustomize_overlay_is_what_staging_runs(application: Application, run:
     assert get(application.production, "secret/hello-secret") is None
 
 
+def _reached(run: Run) -> list[tuple[str, str]]:
+    return re.findall(r"answers against http://(\S+):(\d+)", run.log())
+
+
 def test_a_service_is_reached_by_its_node_port_or_else_through_the_api_server(
     application: Application, run: Run
 ) -> None:
-    (host, _), (_, port) = re.findall(r"answers against http://(\S+):(\d+)", run.log())[:2]
+    reached = wait_for(lambda: found if len(found := _reached(run)) > 1 else None, run.log)
+    (host, _), (_, port) = reached[:2]
     assert host == "127.0.0.1"  # a forwarded port
     service = get(application.production, "service/hello")
     assert service is not None

@@ -17,7 +17,7 @@ from tests.cluster.harness import (
     wait_for,
 )
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(500), needs_restarts]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(700), needs_restarts]
 
 
 @pytest.fixture
@@ -37,9 +37,9 @@ def application(server: Server, repository: Repository) -> Iterator[Application]
 def test_a_release_survives_a_restart_of_the_api_server(
     application: Application, repository: Repository, restart: Callable[..., None]
 ) -> None:
-    slow = {"k8s/production/hello.yaml": hello_manifests(slow=15, greeting="slow")}
+    slow = {"k8s/production/hello.yaml": hello_manifests(slow=30, greeting="slow")}
     run = application.release(repository.commit(slow, "Take care"))
-    wait_for(lambda: "old to go" in run.log().partition("record 2 of production is in the cluster")[2], run.log)
+    wait_for(lambda: "old to go" in run.log().partition("record 2 of production is in the cluster")[2], run.log, 180)
     restart("kube-apiserver", 30, "KILL")  # longer than the lock's lease
     run.wait("Completed", seconds=400)  # the node, too, needs its time to find the server again
     assert states(application.production) == ["known-good", "known-good"]

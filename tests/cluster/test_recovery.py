@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,7 +22,7 @@ from tests.cluster.harness import (
     wait_for,
 )
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 PRODUCTION = "k8s/production/hello.yaml"
 SLOW = 40  # seconds that a rollout takes that is going to be interrupted
 
@@ -34,9 +35,19 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 
 
 @pytest.fixture(scope="module")
-def applications(server: Server, repository: Repository) -> Iterator[dict[str, Application]]:
+def go_on(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """While it is there, releases of "queued" come to their end in production."""
+    file = tmp_path_factory.mktemp("queued") / "go-on"
+    file.touch()
+    return file
+
+
+@pytest.fixture(scope="module")
+def applications(server: Server, repository: Repository, go_on: Path) -> Iterator[dict[str, Application]]:
     """Three applications that run version 1 everywhere."""
-    pipelines = [hello_pipeline(name, repository.path) for name in ("killed", "cancelled", "queued")]
+    gate = {"name": "go on", "run": ["sh", "-c", f"until test -e {go_on}; do sleep 0.2; done"]}
+    pipelines = [hello_pipeline(name, repository.path) for name in ("killed", "cancelled")]
+    pipelines.append(hello_pipeline("queued", repository.path, production={"gates": [gate]}))
     with server.serving(*pipelines) as served:
         for run in [each.release("main") for each in served]:
             run.wait("Completed")
@@ -87,8 +98,12 @@ def test_i4_a_killed_rollout_is_taken_back_with_no_person_involved(
     os.kill(run.process_id(), signal.SIGKILL)
     run.wait("Crashed")
     wait_for(lambda: len(application.runs("recover")) > recoveries, "no recovery was started")
-    recovery = application.runs("recover")[0]
-    recovery.wait("Rolled back")
+    done = wait_for(
+        lambda: [each for each in application.runs("recover") if each.name == "Rolled back"] or None,
+        "no recovery brought it back",
+        180,
+    )
+    recovery = done[0]
     assert "was interrupted" in recovery.message
     assert is_whole(application)
     assert states(application.production) == ["known-good", "rolled-back"]
@@ -109,15 +124,17 @@ def test_i4_a_cancelled_rollout_is_taken_back_with_no_person_involved(
 
 
 def test_i3_a_second_release_waits_for_the_first_ones_rollout(
-    applications: dict[str, Application], repository: Repository
+    applications: dict[str, Application], repository: Repository, go_on: Path
 ) -> None:
     application = applications["queued"]
-    first = repository.commit({PRODUCTION: hello_manifests(slow=SLOW // 2, greeting="slow")}, "Take some care")
+    first = repository.commit({PRODUCTION: hello_manifests(greeting="slow")}, "Take some care")
     second = repository.commit({PRODUCTION: hello_manifests(greeting="second")}, "Take none")
+    go_on.unlink()
     one = in_the_middle(application, application.release(first))
     two = application.release(second)
     two.says("waiting for the lock of production")
     assert one.id in holder(application.production)
+    go_on.touch()
     one.wait("Completed")
     two.wait("Completed")
     found = records(application.production)

@@ -3,10 +3,12 @@
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
 from prefect_cd.browser import find_browser
 from prefect_cd.manifests import strip
@@ -79,6 +81,7 @@ def ui(server: Server) -> Iterator[Page]:
         started = playwright.chromium.launch(executable_path=find_browser(), args=["--no-sandbox", "--disable-gpu"])
         opened = started.new_page(base_url=server.url, viewport={"width": 1400, "height": 1000})
         opened.set_default_timeout(30_000)
+        expect.set_options(timeout=30_000)
         yield opened
         started.close()
 
@@ -137,7 +140,8 @@ def second(asked: Run, form: Page) -> Run:
         """A server that is busy refuses the click and the form stays open: a person waits a little and clicks again."""
         nonlocal clicked
         if time.monotonic() - clicked > _CLICKS_AGAIN and submit.is_visible():
-            submit.click()
+            with suppress(PlaywrightTimeoutError):  # it may close just now
+                submit.click(timeout=2000)
             clicked = time.monotonic()
         return asked.name != "Suspended"
 

@@ -167,7 +167,7 @@ def released(application: Application, pipeline: dict[str, Any]) -> Run:
 
 def wait_until_read(run: Run) -> None:
     """The pipeline file is read once, at the start of a run: after the first task it may be changed."""
-    wait_for(lambda: run.ended or bool(run.tasks()), run.log)
+    wait_for(lambda: run.ended or bool(run.tasks()), run.log, 180)
 
 
 def with_(right: dict[str, Any], **changes: Any) -> dict[str, Any]:  # noqa: ANN401

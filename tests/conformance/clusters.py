@@ -246,8 +246,8 @@ def sleepers(*seconds: str) -> list[str]:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    """Return when it is so; fail after 20 s."""
-    end = time.monotonic() + 20
+    """Return when it is so; fail after a minute."""
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, "it did not come"
         time.sleep(0.05)

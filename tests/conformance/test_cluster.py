@@ -131,7 +131,7 @@ def test_a_new_start_in_the_same_folder_is_a_clean_one(tmp_path: Path) -> None:
             return before, await _pods(cluster.kubeconfig)
 
     assert asyncio.run(story()) == (1, 0)
-    assert not sleepers(MARK)
+    wait_for(lambda: not sleepers(MARK))
 
 
 @contextlib.contextmanager

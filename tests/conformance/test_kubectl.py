@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from prefect_cd.local.client import Object
-from tests.conformance.clusters import Cluster
+from tests.conformance.clusters import Cluster, wait_for
 
 pytestmark = pytest.mark.timeout(180)
 SERVE = "echo hello from $VERSION; trap exit TERM; sleep 600 & wait"
@@ -182,6 +182,7 @@ def test_describe_tells_the_story_of_an_object(kubectl: Kubectl) -> None:
 
 def test_logs_are_those_of_the_container_and_of_the_one_before_it(kubectl: Kubectl) -> None:
     rolled_out(kubectl, "7", replicas=1)
+    wait_for(lambda: kubectl("logs", "deployment/web") != "")  # a pod without a probe is ready before it speaks
     assert kubectl("logs", "deployment/web") == "hello from 7\n"
     assert kubectl("logs", "-l", "app=web", "--tail=1") == "hello from 7\n"
     pod = kubectl("get", "pods", "-o", "jsonpath={.items[0].metadata.name}")
@@ -211,6 +212,7 @@ def test_logs_are_those_of_the_container_and_of_the_one_before_it(kubectl: Kubec
     kubectl("apply", "-f", "-", given=crashing)
     kubectl("wait", "pod/once", "--for=jsonpath={.status.containerStatuses[0].restartCount}=1", "--timeout=60s")
     kubectl("wait", "pod/once", "--for=condition=Ready", "--timeout=60s")
+    wait_for(lambda: kubectl("logs", "once") != "")
     assert kubectl("logs", "once") == "second\n"
     assert kubectl("logs", "once", "--previous") == "first\n"
 
@@ -234,7 +236,8 @@ def test_a_rollout_is_followed_remembered_and_undone(kubectl: Kubectl) -> None:
 
 
 def test_a_rollout_that_stands_still_is_a_failure(kubectl: Kubectl) -> None:
-    rolled_out(kubectl, progressDeadlineSeconds=4)
+    rolled_out(kubectl)
+    kubectl("patch", "deployment", "web", "-p", '{"spec": {"progressDeadlineSeconds": 15}}')
     assert kubectl("set", "image", "deployment/web", f"web={kubectl.image}.nope") == (
         "deployment.apps/web image updated\n"
     )
@@ -243,7 +246,7 @@ def test_a_rollout_that_stands_still_is_a_failure(kubectl: Kubectl) -> None:
     assert said.endswith('error: deployment "web" exceeded its progress deadline\n')
     conditions = kubectl.json("get", "deployment", "web")["status"]["conditions"]
     assert "ProgressDeadlineExceeded" in {each["reason"] for each in conditions}
-    kubectl("wait", "deployment/web", "--for=condition=Available", "--timeout=5s")  # the old pods serve on
+    kubectl("wait", "deployment/web", "--for=condition=Available", "--timeout=60s")  # the old pods serve on
     kubectl("rollout", "undo", "deployment/web")
     kubectl("rollout", "status", "deployment/web", "--timeout=60s")
 
@@ -288,10 +291,10 @@ def test_set_image_and_scale_change_what_they_say(kubectl: Kubectl) -> None:
 
 def test_wait_ends_with_the_condition_or_with_its_time(kubectl: Kubectl) -> None:
     rolled_out(kubectl)
-    assert kubectl("wait", "deployment/web", "--for=condition=Available", "--timeout=10s") == (
+    assert kubectl("wait", "deployment/web", "--for=condition=Available", "--timeout=60s") == (
         "deployment.apps/web condition met\n"
     )
-    pods = kubectl("wait", "pods", "-l", "app=web", "--for=condition=Ready", "--timeout=10s").splitlines()
+    pods = kubectl("wait", "pods", "-l", "app=web", "--for=condition=Ready", "--timeout=60s").splitlines()
     assert len(pods) == 2
     assert "timed out waiting" in kubectl("wait", "deployment/web", "--for=condition=Nonsense", "--timeout=1s", code=1)
     assert "timed out waiting" in kubectl("wait", "deployment/web", "--for=delete", "--timeout=1s", code=1)

@@ -22,7 +22,7 @@ from prefect_cd.local.cluster import running
 
 Object = dict[str, Any]
 RATE, COUNT = 200, 10_000  # requests in a second, and in all
-SECONDS_TO_ANSWER = 10
+SECONDS_TO_ANSWER = 60
 SERVER = """
 import http.server, os, signal, time
 
@@ -50,7 +50,7 @@ template:
     containers:
       - name: web
         readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1, timeoutSeconds: 5}
-        lifecycle: {preStop: {sleep: {seconds: 5}}}
+        lifecycle: {preStop: {sleep: {seconds: 10}}}
 """
 SERVICE = {"selector": {"app": "web"}, "ports": [{"port": 8080}]}
 

@@ -233,7 +233,7 @@ def kubectl(place: Place, *words: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 def test_a_pod_that_is_deleted_gets_its_pre_stop_hook_then_sigterm_then_time_then_sigkill(place: Place) -> None:
     script = "trap 'echo got TERM' TERM; echo up; while true; do sleep 0.1; done"  # it does not obey
     spec = {
@@ -258,16 +258,18 @@ def test_a_pod_that_is_deleted_gets_its_pre_stop_hook_then_sigterm_then_time_the
                 "kubectl", "--kubeconfig", str(place.kubeconfig), "-n", place.namespace, "logs", "-f", "stubborn",
                 stdout=asyncio.subprocess.PIPE,
             )  # fmt: skip
+            assert following.stdout is not None
+            first = await following.stdout.readline()  # it listens
             began = time.monotonic()
             await client.delete(PODS, "stubborn", place.namespace)
             while await client.find(PODS, "stubborn", place.namespace):
                 await asyncio.sleep(0.05)
             took = time.monotonic() - began
-            return (await following.communicate())[0].decode(), took
+            return (first + (await following.communicate())[0]).decode(), took
 
     said, took = asyncio.run(story())
     assert said.splitlines() == ["up", "asked", "got TERM"]
-    assert 2.8 < took < 7
+    assert 2.8 < took < 25  # the grace that it would have by default is 30
 
 
 # --- nothing is left -------------------------------------------------------------------------------------------------
@@ -296,7 +298,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_no_process_is_left_when_the_node_is_killed(tmp_path: Path, how: signal.Signals) -> None:
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}

@@ -61,7 +61,7 @@ class Trace:
 def pod_template(what: str, image: str) -> Object:
     """Make pods that are ready (`good 1`, `good 2`), never become ready (`crash`), or cannot start (`bad-image`)."""
     kind, _, version = what.partition(" ")
-    healthy = {"exec": {"command": ["true"]}, "periodSeconds": 1}
+    healthy = {"exec": {"command": ["true"]}, "periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": 30}
     container = {
         "name": "web",
         "image": f"{image}.nope" if kind == "bad-image" else image,

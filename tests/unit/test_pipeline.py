@@ -586,6 +586,7 @@ def test_what_is_no_duration_is_refused(text: object) -> None:
         durations.validate_python(text)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 366 * 86_400_000))
 def test_a_duration_survives_writing_and_reading(milliseconds: int) -> None:
     value = timedelta(milliseconds=milliseconds)

@@ -24,6 +24,11 @@ AT_ONCE = RolloutSettings(settle=timedelta())
 Act = Callable[[FakeApi], Awaitable[None]]
 
 
+async def until(true: Callable[[], object]) -> None:
+    while not true():
+        await asyncio.sleep(0.01)
+
+
 def ago(seconds: float) -> str:
     return (datetime.now(timezone.utc) - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -61,6 +66,12 @@ def pod(api: FakeApi, *, ready: bool = True, name: str = "shop", up_for: float =
     )
 
 
+def patient(**seconds: float) -> RolloutSettings:
+    """Settings with so much patience for each of these troubles."""
+    given = {name: timedelta(seconds=each) for name, each in seconds.items()}
+    return RolloutSettings(settle=timedelta(), patience=PatienceSettings(**given))
+
+
 def run(
     act: Act,
     *,
@@ -74,7 +85,7 @@ def run(
     async def play() -> tuple[Report, FakeApi]:
         api = FakeApi()
         objects = prepare(api)
-        async with api.running() as cluster:
+        async with api.running(patience=30) as cluster:
             acting = asyncio.create_task(act(api))
             try:
                 since = datetime.now(timezone.utc) - timedelta(seconds=2)
@@ -122,7 +133,7 @@ def test_an_api_server_that_is_away_is_told_of_and_waited_for() -> None:
     async def outage(api: FakeApi) -> None:
         await api.watched("pods")
         await api.stop()
-        await asyncio.sleep(1.5)
+        await until(lambda: any(each.lost for each in told))
         await api.start()
         await later(api)
 
@@ -134,17 +145,27 @@ def test_an_api_server_that_is_away_is_told_of_and_waited_for() -> None:
 
 
 def test_what_has_been_complete_for_the_settle_time_is_told_at_once() -> None:
-    report, _ = run(nothing, prepare=up, settings=RolloutSettings())
+    told: list[Report] = []
+    report, _ = run(nothing, prepare=up, settings=RolloutSettings(), told=told)
     assert report.complete
-    assert report.seconds < 4
+    assert told == [report]
+    assert report.seconds < 20
 
 
 def test_a_complete_rollout_is_watched_on_and_only_for_the_rest_of_the_settle_time() -> None:
-    settings = RolloutSettings(settle=timedelta(seconds=3))
-    report, _ = run(nothing, prepare=just_up, settings=settings)
-    assert 3 <= report.seconds < 5  # two had passed before the first look
+    def nearly_settled(api: FakeApi) -> list[Object]:
+        conditions.extend(pod(api, up_for=17)["status"]["conditions"])
+        return [deployment(api, 1)]
+
+    conditions: list[Object] = []
+    settings = RolloutSettings(settle=timedelta(seconds=20))
+    report, _ = run(nothing, prepare=nearly_settled, settings=settings)
+    [ready] = conditions
+    up_since = datetime.strptime(ready["lastTransitionTime"], "%Y-%m-%dT%H:%M:%S%z")
+    assert datetime.now(timezone.utc) >= up_since + settings.settle
+    assert report.seconds < 15
     report, _ = run(nothing, prepare=up, settings=settings)
-    assert report.seconds < 3
+    assert report.seconds < 15
 
 
 def crashed(times: int) -> Object:
@@ -158,13 +179,14 @@ def crash(api: FakeApi, times: int) -> None:
 
 def test_pods_that_die_after_complete_are_doom() -> None:
     async def die(api: FakeApi) -> None:
-        await asyncio.sleep(0.5)
+        await until(lambda: told and told[-1].complete)
         for times in range(4):
             crash(api, times)
             await asyncio.sleep(0.1)
 
+    told: list[Report] = []
     with pytest.raises(RolloutDoomed) as caught:
-        run(die, prepare=just_up, settings=RolloutSettings())
+        run(die, prepare=just_up, settings=RolloutSettings(), told=told)
     assert caught.value.reason.startswith("it was complete, but pod/shop-1-a")
     assert caught.value.report.troubles[0].category == "crash"
 
@@ -193,8 +215,7 @@ def test_a_workload_that_is_not_there_or_goes_is_gone(monkeypatch: pytest.Monkey
     monkeypatch.setattr(watching, "_ABSENCE_SECONDS", 0.5)
 
     async def remove(api: FakeApi) -> None:
-        while not api.watches("deployments"):
-            await asyncio.sleep(0.01)
+        await api.watched("deployments")
         api.remove("deployments", "shop")
 
     with pytest.raises(RolloutFailed, match="it is gone") as caught:
@@ -212,10 +233,9 @@ def test_a_workload_that_is_deleted_and_made_anew_is_watched_on() -> None:
     told: list[Report] = []
 
     async def replace(api: FakeApi) -> None:
-        while not api.watches("deployments"):
-            await asyncio.sleep(0.01)
+        await api.watched("deployments")
         api.remove("deployments", "shop")
-        await asyncio.sleep(0.5)
+        await until(lambda: any("it was deleted; does it come back?" in each.summary for each in told))
         await later(api)
 
     report, _ = run(replace, told=told)
@@ -232,14 +252,17 @@ def test_the_time_without_a_server_is_not_counted() -> None:
     async def restart(api: FakeApi) -> None:
         await api.watched("pods")
         await api.stop()
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(6)  # at the end of it the timeout is over
         await api.start()
-        await asyncio.sleep(1.4)
+        await until(lambda: not told[-1].lost)
+        await asyncio.sleep(1)
         await later(api)
 
-    report, _ = run(restart, settings=RolloutSettings(timeout=timedelta(seconds=3.8), settle=timedelta()))
+    told: list[Report] = []
+    settings = RolloutSettings(timeout=timedelta(seconds=7.3), settle=timedelta())
+    report, _ = run(restart, settings=settings, told=told)
     assert report.complete
-    assert report.seconds > 4.5
+    assert report.seconds > 7.3
 
 
 def test_neighbours_are_not_asked_for() -> None:
@@ -290,7 +313,6 @@ def test_only_services_that_were_handed_over_are_judged() -> None:
     assert run(nothing, prepare=five_and_a_neighbour, settings=RolloutSettings())[0].complete
 
 
-IMPATIENT = RolloutSettings(settle=timedelta(), patience=PatienceSettings(service=timedelta(seconds=1)))
 Answers = Callable[[int, set[str]], tuple[Knock, ...]]
 
 
@@ -315,7 +337,7 @@ def test_a_port_that_closes_while_the_rollout_settles_is_found_by_the_last_knock
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = listening(monkeypatch, lambda times, _: port() if times == 1 else port(said="refused", before=60))
-    settings = RolloutSettings(settle=timedelta(seconds=2.5), patience=PatienceSettings(service=timedelta(seconds=1)))
+    settings = RolloutSettings(settle=timedelta(seconds=6), patience=PatienceSettings(service=timedelta(seconds=1)))
     with pytest.raises(RolloutDoomed) as caught:
         run(nothing, prepare=lambda api: [*just_up(api), front(api)], settings=settings)
     assert caught.value.report.troubles[0].category == "port"
@@ -324,7 +346,7 @@ def test_a_port_that_closes_while_the_rollout_settles_is_found_by_the_last_knock
 
 def test_where_all_listens_the_last_knock_is_the_only_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = listening(monkeypatch, lambda *_: port())
-    settings = RolloutSettings(settle=timedelta(seconds=2.5))
+    settings = RolloutSettings(settle=timedelta(seconds=6))
     assert run(nothing, prepare=lambda api: [*just_up(api), front(api)], settings=settings)[0].complete
     assert asked == [{"shop-1-a"}] * 2
 
@@ -344,7 +366,7 @@ def test_each_workload_is_judged_by_what_its_own_pods_answer(monkeypatch: pytest
 
     listening(monkeypatch, refused_by_the_canary)
     with pytest.raises(RolloutDoomed) as caught:
-        run(nothing, prepare=stable_and_canary, settings=IMPATIENT)
+        run(nothing, prepare=stable_and_canary, settings=patient(service=1))
     assert {each.workload for each in caught.value.report.troubles} == {"deployment/canary"}
 
 
@@ -355,7 +377,7 @@ def test_what_a_hung_watch_does_not_tell_is_found_before_the_last_word() -> None
         crash(api, 3)
 
     with pytest.raises(RolloutDoomed) as caught:
-        run(die_in_silence, prepare=just_up, settings=RolloutSettings(settle=timedelta(seconds=2.5)))
+        run(die_in_silence, prepare=just_up, settings=RolloutSettings(settle=timedelta(seconds=6)))
     assert caught.value.report.troubles[0].category == "crash"
 
 
@@ -395,6 +417,7 @@ async def database_up(api: FakeApi) -> None:
 
 def test_a_program_that_ends_while_its_database_comes_up_is_run_again() -> None:
     async def heal(api: FakeApi) -> None:
+        await until(lambda: any("others are still coming up" in each.summary for each in told))
         await database_up(api)
         await asyncio.sleep(1)
         await later(api)
@@ -418,13 +441,13 @@ def test_a_program_that_ends_also_when_its_database_is_up_is_doomed() -> None:
 
 def test_a_row_that_changed_is_told_though_the_sentence_did_not_and_so_is_the_last_report() -> None:
     async def begin_to_leave(api: FakeApi) -> None:
-        await asyncio.sleep(0.5)
+        await until(lambda: told)
         labels = {**LABELS, "pod-template-hash": "0"}
         times = {"creationTimestamp": ago(600), "deletionTimestamp": ago(0)}
         api.put("pods", "shop-0-b", metadata={"labels": labels, **times}, spec={"containers": []}, status={})
 
     told: list[Report] = []
-    settings = RolloutSettings(settle=timedelta(seconds=4))
+    settings = RolloutSettings(settle=timedelta(seconds=6))
     report, _ = run(begin_to_leave, prepare=just_up, settings=settings, told=told)
     assert [len(each.workloads[0].pods) for each in told][-2:] == [2, 2]
     assert told[-1] == report
@@ -437,25 +460,22 @@ def without_configuration(api: FakeApi) -> list[Object]:
     return [deployment(api)]
 
 
-BRIEFLY = RolloutSettings(
-    settle=timedelta(), patience=PatienceSettings(configuration=timedelta(seconds=1)), timeout=timedelta(seconds=8)
-)
-
-
 def test_what_was_missing_and_is_there_now_dooms_nobody() -> None:
     async def write_it(api: FakeApi) -> None:
         api.put("configmaps", "shop-config")
-        await asyncio.sleep(2)
+        await until(lambda: any("is there now" in each.summary for each in told))
+        await asyncio.sleep(1)
         await later(api)
 
-    report, api = run(write_it, prepare=without_configuration, settings=BRIEFLY)
+    told: list[Report] = []
+    report, api = run(write_it, prepare=without_configuration, settings=patient(configuration=5), told=told)
     assert report.complete
     assert sum(path.endswith("configmaps/shop-config") for path, _ in api.asked) == 1
 
 
 def test_what_is_missing_still_is_doom() -> None:
     with pytest.raises(RolloutDoomed) as caught:
-        run(nothing, prepare=without_configuration, settings=BRIEFLY)
+        run(nothing, prepare=without_configuration, settings=patient(configuration=1))
     assert caught.value.report.troubles[0].category == "missing-config"
 
 
@@ -471,19 +491,21 @@ def short_of_quota(api: FakeApi) -> list[Object]:
     return [made]
 
 
-SHORTLY = BRIEFLY.model_copy(update={"patience": PatienceSettings(quota=timedelta(seconds=3))})
+def test_a_quota_that_was_raised_dooms_nobody_before_the_controller_tries_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(asking, "_ANSWER_SECONDS", 10.0)
 
-
-def test_a_quota_that_was_raised_dooms_nobody_before_the_controller_tries_again() -> None:
     async def raise_it(api: FakeApi) -> None:
         api.refuses = ""
-        await asyncio.sleep(3.5)
+        await until(lambda: any("would be let in now" in each.summary for each in told))
+        await asyncio.sleep(1)
         owner = api.objects["replicasets"]["shop-1"]
         api.put("replicasets", "shop-1", metadata=owner["metadata"], spec=owner["spec"])
         await later(api)
 
     told: list[Report] = []
-    report, api = run(raise_it, prepare=short_of_quota, settings=SHORTLY, told=told)
+    report, api = run(raise_it, prepare=short_of_quota, settings=patient(quota=5), told=told)
     assert report.complete
     assert any("would be let in now" in each.summary for each in told)
     [asked] = [query for path, query in api.asked if query.get("method") == "POST"]
@@ -492,7 +514,7 @@ def test_a_quota_that_was_raised_dooms_nobody_before_the_controller_tries_again(
 
 def test_a_quota_that_is_used_up_still_is_doom() -> None:
     with pytest.raises(RolloutDoomed) as caught:
-        run(nothing, prepare=short_of_quota, settings=SHORTLY)
+        run(nothing, prepare=short_of_quota, settings=patient(quota=3))
     assert caught.value.report.troubles[0].category == "quota"
 
 

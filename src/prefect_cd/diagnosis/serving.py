@@ -70,15 +70,19 @@ def unserved(
         since: when the last of its pods became ready.
     """
     endpoints = list(_endpoints(service, slices))
+    known = {name for _, names in endpoints for name in names}
+    served = {name for is_ready, names in endpoints if is_ready for name in names}
+    behind: Cause | None = None
     for port in objects(dig(service, "spec", "ports")):
         name, target = words(port.get("name")), port.get("targetPort", port.get("port"))
-        if any(is_ready for is_ready, ports in endpoints if name in ports):
+        if name in served:
             continue
-        if isinstance(target, str) and target and target not in set(_port_names(bearers)):
-            if any(name in ports for _, ports in endpoints):
-                continue  # pods of another workload have it, and are coming up
+        if not isinstance(target, str) or not target or _names(port, target, bearers):
+            behind = behind or _no_endpoints(service, slices, sum(name in names for _, names in endpoints), since)
+        elif name not in known:  # else pods of another workload have it, and are coming up
             return _port_without_name(service, port, bearers, since)
-        return _no_endpoints(service, slices, endpoints, since)
+    if behind:
+        return behind
     refused = [each for each in knocks if each.service == dig(service, "metadata", "name") and not each.open]
     return _nobody_listens(service, refused[0], bearers, since) if refused else None
 
@@ -86,14 +90,16 @@ def unserved(
 def unselected(service: Object, slices: Sequence[Object], *, since: datetime | None) -> Cause:
     """A Service whose selector takes no pod at all."""
     pairs = ",".join(f"{key}={value}" for key, value in sorted((dig(service, "spec", "selector") or {}).items()))
+    looked = bool(slices_of(service, slices))
+    found = "no ready endpoint" if looked else "no EndpointSlice: its controller has not looked at it"
     return Cause(
         category=Category.SERVICE,
         summary=f"{name_of(service)} selects no pod: none bears {pairs}",
-        evidence=f"no ready endpoint; selector {pairs}",
+        evidence=f"{found}; selector {pairs}",
         hint="correct spec.selector of the Service, or the labels of the pod template",
         object=name_of(service),
         since=since,
-        allowed=timedelta() if slices_of(service, slices) else _DEAF,
+        allowed=timedelta() if looked else _DEAF,
     )
 
 
@@ -125,12 +131,15 @@ def _ports(bearers: Sequence[Object]) -> Iterable[Object]:
                 yield from objects(container.get("ports"))
 
 
-def _port_names(bearers: Sequence[Object]) -> Iterable[str]:
-    return (words(port.get("name")) for port in _ports(bearers))
+def _names(port: Object, target: str, bearers: Sequence[Object]) -> bool:
+    """Whether a container has a port of this name, and of the protocol that the Service's port has."""
+    protocol = port.get("protocol") or "TCP"
+    return any(each.get("name") == target and (each.get("protocol") or "TCP") == protocol for each in _ports(bearers))
 
 
 def _port_without_name(service: Object, port: Object, bearers: Sequence[Object], since: datetime | None) -> Cause:
-    there = ", ".join(sorted(set(filter(None, _port_names(bearers))))) or "none"
+    protocol = port.get("protocol") or "TCP"
+    there = ", ".join(sorted({_port_name(each, protocol) for each in _ports(bearers) if each.get("name")})) or "none"
     return Cause(
         category=Category.PORT,
         summary=f"{name_of(service)} sends to a port named {port.get('targetPort')}, which no container has",
@@ -142,15 +151,20 @@ def _port_without_name(service: Object, port: Object, bearers: Sequence[Object],
     )
 
 
-def _no_endpoints(
-    service: Object, slices: Sequence[Object], endpoints: Sequence[tuple[bool, set[str]]], since: datetime | None
-) -> Cause:
-    """Only the controller can be to blame: it takes every ready pod that the selector takes."""
-    evidence = "no endpoints" if slices_of(service, slices) else "no EndpointSlice: its controller has not looked at it"
+def _port_name(port: Object, wanted: str) -> str:
+    """A container's port by its name, with its protocol where that is not the wanted one."""
+    name, protocol = words(port.get("name")), words(port.get("protocol")) or "TCP"
+    return name if protocol == wanted else f"{name} ({protocol})"
+
+
+def _no_endpoints(service: Object, slices: Sequence[Object], unready: int, since: datetime | None) -> Cause:
+    """The pods are ready, but their controller has not told so, or has no addresses of theirs that fit."""
+    looked = bool(slices_of(service, slices))
+    evidence = "no endpoints" if looked else "no EndpointSlice: its controller has not looked at it"
     return Cause(
         category=Category.SERVICE,
         summary=f"{name_of(service)} has no ready endpoint, though its pods are ready",
-        evidence=f"{len(endpoints)} endpoints, none of them ready" if endpoints else evidence,
+        evidence=f"{unready} endpoints, none of them ready" if unready else evidence,
         hint=f"kubectl -n {namespace_of(service)} get endpointslices -l {SERVICE}="
         f"{words(dig(service, 'metadata', 'name'))}",
         object=name_of(service),

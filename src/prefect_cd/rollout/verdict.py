@@ -92,7 +92,8 @@ class Patience:
         node: for a node with room, and for a node that sets the pod up.
         admission: for a webhook that does not answer, and whatever else refuses to create an object.
         readiness: for a probe that says no, after the time that its own settings allow.
-        service: for a Service without ready endpoints, or a port nobody listens on, once its pods are ready.
+        service: for a Service that selects no pod, or a port nobody listens on, once the pods are ready; a minute more
+            where only the Service's controller is behind.
         other: for what has no name of its own.
         stall: without any progress at all; a longer `progressDeadlineSeconds` is respected.
         settle: how long a container without readiness probe must run before it counts as up: such a container is

@@ -114,6 +114,7 @@ async def test_i8_the_second_apply_writes_nothing(place: Place, objects: Any) ->
     items = [deployment, objects.service(n), objects.config_map(n, x="1"), claim, secret, scaler, cron]
     written = [item for item in items if item is not deployment and item is not scaler]  # controllers write into these
     async with connect(ACCESS) as cluster:
+        await published(cluster, n)
         await bring(cluster, place, *items)
         before = await versions(cluster, *written)
         second = await bring(cluster, place, *items)
@@ -121,6 +122,12 @@ async def test_i8_the_second_apply_writes_nothing(place: Place, objects: Any) ->
         assert not second.changes_something
         assert await versions(cluster, *written) == before
         assert await cluster.get(Ref("v1", "ConfigMap", n, "kube-root-ca.crt")) is not None
+
+
+async def published(cluster: Cluster, namespace: str) -> None:
+    """Return when the cluster's own ConfigMap is in a new namespace."""
+    while await cluster.get(Ref("v1", "ConfigMap", namespace, "kube-root-ca.crt")) is None:
+        await asyncio.sleep(0.05)
 
 
 async def test_a_set_that_did_not_change_is_not_written(place: Place, objects: Any) -> None:
@@ -195,6 +202,7 @@ async def test_others_objects_and_what_controllers_make_are_never_pruned(
         endpoints = Ref("v1", "Endpoints", n, "shop")
         while not (await cluster.list(slices, n) and await cluster.get(endpoints)):
             await asyncio.sleep(0.05)
+        await published(cluster, n)
         second = await bring(cluster, place, objects.service(n), before=before)
         assert actions(second) == {"service/shop": "unchanged", "configmap/shop": "pruned"}
         names = {item["metadata"]["name"] for item in await cluster.list(await cluster.kind("v1", "ConfigMap"), n)}

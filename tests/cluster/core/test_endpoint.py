@@ -19,6 +19,7 @@ from prefect_cd.cluster import Cluster, LoadedKubeconfig, Ref, connect
 from prefect_cd.endpoint import reach
 from prefect_cd.errors import GateErrored, Invalid
 from prefect_cd.pipeline import ClusterAccess
+from tests.cluster.harness import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(60)]
 ACCESS = ClusterAccess()
@@ -56,9 +57,9 @@ def shop(kubectl: Kubectl, make_objects: Any) -> Iterator[str]:
     ]
     for item in items:
         kubectl("apply", "-f", "-", stdin=json.dumps(item))
-    kubectl("-n", name, "rollout", "status", "deployment/shop", "--timeout=60s")
+    kubectl("-n", name, "rollout", "status", "deployment/shop", "--timeout=180s")
     yield name
-    kubectl("delete", "namespace", name, "--wait=false")
+    kubectl("delete", "namespace", name, "--wait=false", check=False)
 
 
 def client() -> httpx.AsyncClient:
@@ -273,6 +274,9 @@ async def test_who_may_not_look_at_nodes_gets_a_port_forward(shop: str, objects:
     }
     kubectl("apply", "-f", "-", stdin=json.dumps(role))
     kubectl("-n", shop, "create", "rolebinding", "gate", "--role=gate", f"--serviceaccount={shop}:gate")
+    who = f"--as=system:serviceaccount:{shop}:gate"
+    # the authorizer may not know of it yet
+    wait_for(lambda: kubectl("-n", shop, "auth", "can-i", "get", "services", who, check=False) == "yes\n", "no role")
     config = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())  # noqa: ASYNC240
     token = kubectl("-n", shop, "create", "token", "gate").strip()
     config["users"] = [{"name": config["users"][0]["name"], "user": {"token": token}}]

@@ -57,6 +57,14 @@ async def test_numbers_go_on_after_the_newest(place: Place, record: Any) -> None
         assert [entry.number for entry in await history.entries()] == list(range(12, 0, -1))
 
 
+async def test_i2_a_run_that_begins_again_because_an_answer_was_lost_has_one_record(place: Place, record: Any) -> None:
+    async with connect(ACCESS) as cluster:
+        history = History(cluster, place)
+        begun = await history.begin(record(place, run="http://ui/runs/1"))
+        assert await history.begin(record(place, run="http://ui/runs/1")) == begun
+        assert (await history.begin(record(place, run="http://ui/runs/2"))).number == 2
+
+
 async def test_the_newest_known_good_counts_and_not_what_was_tried_after_it(place: Place, record: Any) -> None:
     async with connect(ACCESS) as cluster:
         history = History(cluster, place)

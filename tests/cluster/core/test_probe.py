@@ -1,14 +1,15 @@
 """Pods are rolled out under requests: a careless Deployment loses some, a careful one none, and both are foretold."""
 
 # ruff: noqa: ANN401  a fixture that is a class is of no type that can be imported
+import asyncio
 import json
 import os
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
+import httpx
 import pytest
 
 from prefect_cd.cluster import connect
@@ -19,11 +20,12 @@ from prefect_cd.hazards import Hazard, hazards
 from prefect_cd.pipeline import ClusterAccess, Probe
 from prefect_cd.probe import Probing
 from prefect_cd.traffic import Traffic, Way
+from tests.cluster.harness import wait_for
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(110)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 ACCESS = ClusterAccess()
 IMAGE = os.environ.get("BASE_IMAGE") or f"{os.environ.get('REGISTRY', '')}/base/python:3.11"
-SETTINGS = Probe(rate=20, timeout=timedelta(seconds=3))
+SETTINGS = Probe(rate=20, timeout=timedelta(seconds=10))
 Kubectl = Callable[..., str]
 
 # listens a second after it starts, as applications do, and ends at once when it is told to
@@ -42,7 +44,7 @@ http.server.ThreadingHTTPServer(("", 8000), Shop).serve_forever()
 """
 CAREFUL = {
     "readinessProbe": {"tcpSocket": {"port": 8000}, "periodSeconds": 1},
-    "lifecycle": {"preStop": {"sleep": {"seconds": 4}}},
+    "lifecycle": {"preStop": {"sleep": {"seconds": 12}}},
 }
 
 
@@ -56,7 +58,7 @@ def manifests(namespace: str, objects: Any) -> Callable[..., list[Any]]:
             namespace, IMAGE, "python3", "-c", SHOP, replicas=2, env=env, ports=[{"containerPort": 8000}], **container
         )
         deployment["spec"]["strategy"] = {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
-        deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = 10
+        deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = 30
         return [deployment, objects.service(namespace, kind=kind)]
 
     return make
@@ -65,22 +67,36 @@ def manifests(namespace: str, objects: Any) -> Callable[..., list[Any]]:
 def roll_out(namespace: str, kubectl: Kubectl, manifests: list[Any]) -> None:
     for item in manifests:
         kubectl("apply", "-f", "-", stdin=json.dumps(item))
-    kubectl("-n", namespace, "rollout", "status", "deployment/shop", "--timeout=60s")
+    kubectl("-n", namespace, "rollout", "status", "deployment/shop", "--timeout=90s")
 
 
-def probed(namespace: str, kubectl: Kubectl, first: list[Any], second: list[Any]) -> tuple[Traffic, Evidence]:
-    """What users see while the second version follows the first, until its last pod has ended."""
+def probed(namespace: str, kubectl: Kubectl, first: list[Any], second: list[Any], way: Way) -> tuple[Traffic, Evidence]:
+    """What users see while the second version follows the first, until the first's last pod has ended."""
 
     @asynccontextmanager
     async def reached() -> AsyncIterator[tuple[Way, str]]:
         async with connect(ACCESS) as cluster, reach_by(cluster, namespace, "service/shop") as url:
             yield url
 
+    async def all_answer() -> bool:
+        async with reached() as (found, url), httpx.AsyncClient(trust_env=False, timeout=5) as browser:
+            try:
+                for _ in range(40):  # by new connections, so that both pods are asked
+                    await browser.get(url, headers={"Connection": "close"})
+            except httpx.TransportError:
+                return False
+            return found is way
+
+    def pods() -> set[str]:
+        return set(kubectl("-n", namespace, "get", "pods", "-o", "name").split())
+
     roll_out(namespace, kubectl, first)
-    time.sleep(2)  # without a readiness probe complete is said before anybody listens
+    # without a readiness probe complete is said before anybody listens
+    wait_for(lambda: asyncio.run(all_answer()), "the first version does not answer")
+    old = pods()
     with Probing(SETTINGS, reached) as probing:
         roll_out(namespace, kubectl, second)
-        time.sleep(6)
+        wait_for(lambda: not old & pods(), "its pods do not end", 90)
     seen = probing.seen()
     return seen, judge("probe", seen, SETTINGS)
 
@@ -90,7 +106,7 @@ def test_a_careless_deployment_loses_requests_as_foretold(
 ) -> None:
     second = manifests("v2", "NodePort")
     assert {each.hazard for each in hazards(second)} == {Hazard.NO_READINESS, Hazard.NO_PRE_STOP, Hazard.NO_BUDGET}
-    seen, proved = probed(namespace, kubectl, manifests("v1", "NodePort"), second)
+    seen, proved = probed(namespace, kubectl, manifests("v1", "NodePort"), second, Way.ADDRESS)
     assert (proved.outcome, seen.way) == (Outcome.FAILED, Way.ADDRESS), proved.summary
     assert seen.failures.keys() & {"refused", "closed"}
     assert seen.gap > 0
@@ -100,7 +116,7 @@ def test_a_careless_deployment_loses_requests_as_foretold(
 def test_a_careful_one_loses_none(namespace: str, kubectl: Kubectl, manifests: Callable[..., list[Any]]) -> None:
     second = manifests("v2", "NodePort", **CAREFUL)
     assert {each.hazard for each in hazards(second)} == {Hazard.NO_BUDGET}
-    seen, proved = probed(namespace, kubectl, manifests("v1", "NodePort", **CAREFUL), second)
+    seen, proved = probed(namespace, kubectl, manifests("v1", "NodePort", **CAREFUL), second, Way.ADDRESS)
     assert (proved.outcome, seen.failures) == (Outcome.PASSED, {}), proved.summary
     assert [each.version for each in seen.versions] == ["v1", "v2"]
 
@@ -108,7 +124,8 @@ def test_a_careful_one_loses_none(namespace: str, kubectl: Kubectl, manifests: C
 def test_through_a_port_forward_nothing_is_proved(
     namespace: str, kubectl: Kubectl, manifests: Callable[..., list[Any]]
 ) -> None:
-    seen, proved = probed(namespace, kubectl, manifests("v1", "ClusterIP"), manifests("v2", "ClusterIP"))
+    first, second = manifests("v1", "ClusterIP"), manifests("v2", "ClusterIP")
+    seen, proved = probed(namespace, kubectl, first, second, Way.PORT_FORWARD)
     assert (proved.outcome, seen.way) == (Outcome.ERRORED, Way.PORT_FORWARD)
     assert "node port" in proved.hint
     assert seen.sent > 0

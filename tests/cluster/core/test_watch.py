@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -67,7 +68,8 @@ async def test_a_rollout_is_watched_until_every_workload_is_complete(namespace: 
     assert all(pod.ready for each in report.workloads[1:] for pod in each.pods)
     assert report.percent == 100
     assert told[-1].summary == report.summary
-    assert len({each.summary for each in told}) == len(told) > 1
+    assert len(told) > 1
+    assert all(after.differs(before) for before, after in pairwise(told[:-1]))  # the last one is told in any case
 
 
 async def test_nothing_to_wait_for_is_complete_at_once(namespace: str, objects: Any) -> None:
@@ -144,12 +146,13 @@ async def test_the_verdict_stands_when_the_log_cannot_be_had(
     assert caught.value.report.troubles[0].logs == ""
 
 
+@pytest.mark.timeout(180)
 async def test_a_rollout_whose_pods_die_after_it_is_complete_is_doomed(namespace: str, objects: Any) -> None:
-    item = objects.deployment(namespace, BUSYBOX, "sh", "-c", "sleep 9; echo out of ideas; exit 4")
+    item = objects.deployment(namespace, BUSYBOX, "sh", "-c", "sleep 30; echo out of ideas; exit 4")
     told: list[Report] = []
     async with connect(ACCESS) as cluster:
         with pytest.raises(RolloutDoomed) as caught:
-            await roll_out(cluster, item, rules=settings(settle=30), on_change=told.append)
+            await roll_out(cluster, item, rules=settings(settle=60), on_change=told.append)
     assert any(report.complete for report in told)
     assert caught.value.report.troubles[0].category == "crash"
     assert "out of ideas" in caught.value.detail
@@ -161,7 +164,7 @@ async def test_a_service_that_selects_nobody_is_doomed_however_complete_the_depl
     service = objects.service(namespace)
     service["spec"]["selector"] = {"app": "nobody"}
     item = objects.deployment(namespace, BUSYBOX, "sleep", "600")
-    rules = RolloutSettings.model_validate({"settle": timedelta(), "patience": timedelta(seconds=3)})
+    rules = RolloutSettings.model_validate({"settle": timedelta(), "patience": {"service": timedelta(seconds=3)}})
     async with connect(ACCESS) as cluster:
         with pytest.raises(RolloutDoomed) as caught:
             await roll_out(cluster, item, service, rules=rules)
@@ -183,11 +186,12 @@ async def test_a_quiet_rollout_costs_no_requests_between_the_first_and_the_last_
     async with connect(ACCESS) as cluster:
         await roll_out(cluster, *items, rules=settings(settle=4))
     looked = ("Deployment", "Event", "Pod", "ReplicaSet")
-    assert sorted(asked[-8:]) == sorted([*looked, *looked])
-    assert asked.count("Event") == 2
+    assert set(asked[-4:]) <= set(looked)
+    assert all(2 <= asked.count(each) <= 4 for each in looked)  # what changes while it is listed is listed again
 
 
 @needs_restarts
+@pytest.mark.timeout(500)
 async def test_a_restart_of_the_api_server_in_the_middle_is_survived(
     namespace: str, objects: Any, restart: Callable[..., None]
 ) -> None:
@@ -202,7 +206,7 @@ async def test_a_restart_of_the_api_server_in_the_middle_is_survived(
             begun.append(loop.run_in_executor(None, lambda: restart("kube-apiserver", 5, "KILL")))
 
     async with connect(ACCESS) as cluster:
-        report = await roll_out(cluster, item, rules=settings(60), on_change=kill)
+        report = await roll_out(cluster, item, rules=settings(240), on_change=kill)
         await begun[0]
     assert report.complete
     assert report.workloads[0].pods[0].ready

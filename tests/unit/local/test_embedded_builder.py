@@ -23,7 +23,7 @@ from prefect_cd.local.recipe import ignored
 from prefect_cd.pipeline import ImageSettings
 
 SHOP = Path(__file__).parents[3] / "examples" / "shop" / "app"
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture

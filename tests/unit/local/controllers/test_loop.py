@@ -158,7 +158,7 @@ def test_of_two_wishes_for_later_the_earlier_counts() -> None:
         queue.add_after("a", 0.01)
         queue.add_after("a", 600)
         running = asyncio.ensure_future(queue.run())
-        await asyncio.wait_for(seen.wait(), 2)
+        await asyncio.wait_for(seen.wait(), 30)
         running.cancel()
 
     asyncio.run(run())

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from prefect_cd.local.node.processes import Container, Processes, Spec, StartErr
 from prefect_cd.local.node.root import Bind
 
 PYTHON = sys.executable
-pytestmark = pytest.mark.timeout(30)
+pytestmark = pytest.mark.timeout(120)
 SERVE = """
 import socket, sys
 family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
@@ -33,21 +34,25 @@ while True:
 ASK = "import socket; print(socket.create_connection(('localhost', 18123)).recv(99).decode())"
 
 
+_NUMBERS = count(1)
+"""No address is used twice: what a test has left behind may need a moment to end."""
+
+
 class Machine:
     def __init__(self, processes: Processes, folder: Path) -> None:
         self.processes, self.folder = processes, folder
-        self.count = 0
 
     async def start(
         self, *argv: str, binds: tuple[Bind, ...] = (), read_only: bool = False, cwd: str = "/"
     ) -> Container:
-        self.count += 1
+        number = next(_NUMBERS)
         spec = Spec(
-            argv=list(argv), env={"PATH": "/usr/bin:/bin"}, cwd=cwd, place=str(self.folder / f"p{self.count}"),
-            pod_ip=f"127.1.240.{self.count}", loopback_ip=f"127.3.240.{self.count}", binds=list(binds),
+            argv=list(argv), env={"PATH": "/usr/bin:/bin"}, cwd=cwd, place=str(self.folder / f"p{number}"),
+            pod_ip=f"127.1.240.{number}", loopback_ip=f"127.3.240.{number}", binds=list(binds),
             keep=[sys.prefix, sys.base_prefix], read_only=read_only,
         )  # fmt: skip
-        return await self.processes.run(spec, Log(self.folder / f"log{self.count}"))
+        self.address = spec.pod_ip
+        return await self.processes.run(spec, Log(self.folder / f"log{number}"))
 
     async def said(self, *argv: str, **more: object) -> str:
         container = await self.start(*argv, **more)  # type: ignore[arg-type]
@@ -82,15 +87,16 @@ def test_two_pods_serve_the_same_port_on_all_interfaces(tmp_path: Path, host: st
     async def story(machine: Machine) -> None:
         if not machine.processes.features.addresses:
             pytest.skip("this kernel does not let us give addresses")
-        pods = [await machine.start(PYTHON, "-c", SERVE, host, name) for name in ("first", "second")]
-        for number, (pod, name) in enumerate(zip(pods, ("first", "second"), strict=True), 1):
+        names = ("first", "second")
+        started = [(await machine.start(PYTHON, "-c", SERVE, host, name), machine.address) for name in names]
+        for (pod, address), name in zip(started, names, strict=True):
             await until(lambda pod=pod: "listening" in pod.log.end(1))
-            with socket.create_connection((f"127.1.240.{number}", 18123)) as connection:
+            with socket.create_connection((address, 18123)) as connection:
                 assert connection.recv(99) == name.encode()
             assert await pod.execute([PYTHON, "-c", ASK]) == (0, f"{name}\n")  # localhost is the pod itself
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", 18123))
-        for pod in pods:
+        for pod, _ in started:
             pod.close()
 
     on_a_machine(tmp_path, story)
@@ -104,7 +110,7 @@ def test_a_server_on_localhost_is_reached_by_its_own_pod_only(tmp_path: Path) ->
         await until(lambda: "listening" in pod.log.end(1))
         assert await pod.execute([PYTHON, "-c", ASK]) == (0, "hidden\n")
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.1.240.1", 18123))
+            socket.create_connection((machine.address, 18123))
         pod.close()
 
     on_a_machine(tmp_path, story)
