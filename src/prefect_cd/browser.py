@@ -163,13 +163,24 @@ def _scratch() -> Iterator[str]:
     try:
         yield str(folder)
     finally:
-        # A browser whose driver was ended goes by itself, but writes its profile until then.
+        # A browser whose driver was ended goes by itself, but writes its profile until then, or makes it anew.
         deadline = monotonic() + _LEAVING
-        while folder.exists():
+        while folder.exists() or _in_use(folder):
             shutil.rmtree(folder, ignore_errors=True)
             if monotonic() > deadline:
                 break
             sleep(0.05)
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether a process was started with this folder in its environment, as far as this system tells."""
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if os.fsencode(folder) in environment.read_bytes():
+                return True
+        except OSError:  # it has ended, or is somebody else's
+            continue
+    return False
 
 
 def _candidates(environment: Mapping[str, str]) -> Iterator[Path]:
