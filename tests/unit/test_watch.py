@@ -337,17 +337,17 @@ def test_a_port_that_closes_while_the_rollout_settles_is_found_by_the_last_knock
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = listening(monkeypatch, lambda times, _: port() if times == 1 else port(said="refused", before=60))
-    settings = RolloutSettings(settle=timedelta(seconds=6), patience=PatienceSettings(service=timedelta(seconds=1)))
+    settings = RolloutSettings(settle=timedelta(seconds=4), patience=PatienceSettings(service=timedelta(seconds=1)))
     with pytest.raises(RolloutDoomed) as caught:
-        run(nothing, prepare=lambda api: [*just_up(api), front(api)], settings=settings)
+        run(later, prepare=lambda api: [deployment(api), front(api)], settings=settings)
     assert caught.value.report.troubles[0].category == "port"
     assert len(asked) == 2
 
 
 def test_where_all_listens_the_last_knock_is_the_only_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = listening(monkeypatch, lambda *_: port())
-    settings = RolloutSettings(settle=timedelta(seconds=6))
-    assert run(nothing, prepare=lambda api: [*just_up(api), front(api)], settings=settings)[0].complete
+    settings = RolloutSettings(settle=timedelta(seconds=4))
+    assert run(later, prepare=lambda api: [deployment(api), front(api)], settings=settings)[0].complete
     assert asked == [{"shop-1-a"}] * 2
 
 
@@ -372,12 +372,14 @@ def test_each_workload_is_judged_by_what_its_own_pods_answer(monkeypatch: pytest
 
 def test_what_a_hung_watch_does_not_tell_is_found_before_the_last_word() -> None:
     async def die_in_silence(api: FakeApi) -> None:
-        await api.watched("pods")
+        await later(api)
+        await until(lambda: told and told[-1].complete)
         api.hangs = True
         crash(api, 3)
 
+    told: list[Report] = []
     with pytest.raises(RolloutDoomed) as caught:
-        run(die_in_silence, prepare=just_up, settings=RolloutSettings(settle=timedelta(seconds=6)))
+        run(die_in_silence, settings=RolloutSettings(settle=timedelta(seconds=2)), told=told)
     assert caught.value.report.troubles[0].category == "crash"
 
 
@@ -441,14 +443,15 @@ def test_a_program_that_ends_also_when_its_database_is_up_is_doomed() -> None:
 
 def test_a_row_that_changed_is_told_though_the_sentence_did_not_and_so_is_the_last_report() -> None:
     async def begin_to_leave(api: FakeApi) -> None:
-        await until(lambda: told)
+        await later(api)
+        await until(lambda: told and told[-1].complete)
         labels = {**LABELS, "pod-template-hash": "0"}
         times = {"creationTimestamp": ago(600), "deletionTimestamp": ago(0)}
         api.put("pods", "shop-0-b", metadata={"labels": labels, **times}, spec={"containers": []}, status={})
 
     told: list[Report] = []
-    settings = RolloutSettings(settle=timedelta(seconds=6))
-    report, _ = run(begin_to_leave, prepare=just_up, settings=settings, told=told)
+    settings = RolloutSettings(settle=timedelta(seconds=4))
+    report, _ = run(begin_to_leave, settings=settings, told=told)
     assert [len(each.workloads[0].pods) for each in told][-2:] == [2, 2]
     assert told[-1] == report
 
