@@ -500,8 +500,17 @@ async def test_something_else_than_an_api_server_is_unreachable(body: str, scrip
 
 
 async def test_a_proxys_403_on_a_read_is_forbidden(scripted: Callable[..., Scripted]) -> None:
-    error, _ = await asked(scripted((403, "access denied by policy")).url)
+    server = scripted((403, "access denied by policy"))
+    error, _ = await asked(server.url, timedelta(seconds=20))
     assert isinstance(error, Forbidden)
+    assert len(server.asked) == 1
+
+
+async def test_a_server_that_starts_may_refuse_for_a_moment_what_it_allows(scripted: Callable[..., Scripted]) -> None:
+    server = scripted((503, "later"), (403, "RBAC: clusterrole not found"), (200, '{"gitVersion": "v1.36.0"}'))
+    async with connect(LoadedKubeconfig(kubeconfig(server.url)), patience=timedelta(seconds=20)) as cluster:
+        assert await cluster.version() == "v1.36.0"
+    assert len(server.asked) == 3
 
 
 async def test_a_list_whose_place_the_server_has_forgotten_begins_again(scripted: Callable[..., Scripted]) -> None:
