@@ -21,6 +21,7 @@ _DEAF = timedelta(minutes=1)
 client-go's reflectors double their pauses from 0.8 s to 30 s, each up to twice as long by chance (`tools/cache`,
 `reflector.go`). A Service that its controller has looked at has a slice, were it an empty one.
 """
+_NOT_LOOKED_AT = "no EndpointSlice: its controller has not looked at it"
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def unserved(
     """
     endpoints = list(_endpoints(service, slices))
     known = {name for _, names in endpoints for name in names}
-    served = {name for is_ready, names in endpoints if is_ready for name in names}
+    served = _served(endpoints)
     behind: Cause | None = None
     for port in objects(dig(service, "spec", "ports")):
         name, target = words(port.get("name")), port.get("targetPort", port.get("port"))
@@ -91,7 +92,7 @@ def unselected(service: Object, slices: Sequence[Object], *, since: datetime | N
     """A Service whose selector takes no pod at all."""
     pairs = ",".join(f"{key}={value}" for key, value in sorted((dig(service, "spec", "selector") or {}).items()))
     looked = bool(slices_of(service, slices))
-    found = "no ready endpoint" if looked else "no EndpointSlice: its controller has not looked at it"
+    found = "no ready endpoint" if looked else _NOT_LOOKED_AT
     return Cause(
         category=Category.SERVICE,
         summary=f"{name_of(service)} selects no pod: none bears {pairs}",
@@ -105,9 +106,8 @@ def unselected(service: Object, slices: Sequence[Object], *, since: datetime | N
 
 def answering(service: Object, slices: Sequence[Object]) -> bool:
     """Whether a Service has a ready endpoint for each of its ports."""
-    endpoints = list(_endpoints(service, slices))
-    wanted = [words(port.get("name")) for port in objects(dig(service, "spec", "ports"))]
-    return all(any(is_ready for is_ready, ports in endpoints if name in ports) for name in wanted)
+    wanted = {words(port.get("name")) for port in objects(dig(service, "spec", "ports"))}
+    return wanted <= _served(_endpoints(service, slices))
 
 
 def slices_of(service: Object, slices: Sequence[Object]) -> list[Object]:
@@ -124,6 +124,11 @@ def _endpoints(service: Object, slices: Sequence[Object]) -> Iterable[tuple[bool
             yield dig(endpoint, "conditions", "ready") is not False, ports
 
 
+def _served(endpoints: Iterable[tuple[bool, set[str]]]) -> set[str]:
+    """The names of the Service's ports that a ready endpoint has."""
+    return {name for is_ready, names in endpoints if is_ready for name in names}
+
+
 def _ports(bearers: Sequence[Object]) -> Iterable[Object]:
     for bearer in bearers:
         for kind in ("containers", "initContainers"):
@@ -133,12 +138,15 @@ def _ports(bearers: Sequence[Object]) -> Iterable[Object]:
 
 def _names(port: Object, target: str, bearers: Sequence[Object]) -> bool:
     """Whether a container has a port of this name, and of the protocol that the Service's port has."""
-    protocol = port.get("protocol") or "TCP"
-    return any(each.get("name") == target and (each.get("protocol") or "TCP") == protocol for each in _ports(bearers))
+    return any(each.get("name") == target and _protocol(each) == _protocol(port) for each in _ports(bearers))
+
+
+def _protocol(port: Object) -> str:
+    return words(port.get("protocol")) or "TCP"
 
 
 def _port_without_name(service: Object, port: Object, bearers: Sequence[Object], since: datetime | None) -> Cause:
-    protocol = port.get("protocol") or "TCP"
+    protocol = _protocol(port)
     there = ", ".join(sorted({_port_name(each, protocol) for each in _ports(bearers) if each.get("name")})) or "none"
     return Cause(
         category=Category.PORT,
@@ -153,14 +161,13 @@ def _port_without_name(service: Object, port: Object, bearers: Sequence[Object],
 
 def _port_name(port: Object, wanted: str) -> str:
     """A container's port by its name, with its protocol where that is not the wanted one."""
-    name, protocol = words(port.get("name")), words(port.get("protocol")) or "TCP"
+    name, protocol = words(port.get("name")), _protocol(port)
     return name if protocol == wanted else f"{name} ({protocol})"
 
 
 def _no_endpoints(service: Object, slices: Sequence[Object], unready: int, since: datetime | None) -> Cause:
     """The pods are ready, but their controller has not told so, or has no addresses of theirs that fit."""
-    looked = bool(slices_of(service, slices))
-    evidence = "no endpoints" if looked else "no EndpointSlice: its controller has not looked at it"
+    evidence = "no endpoints" if slices_of(service, slices) else _NOT_LOOKED_AT
     return Cause(
         category=Category.SERVICE,
         summary=f"{name_of(service)} has no ready endpoint, though its pods are ready",
