@@ -20,13 +20,13 @@ $(STAMP): pyproject.toml constraints.txt src/prefect_cd $(wildcard src/prefect_c
 	@touch $@
 
 # An installed Chrome or Chromium, else Playwright's own, else Debian's.
-FIND_BROWSER = $(BIN)/python -m prefect_cd.browser >/dev/null 2>&1 \
+FIND_BROWSER = $(BIN)/python -m prefect_cd.gates.browser.suite >/dev/null 2>&1 \
   || timeout 180 $(BIN)/playwright install chromium >/dev/null 2>&1 \
   || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && timeout 60 apt-get update -qq && DEBIAN_FRONTEND=noninteractive timeout 180 apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 \
   || true
 browser: $(STAMP)
 	@$(FIND_BROWSER)
-	@$(BIN)/python -m prefect_cd.browser
+	@$(BIN)/python -m prefect_cd.gates.browser.suite
 
 # On a cluster of its own, or on that of `make demo KUBECONFIG=…`; one that is only exported may be anybody's production.
 # Without a browser it says what it leaves out.

@@ -1,7 +1,7 @@
 """`prefect-cd rollout deployment/app -n shop`: the verdict on rollouts, in the place of `kubectl rollout status`.
 
 Needs a kubeconfig and nothing else of ours: no pipeline file, no Prefect, whose import would take longer than most
-rollouts. It decides which workloads are meant and since when they roll out; the rest is `prefect_cd.watch`.
+rollouts. It decides which workloads are meant and since when they roll out; the rest is `prefect_cd.rollout.watch`.
 """
 
 import argparse
@@ -15,17 +15,18 @@ from datetime import datetime, timedelta, timezone
 
 from pydantic import ValidationError
 
-from prefect_cd.belonging import WATCHED, fronts, labels_of, owned
-from prefect_cd.cluster import Cluster, Ref, connect, namespace_of
 from prefect_cd.deployments.rollout_view import View, document, view
-from prefect_cd.diagnosis import moment
-from prefect_cd.diagnosis.reading import dig
-from prefect_cd.errors import DeliveryError, Errored, Failed, Forbidden, Invalid
-from prefect_cd.pipeline import ClusterAccess, RolloutSettings
-from prefect_cd.queries import query_of
-from prefect_cd.release import Object
-from prefect_cd.report import Report, RolloutDoomed
-from prefect_cd.watch import watch
+from prefect_cd.errors import DeliveryError, Errored, Failed, Forbidden, Invalid, RolloutFailed
+from prefect_cd.kube.client import Cluster, connect
+from prefect_cd.kube.kubeconfig import default_namespace
+from prefect_cd.kube.objects import Object, dig
+from prefect_cd.kube.resources import Ref
+from prefect_cd.kube.selectors import selector_query
+from prefect_cd.pipeline.models import ClusterAccess, RolloutSettings
+from prefect_cd.rollout.diagnosis import as_time
+from prefect_cd.rollout.watch.loop import watch
+from prefect_cd.rollout.watch.related import WATCHED, labels_of, owned, sends_to
+from prefect_cd.rollout.watch.report import Report, report_of
 
 _COMPLETE, _DOOMED, _UNKNOWN = 0, 1, 2
 _FIRST_PATIENCE = timedelta(seconds=5)
@@ -49,8 +50,8 @@ def run(asked: argparse.Namespace) -> int:
     try:
         with shown:
             report = asyncio.run(_watched(asked, shown))
-    except RolloutDoomed as doomed:
-        report, error = doomed.report, doomed
+    except RolloutFailed as failed:
+        report, error = report_of(failed), failed
     except DeliveryError as other:
         error = other
     except Exception as mistake:  # noqa: BLE001  Python would exit with 1, and that is the word for doomed
@@ -65,7 +66,7 @@ def run(asked: argparse.Namespace) -> int:
 
 async def _watched(asked: argparse.Namespace, shown: View) -> Report:
     access = ClusterAccess(kubeconfig=asked.kubeconfig, context=asked.context)
-    namespace = asked.namespace or namespace_of(access)
+    namespace = asked.namespace or default_namespace(access)
     settings = settings_of(timeout=asked.timeout, settle=asked.settle)
     refs = [ref_of(text, namespace) for text in asked.workloads]
     began = datetime.now(timezone.utc)
@@ -132,19 +133,19 @@ async def services_of(cluster: Cluster, namespace: str, workloads: Sequence[Obje
     try:
         services = await cluster.list(await cluster.kind("v1", "Service"), namespace)
         versions = [*workloads, *await _replica_sets(cluster, namespace, workloads)]
-        mine = [each for each in services if any(fronts(each, version) for version in versions)]
+        mine = [each for each in services if any(sends_to(each, version) for version in versions)]
         strays = [each for each in services if each not in mine and any(beside(each, one) for one in workloads)]
         kinds = [await cluster.kind("apps/v1", kind) for kind in sorted(WATCHED - {"Job"})] if strays else []
         neighbours = await asyncio.gather(*(cluster.list(kind, namespace) for kind in kinds))
     except Forbidden:
         return []
-    return mine + [each for each in strays if not any(fronts(each, other) for some in neighbours for other in some)]
+    return mine + [each for each in strays if not any(sends_to(each, other) for some in neighbours for other in some)]
 
 
 async def _replica_sets(cluster: Cluster, namespace: str, workloads: Sequence[Object]) -> list[Object]:
     """Those of Deployments, present and past: a Service that led to an old version was meant for the new one, too."""
     kind = await cluster.kind("apps/v1", "ReplicaSet")
-    chosen = [query_of(each["spec"]["selector"]) for each in workloads if each["kind"] == "Deployment"]
+    chosen = [selector_query(each["spec"]["selector"]) for each in workloads if each["kind"] == "Deployment"]
     found = await asyncio.gather(*(cluster.list(kind, namespace, labels=labels) for labels in chosen))
     uids = {each["metadata"]["uid"] for each in workloads}
     return [each for some in found for each in some if any(owned(each, uid) for uid in uids)]
@@ -174,11 +175,11 @@ def changed_at(workload: Object) -> datetime:
     """
     metadata = workload["metadata"]
     written = [
-        moment(each.get("time"))
+        as_time(each.get("time"))
         for each in metadata.get("managedFields") or []
         if not each.get("subresource") and "f:spec" in (each.get("fieldsV1") or {})
     ]
-    times = [at for at in [*written, moment(metadata.get("creationTimestamp"))] if at]
+    times = [at for at in [*written, as_time(metadata.get("creationTimestamp"))] if at]
     return max(times, default=datetime.now(timezone.utc))
 
 

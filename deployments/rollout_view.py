@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 from typing_extensions import Self
 
 from prefect_cd.errors import DeliveryError, Failed
-from prefect_cd.report import Report
-from prefect_cd.rollout import Phase
+from prefect_cd.rollout.assess import Phase
+from prefect_cd.rollout.watch.report import Report
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
 
-_STYLES = {Phase.COMPLETE: "green", Phase.DOOMED: "red", Phase.PROGRESSING: "yellow"}
-_SIGNS = {Phase.COMPLETE: "✔", Phase.DOOMED: "✘", Phase.PROGRESSING: "…"}
+_STYLES = {Phase.COMPLETE: "green", Phase.FAILED: "red", Phase.PROGRESSING: "yellow"}
+_SIGNS = {Phase.COMPLETE: "✔", Phase.FAILED: "✘", Phase.PROGRESSING: "…"}
 _MOST_PODS = 12
 _FRAMES_PER_SECOND = 4
 

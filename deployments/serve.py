@@ -19,9 +19,9 @@ from prefect_cd.flows.recover import recover
 from prefect_cd.flows.release import release
 from prefect_cd.flows.rollback import rollback
 from prefect_cd.flows.served import PIPELINES
-from prefect_cd.pipeline import Pipeline
-from prefect_cd.pipeline_file import load
-from prefect_cd.plan import describe
+from prefect_cd.pipeline.describe import describe
+from prefect_cd.pipeline.load import load
+from prefect_cd.pipeline.models import Pipeline
 
 _RECOVER_EVERY = timedelta(minutes=10)
 _LOOK_EVERY_SECONDS = 0.5

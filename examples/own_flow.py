@@ -13,11 +13,11 @@ from pathlib import Path
 from prefect import flow
 
 from prefect_cd import tasks
+from prefect_cd.environment.lease import Lock
+from prefect_cd.environment.records import Record, State
 from prefect_cd.errors import DeliveryError
-from prefect_cd.history import Record, State
-from prefect_cd.lock import Lock
-from prefect_cd.pipeline import Pipeline
-from prefect_cd.pipeline_file import load
+from prefect_cd.pipeline.load import load
+from prefect_cd.pipeline.models import Pipeline
 from prefect_cd.tasks import Plan, Target
 
 
@@ -34,7 +34,7 @@ def deliver(file: Path, environment: str, revision: str) -> Record:
 
     with tasks.hold_lock(target) as lock:
         planned = tasks.plan(target, release)
-        record = tasks.begin(planned, lock, decision)  # refuses when the plan is no longer what was approved
+        record = tasks.record_start(planned, lock, decision)  # refuses when the plan is no longer what was approved
         try:
             return bring(pipeline, planned, lock, record, State.KNOWN_GOOD)
         except DeliveryError:
@@ -51,7 +51,7 @@ def bring(pipeline: Pipeline, planned: Plan, lock: Lock, record: Record, state: 
     gates = planned.target.environment.gates
     evidence = [tasks.run_gate(pipeline.source, applied, report, gate) for gate in gates]
     tasks.watch_afterwards(applied)
-    return tasks.settle(planned.target, record, state, lock, evidence=evidence)
+    return tasks.record_outcome(planned.target, record, state, lock, evidence=evidence)
 
 
 if __name__ == "__main__":

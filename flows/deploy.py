@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from prefect import task
 
 from prefect_cd import tasks
+from prefect_cd.environment.lease import Lock
+from prefect_cd.environment.records import Decision, Record, State
 from prefect_cd.errors import ClusterUnreachable, DeliveryError, LockLost, RollbackFailed, RolledBack
-from prefect_cd.evidence import Evidence
-from prefect_cd.history import Decision, Record, State
-from prefect_cd.lock import Lock
-from prefect_cd.pipeline import Pipeline
-from prefect_cd.release import Release, Result
-from prefect_cd.tasks.changes import Plan, refuse_obstacle
+from prefect_cd.gates.evidence import Evidence
+from prefect_cd.pipeline.models import Pipeline
+from prefect_cd.release.model import Release, Result
+from prefect_cd.tasks.changes import Plan, refuse_blocked
 from prefect_cd.tasks.record import recorded
 from prefect_cd.tasks.stage import KEPT, log
 from prefect_cd.tasks.target import Target, id_of
@@ -52,13 +52,13 @@ def deploy(pipeline: Pipeline, target: Target, release: Release, decision: Decis
         if planned.is_there and planned.running:
             log().info("%s runs %s already", target.name, release.id)
             return _deployed(planned.running, recorded(planned.running))
-        refuse_obstacle(pipeline, release, planned)
-        record = tasks.begin(planned, lock, decision)
+        refuse_blocked(pipeline, release, planned)
+        record = tasks.record_start(planned, lock, decision)
         try:
-            evidence = bring(pipeline, planned, lock)
+            evidence = roll_out(pipeline, planned, lock)
         except DeliveryError as error:
-            raise fall_back(pipeline, target, record, planned.running, lock, error) from error
-        tasks.settle(target, record, State.KNOWN_GOOD, lock, evidence=evidence)
+            raise restore_known_good(pipeline, target, record, planned.running, lock, error) from error
+        tasks.record_outcome(target, record, State.KNOWN_GOOD, lock, evidence=evidence)
     return _deployed(record, evidence)
 
 
@@ -71,7 +71,7 @@ def _deployed(record: Record, evidence: Sequence[Evidence]) -> Deployed:
     )
 
 
-def bring(pipeline: Pipeline, planned: Plan, lock: Lock) -> list[Evidence]:
+def roll_out(pipeline: Pipeline, planned: Plan, lock: Lock) -> list[Evidence]:
     """Apply a plan, watch the rollout to its end, prune, run the gates, and see that it stays up.
 
     Gates run in the settle time, and only the rest of it is waited for. Requests are sent during the rollout where
@@ -89,7 +89,7 @@ def bring(pipeline: Pipeline, planned: Plan, lock: Lock) -> list[Evidence]:
     return evidence
 
 
-def fall_back(
+def restore_known_good(
     pipeline: Pipeline, target: Target, record: Record, known_good: Record | None, lock: Lock, error: DeliveryError
 ) -> DeliveryError:
     """Bring the known-good back after `error`, settle the record, and return what the run ends with."""
@@ -98,18 +98,18 @@ def fall_back(
     if target.environment.rollback == "never" or known_good is None:
         why = "the pipeline file says never to roll back" if known_good else "there is nothing to go back to"
         error.hint = f"{error.hint}; {target.name} stays as it is: {why}" if error.hint else f"{target.name}: {why}"
-        tasks.settle(target, record, State.FAILED, lock, reason=str(error))
+        tasks.record_outcome(target, record, State.FAILED, lock, reason=str(error))
         return error
     log().warning("%s failed in %s; going back to %s", record.release_id, target.name, known_good.release_id)
     try:
-        bring(pipeline, tasks.plan(target, known_good), lock)
+        roll_out(pipeline, tasks.plan(target, known_good), lock)
     except LockLost as lost:
         return lost
     except ClusterUnreachable as away:  # nobody knows how it stands: the record still says that it was started
         return _interrupted(target, error, away)
     except DeliveryError as second:
         return _frozen(target, record, known_good, lock, error, second)
-    tasks.settle(target, record, State.ROLLED_BACK, lock, reason=str(error))
+    tasks.record_outcome(target, record, State.ROLLED_BACK, lock, reason=str(error))
     return RolledBack(
         f"{record.release_id} failed in {target.name}, which runs {id_of(known_good)} again: {error.reason}",
         detail=str(error),
@@ -130,7 +130,7 @@ def _frozen(
     target: Target, record: Record, known_good: Record, lock: Lock, error: DeliveryError, second: DeliveryError
 ) -> DeliveryError:
     reason = f"{error}\n\nand going back to {known_good.release_id} failed:\n\n{second}"
-    tasks.settle(target, record, State.ROLLBACK_FAILED, lock, reason=reason)
+    tasks.record_outcome(target, record, State.ROLLBACK_FAILED, lock, reason=reason)
     return RollbackFailed(
         f"{target.name} is neither on {record.release_id} nor back on {known_good.release_id}, and is frozen",
         detail=reason,

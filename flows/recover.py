@@ -13,30 +13,30 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Failed
 
 from prefect_cd import tasks
+from prefect_cd.environment.lease import TAKEOVER
 from prefect_cd.errors import ClusterUnreachable, DeliveryError, EnvironmentBusy, Errored
 from prefect_cd.flows import served
-from prefect_cd.flows.deploy import fall_back
-from prefect_cd.flows.ending import name_of, told
-from prefect_cd.lock import TAKEOVER
-from prefect_cd.pipeline import Pipeline
+from prefect_cd.flows.deploy import restore_known_good
+from prefect_cd.flows.outcome import returning_state, state_name
+from prefect_cd.pipeline.models import Pipeline
 from prefect_cd.tasks.stage import log
 from prefect_cd.tasks.target import Target
 
-_look_once = tasks.look.with_options(retries=0)
+_look_once = tasks.read_state.with_options(retries=0)
 """The schedule is the retry: while a cluster is away, runs would pile up."""
 
 
 @flow(name="recover", persist_result=True)
 def recover() -> State[Any]:
     """Bring every environment of the served pipeline back to a whole version."""
-    with told() as ending:
+    with returning_state() as ending:
         pipeline = served.pipeline().pipeline
         results = {each.name: _recover(pipeline, Target.of(pipeline, each.name)) for each in pipeline.environments}
         found = {name: error for name, error in results.items() if error}
         said = "; ".join(f"{name}: {error.reason}" for name, error in found.items())
         worst = next(iter(found.values()), None)
         ending.state = (
-            Failed(name=name_of(worst), message=said) if worst else Completed(message="nothing was left half done")
+            Failed(name=state_name(worst), message=said) if worst else Completed(message="nothing was left half done")
         )
     return ending.state
 
@@ -47,11 +47,11 @@ def _recover(pipeline: Pipeline, target: Target) -> DeliveryError | None:
         if _look_once(target).interrupted is None:
             return None
         with tasks.hold_lock(target, wait=TAKEOVER) as lock:
-            standing = tasks.look(target)
+            standing = tasks.read_state(target)
             if standing.interrupted is None:
                 return None
             cause = Errored(f"the rollout of {standing.interrupted.release_id} was interrupted: its process ended")
-            return fall_back(pipeline, target, standing.interrupted, standing.known_good, lock, cause)
+            return restore_known_good(pipeline, target, standing.interrupted, standing.known_good, lock, cause)
     except EnvironmentBusy as busy:
         log().info("%s; nothing to recover", busy.reason)
         return None

@@ -9,16 +9,16 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from prefect_cd import tasks
+from prefect_cd.environment.records import Decision
 from prefect_cd.errors import ContentChanged
-from prefect_cd.evidence import Evidence
 from prefect_cd.flows import served
 from prefect_cd.flows.deploy import deploy
-from prefect_cd.flows.ending import told
+from prefect_cd.flows.outcome import returning_state
 from prefect_cd.flows.recover import start_recovery
-from prefect_cd.history import Decision
-from prefect_cd.pipeline import Pipeline
-from prefect_cd.release import Release
-from prefect_cd.tasks.changes import refuse_obstacle
+from prefect_cd.gates.evidence import Evidence
+from prefect_cd.pipeline.models import Pipeline
+from prefect_cd.release.model import Release
+from prefect_cd.tasks.changes import refuse_blocked
 from prefect_cd.tasks.runs import supersede_older, tag
 from prefect_cd.tasks.stage import log
 from prefect_cd.tasks.target import Target
@@ -41,13 +41,13 @@ def release(revision: str = "") -> State[Any]:
     Args:
         revision: branch, tag or SHA; empty: the branch of the pipeline file.
     """
-    with told() as ending:
+    with returning_state() as ending:
         given = served.pipeline()
         pipeline = given.pipeline
         candidate, evidence = prepare(pipeline, revision or pipeline.source.branch, given.file)
         for environment in pipeline.environments:
             tag(f"environment:{environment.name}")
-            evidence += into(pipeline, Target.of(pipeline, environment.name), candidate, evidence)
+            evidence += promote(pipeline, Target.of(pipeline, environment.name), candidate, evidence)
         last = pipeline.environments[-1].name
         ending.state = Completed(message=f"{candidate.application} {candidate.id} runs in {last}")
     return ending.state
@@ -64,7 +64,7 @@ def prepare(pipeline: Pipeline, revision: str, file: Path) -> tuple[Release, lis
     return candidate, [tasks.run_check(pipeline, commit, image, check) for check in pipeline.checks]
 
 
-def into(pipeline: Pipeline, target: Target, candidate: Release, evidence: list[Evidence]) -> tuple[Evidence, ...]:
+def promote(pipeline: Pipeline, target: Target, candidate: Release, evidence: list[Evidence]) -> tuple[Evidence, ...]:
     """One environment: ask where the pipeline wants it, and deploy."""
     note = ""
     while True:
@@ -81,6 +81,6 @@ def ask(pipeline: Pipeline, target: Target, candidate: Release, evidence: list[E
     planned = tasks.plan(target, candidate)
     if planned.is_there:
         return None
-    refuse_obstacle(pipeline, candidate, planned)
+    refuse_blocked(pipeline, candidate, planned)
     supersede_older(pipeline, candidate.commit)
     return tasks.approve(pipeline, candidate, planned, tested=evidence, note=note)

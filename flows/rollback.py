@@ -8,13 +8,13 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from prefect_cd import tasks
+from prefect_cd.environment.records import State as RecordState
 from prefect_cd.errors import DeliveryError, Invalid
 from prefect_cd.flows import served
-from prefect_cd.flows.deploy import bring, fall_back
-from prefect_cd.flows.ending import told
+from prefect_cd.flows.deploy import restore_known_good, roll_out
+from prefect_cd.flows.outcome import returning_state
 from prefect_cd.flows.recover import start_recovery
-from prefect_cd.history import State as RecordState
-from prefect_cd.pipeline import Pipeline
+from prefect_cd.pipeline.models import Pipeline
 from prefect_cd.tasks.record import withdraw
 from prefect_cd.tasks.runs import tag
 from prefect_cd.tasks.target import Target
@@ -41,19 +41,19 @@ def rollback(environment: str = "", to: str = "") -> State[Any]:
         environment: its name; empty: the last one of the pipeline file.
         to: release id or record number; empty: the known-good before what runs now.
     """
-    with told() as ending:
+    with returning_state() as ending:
         pipeline = served.pipeline().pipeline
         target = _target(pipeline, environment)
         tag(f"application:{pipeline.application}", f"environment:{target.name}")
         with tasks.hold_lock(target) as lock:
-            chosen = tasks.find(target, to)
+            chosen = tasks.find_record(target, to)
             planned = tasks.plan(target, chosen)
-            record = tasks.begin(planned, lock)
+            record = tasks.record_start(planned, lock)
             try:
-                evidence = bring(pipeline, planned, lock)
+                evidence = roll_out(pipeline, planned, lock)
             except DeliveryError as error:
-                raise fall_back(pipeline, target, record, planned.running, lock, error) from error
-            tasks.settle(target, record, RecordState.KNOWN_GOOD, lock, evidence=evidence)
+                raise restore_known_good(pipeline, target, record, planned.running, lock, error) from error
+            tasks.record_outcome(target, record, RecordState.KNOWN_GOOD, lock, evidence=evidence)
             withdraw(target, chosen, record, lock)
         ending.state = Completed(message=f"{target.name} runs {chosen.release_id} again")
     return ending.state

@@ -10,9 +10,9 @@ from pathlib import Path
 from prefect.runtime import deployment
 
 from prefect_cd.errors import InvalidPipeline
-from prefect_cd.pipeline import Pipeline
-from prefect_cd.pipeline_file import load
-from prefect_cd.release import Result
+from prefect_cd.pipeline.load import load
+from prefect_cd.pipeline.models import Pipeline
+from prefect_cd.release.model import Result
 
 PIPELINES = "PREFECT_CD_PIPELINES"
 """Variable with the paths of the served pipeline files, separated by `os.pathsep`."""

@@ -10,13 +10,13 @@ from prefect_cd.tasks.gate import run_gate
 from prefect_cd.tasks.image import build
 from prefect_cd.tasks.lock import hold_lock
 from prefect_cd.tasks.objects import Applied, apply, prune
-from prefect_cd.tasks.prerequisites import preflight
-from prefect_cd.tasks.probe import probe
-from prefect_cd.tasks.record import begin, find, look, settle
+from prefect_cd.tasks.preconditions import preflight
+from prefect_cd.tasks.record import find_record, read_state, record_outcome, record_start
 from prefect_cd.tasks.release import render
 from prefect_cd.tasks.rollout import watch_afterwards, watch_rollout
 from prefect_cd.tasks.source import compare_pipeline_file, resolve
 from prefect_cd.tasks.target import Target, Version
+from prefect_cd.tasks.traffic import probe
 
 __all__ = [
     "Applied",
@@ -25,21 +25,21 @@ __all__ = [
     "Version",
     "apply",
     "approve",
-    "begin",
     "build",
     "compare_pipeline_file",
-    "find",
+    "find_record",
     "hold_lock",
-    "look",
     "plan",
     "preflight",
     "probe",
     "prune",
+    "read_state",
+    "record_outcome",
+    "record_start",
     "render",
     "resolve",
     "run_check",
     "run_gate",
-    "settle",
     "watch_afterwards",
     "watch_rollout",
 ]

@@ -17,13 +17,14 @@ from prefect.flow_runs import pause_flow_run, suspend_flow_run
 from prefect.input import RunInput
 from prefect.runtime import deployment, flow_run
 
-from prefect_cd import pages
+from prefect_cd.environment.records import Decision
 from prefect_cd.errors import Expired, Rejected
-from prefect_cd.evidence import Evidence
-from prefect_cd.hazards import hazards
-from prefect_cd.history import Decision
-from prefect_cd.pipeline import Approval, Pipeline, duration_text
-from prefect_cd.release import Release
+from prefect_cd.gates.evidence import Evidence
+from prefect_cd.manifests.lint import lint
+from prefect_cd.pipeline.models import Approval, Pipeline
+from prefect_cd.pipeline.types import duration_text
+from prefect_cd.release.model import Release
+from prefect_cd.tasks import markdown
 from prefect_cd.tasks.changes import Plan, commits_between
 from prefect_cd.tasks.stage import log
 
@@ -64,11 +65,11 @@ def approve(
         note = f"what would be applied to {target.name} is no longer what an earlier answer was given for"
     for number in range(_QUESTIONS):
         key = f"{about}-{number}"
-        page = pages.approval(
+        page = markdown.approval(
             release,
             target.name,
             planned.changes,
-            weak=hazards(planned.objects),
+            weak=lint(planned.objects),
             running=planned.running,
             commits=commits_between(pipeline, release, planned.running),
             tested=tested,

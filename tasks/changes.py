@@ -6,16 +6,18 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
-from prefect_cd import apply, pages, source
-from prefect_cd.apply import ChangeSet
-from prefect_cd.cluster import Cluster
+from prefect_cd.environment import apply, ownership
+from prefect_cd.environment.apply import ChangeSet
+from prefect_cd.environment.eligibility import EnvironmentState, blocked_by, content_digest
+from prefect_cd.environment.records import Record, RecordStore
 from prefect_cd.errors import UnknownRevision
-from prefect_cd.hazards import hazards
-from prefect_cd.history import History, Record
-from prefect_cd.pipeline import Pipeline
-from prefect_cd.release import Commit, Object, Release, Result
-from prefect_cd.standing import Standing, content_of, obstacle
-from prefect_cd.tasks import artifacts, workspace
+from prefect_cd.kube.client import Cluster
+from prefect_cd.kube.objects import Object
+from prefect_cd.manifests.lint import lint
+from prefect_cd.pipeline.models import Pipeline
+from prefect_cd.release import git
+from prefect_cd.release.model import Commit, Release, Result
+from prefect_cd.tasks import artifacts, markdown, workspace
 from prefect_cd.tasks.stage import RETRIES, log
 from prefect_cd.tasks.target import Target, Version, hash_of
 
@@ -27,7 +29,7 @@ class Plan(Result):
     version: Version
     objects: tuple[Object, ...] = Field(description="the full set, labelled and placed")
     changes: ChangeSet
-    standing: Standing
+    standing: EnvironmentState
     taken_over: tuple[Object, ...] = Field(
         description="what is there and not ours yet, when the environment takes over"
     )
@@ -47,8 +49,10 @@ class Plan(Result):
     @property
     def content(self) -> str:
         """Identity of what a person is asked about, 64 hex digits."""
-        place = self.target.place
-        return content_of(place.environment, place.namespace, self.server, hash_of(self.version), self.changes.digest)
+        place = self.target.ownership
+        return content_digest(
+            place.environment, place.namespace, self.server, hash_of(self.version), self.changes.digest
+        )
 
     @property
     def is_there(self) -> bool:
@@ -69,9 +73,9 @@ def plan(target: Target, version: Version) -> Plan:
         InvalidManifest, OwnershipConflict, Forbidden: as the server says.
     """
     planned = asyncio.run(_plan(target, version))
-    where = pages.place(planned.server, planned.kubernetes, target.environment.namespace)
-    weak = hazards(planned.objects)
-    artifacts.plan(target.application, target.name, planned.changes, where, weak)
+    where = markdown.place(planned.server, planned.kubernetes, target.environment.namespace)
+    weak = lint(planned.objects)
+    artifacts.planned_changes(target.application, target.name, planned.changes, where, weak)
     for weakness in weak:
         log().warning("%s: %s. Fix: %s", weakness.where, weakness.summary, weakness.fix)
     log().info("%s: %s", target.name, planned.changes)
@@ -82,12 +86,12 @@ def plan(target: Target, version: Version) -> Plan:
 
 async def _plan(target: Target, version: Version) -> Plan:
     async with target.connect() as cluster:
-        standing = await stand(cluster, target)
+        standing = await environment_state(cluster, target)
         objects = await target.objects(cluster, version)
         takes_over = target.environment.take_over
-        changes = await apply.plan(
+        changes = await apply.compute_changes(
             cluster,
-            target.place,
+            target.ownership,
             objects,
             force=takes_over or isinstance(version, Record),
             known_kinds=standing.known_kinds,
@@ -99,21 +103,21 @@ async def _plan(target: Target, version: Version) -> Plan:
             objects=objects,
             changes=changes,
             standing=standing,
-            taken_over=await apply.foreign(cluster, target.place, objects) if first else (),
+            taken_over=await apply.unowned_objects(cluster, target.ownership, objects) if first else (),
             server=cluster.server,
             kubernetes=await cluster.version(),
         )
 
 
-async def stand(cluster: Cluster, target: Target) -> Standing:
+async def environment_state(cluster: Cluster, target: Target) -> EnvironmentState:
     """Where the environment stands by its records."""
-    history = History(cluster, target.place)
-    if not await apply.namespace_exists(cluster, target.environment.namespace):
-        return Standing()
-    return Standing(newest=await history.newest(), known_good=await history.known_good())
+    history = RecordStore(cluster, target.ownership)
+    if not await ownership.namespace_exists(cluster, target.environment.namespace):
+        return EnvironmentState()
+    return EnvironmentState(newest=await history.newest(), known_good=await history.known_good())
 
 
-def refuse_obstacle(pipeline: Pipeline, release: Release, planned: Plan) -> None:
+def refuse_blocked(pipeline: Pipeline, release: Release, planned: Plan) -> None:
     """Stop before the environment when it is frozen, or runs something newer.
 
     Raises:
@@ -123,7 +127,7 @@ def refuse_obstacle(pipeline: Pipeline, release: Release, planned: Plan) -> None
     older = None
     if running and running.commit and running.commit.sha != release.commit.sha:
         older = _contains(pipeline, release.commit, running.commit)
-    error = obstacle(planned.target.name, planned.standing, release, older=older)
+    error = blocked_by(planned.target.name, planned.standing, release, older=older)
     if error:
         raise error
 
@@ -131,10 +135,10 @@ def refuse_obstacle(pipeline: Pipeline, release: Release, planned: Plan) -> None
 def _contains(pipeline: Pipeline, older: Commit, newer: Commit) -> bool | None:
     """Whether `newer` contains `older`; it is "unknown" only after a fetch."""
     tree = workspace.tree(pipeline.source, older)
-    answer = source.is_ancestor(tree, older.sha, newer.sha)
+    answer = git.is_ancestor(tree, older.sha, newer.sha)
     if answer is None:
-        source.refresh(workspace.repository(pipeline.source), tree, timeout=pipeline.source.timeout)
-        answer = source.is_ancestor(tree, older.sha, newer.sha)
+        git.refresh(workspace.repository(pipeline.source), tree, timeout=pipeline.source.timeout)
+        answer = git.is_ancestor(tree, older.sha, newer.sha)
     return answer
 
 
@@ -143,6 +147,6 @@ def commits_between(pipeline: Pipeline, release: Release, running: Record | None
     tree = workspace.tree(pipeline.source, release.commit)
     since = running.commit.sha if running and running.commit else None
     try:
-        return source.log(tree, since, release.commit.sha, limit=50 if since else 10)
+        return git.log(tree, since, release.commit.sha, limit=50 if since else 10)
     except UnknownRevision:
         return (release.commit,)

@@ -2,10 +2,10 @@
 
 from prefect import task
 
-from prefect_cd import checks
-from prefect_cd.evidence import Evidence, require_passed
-from prefect_cd.pipeline import Check, Pipeline
-from prefect_cd.release import BuiltImage, Commit
+from prefect_cd.gates import runner
+from prefect_cd.gates.evidence import Evidence, require_passed
+from prefect_cd.pipeline.models import Check, Pipeline
+from prefect_cd.release.model import BuiltImage, Commit
 from prefect_cd.tasks import artifacts, workspace
 from prefect_cd.tasks.stage import KEPT, live
 
@@ -25,7 +25,7 @@ def run_check(pipeline: Pipeline, commit: Commit, image: BuiltImage, check: Chec
         GateErrored: it ended without an answer.
     """
     given = check.model_copy(update={"environment": {"IMAGE": image.reference, **check.environment}})
-    evidence = checks.run_check(given, workspace.tree(pipeline.source, commit), on_line=live())
+    evidence = runner.run_check(given, workspace.tree(pipeline.source, commit), on_line=live())
     artifacts.evidence(pipeline.application, evidence)
     require_passed(evidence)
     return evidence

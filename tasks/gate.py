@@ -5,14 +5,14 @@ import asyncio
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from prefect_cd import checks
-from prefect_cd.endpoint import reach
-from prefect_cd.evidence import Evidence, require_passed
-from prefect_cd.pipeline import Gate, SourceSettings
+from prefect_cd.gates import runner
+from prefect_cd.gates.evidence import Evidence, require_passed
+from prefect_cd.kube.service_url import open_url
+from prefect_cd.pipeline.models import Gate, SourceSettings
+from prefect_cd.rollout.watch.report import Report
 from prefect_cd.tasks import artifacts, workspace
 from prefect_cd.tasks.objects import Applied
 from prefect_cd.tasks.stage import RETRIES, live, log
-from prefect_cd.watch import Report
 
 
 @task(name="gate", task_run_name="{gate.name} on {applied.target.name}", cache_policy=NO_CACHE, **RETRIES)
@@ -43,10 +43,10 @@ def run_gate(source: SourceSettings, applied: Applied, report: Report, gate: Gat
 
     async def run() -> Evidence:
         url = target.environment.url or ""
-        async with target.connect() as cluster, reach(cluster, target.environment.namespace, url) as reached:
+        async with target.connect() as cluster, open_url(cluster, target.environment.namespace, url) as reached:
             log().info("%s against %s", gate.name, reached)
             return await asyncio.to_thread(
-                checks.run_gate, gate, tree, reached, keep, on_line=on_line, variables=variables
+                runner.run_gate, gate, tree, reached, keep, on_line=on_line, variables=variables
             )
 
     evidence = asyncio.run(run())

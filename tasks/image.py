@@ -2,9 +2,9 @@
 
 from prefect import task
 
-from prefect_cd import image
-from prefect_cd.pipeline import Pipeline
-from prefect_cd.release import BuiltImage, Commit
+from prefect_cd.pipeline.models import Pipeline
+from prefect_cd.release import image
+from prefect_cd.release.model import BuiltImage, Commit
 from prefect_cd.tasks import workspace
 from prefect_cd.tasks.stage import KEPT, RETRIES, live, log
 
@@ -20,7 +20,7 @@ def build(pipeline: Pipeline, commit: Commit) -> BuiltImage:
         MissingTool: neither docker nor podman nor buildah works here.
     """
     settings = pipeline.image
-    found = image.find(settings, commit)
+    found = image.find_image(settings, commit)
     if found:
         log().info("found %s, nothing to build", found.reference)
         return found

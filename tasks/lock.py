@@ -7,7 +7,7 @@ from secrets import token_hex
 
 from prefect.runtime import flow_run
 
-from prefect_cd.lock import Lock, hold
+from prefect_cd.environment.lease import Lock, hold
 from prefect_cd.tasks.stage import log
 from prefect_cd.tasks.target import Target
 
@@ -28,6 +28,6 @@ def hold_lock(target: Target, *, wait: timedelta = _WAIT) -> Iterator[Lock]:
     # unique for each process: two processes of one run (a retry, a lost worker) are two writers
     holder = f"{flow_run.flow_name or 'prefect-cd'}/{flow_run.id or 'outside-of-a-run'}/{token_hex(4)}"
     log().info("waiting for the lock of %s", target.name)
-    with hold(target.access(), target.place, holder, wait=wait) as lock:
+    with hold(target.access(), target.ownership, holder, wait=wait) as lock:
         log().info("writer of %s as %s", target.name, holder)
         yield lock

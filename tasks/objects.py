@@ -8,10 +8,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 from pydantic import Field
 
-from prefect_cd import apply as core
-from prefect_cd.apply import ChangeSet
-from prefect_cd.lock import Lock
-from prefect_cd.release import Commit, Object, Result
+from prefect_cd.environment import apply as core
+from prefect_cd.environment.apply import ChangeSet
+from prefect_cd.environment.lease import Lock
+from prefect_cd.kube.objects import Object
+from prefect_cd.release.model import Commit, Result
 from prefect_cd.tasks.changes import Plan
 from prefect_cd.tasks.stage import RETRIES, log
 from prefect_cd.tasks.target import Target, id_of
@@ -75,6 +76,6 @@ def prune(applied: Applied, lock: Lock) -> None:
 
     async def run() -> None:
         async with applied.target.connect() as cluster:
-            await core.prune(cluster, applied.target.place, applied.changes, guard=lock.guard)
+            await core.prune(cluster, applied.target.ownership, applied.changes, guard=lock.guard)
 
     asyncio.run(run())

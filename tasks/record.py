@@ -8,31 +8,32 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
+from prefect_cd.environment.eligibility import EnvironmentState
+from prefect_cd.environment.lease import Lock
+from prefect_cd.environment.records import Decision, GateResult, Record, RecordStore, State
 from prefect_cd.errors import ContentChanged
-from prefect_cd.evidence import Evidence, Outcome
-from prefect_cd.history import Decision, GateResult, History, Record, State
-from prefect_cd.lock import Lock
-from prefect_cd.release import Object, Release
-from prefect_cd.standing import Standing
+from prefect_cd.gates.evidence import Evidence, Outcome
+from prefect_cd.kube.objects import Object
+from prefect_cd.release.model import Release
 from prefect_cd.tasks import artifacts
-from prefect_cd.tasks.changes import Plan, stand
+from prefect_cd.tasks.changes import Plan, environment_state
 from prefect_cd.tasks.stage import RETRIES, log
 from prefect_cd.tasks.target import Target, hash_of, id_of
 
 
 @task(name="standing", task_run_name="look at {target.name}", cache_policy=NO_CACHE, **RETRIES)
-def look(target: Target) -> Standing:
+def read_state(target: Target) -> EnvironmentState:
     """What the environment's records say."""
 
-    async def run() -> Standing:
+    async def run() -> EnvironmentState:
         async with target.connect() as cluster:
-            return await stand(cluster, target)
+            return await environment_state(cluster, target)
 
     return asyncio.run(run())
 
 
 @task(name="find record", task_run_name="find {to} in {target.name}", cache_policy=NO_CACHE, **RETRIES)
-def find(target: Target, to: str) -> Record:
+def find_record(target: Target, to: str) -> Record:
     """The record of a release that was good, by its id or number.
 
     Raises:
@@ -41,13 +42,13 @@ def find(target: Target, to: str) -> Record:
 
     async def run() -> Record:
         async with target.connect() as cluster:
-            return await History(cluster, target.place).find(to)
+            return await RecordStore(cluster, target.ownership).find(to)
 
     return asyncio.run(run())
 
 
 @task(name="begin record", task_run_name="record start in {planned.target.name}", cache_policy=NO_CACHE, **RETRIES)
-def begin(planned: Plan, lock: Lock, decision: Decision | None = None) -> Record:
+def record_start(planned: Plan, lock: Lock, decision: Decision | None = None) -> Record:
     """Write the record of a version before its first object is written.
 
     A rollout that nobody ended is marked as failed first; what was there before us becomes a record to go back to.
@@ -75,7 +76,7 @@ def begin(planned: Plan, lock: Lock, decision: Decision | None = None) -> Record
 
 async def _begin(planned: Plan, lock: Lock, decision: Decision | None) -> Record:
     async with planned.target.connect() as cluster:
-        history = History(cluster, planned.target.place)
+        history = RecordStore(cluster, planned.target.ownership)
         interrupted = planned.standing.interrupted
         if interrupted:
             reason = "interrupted: its process ended before the rollout did"
@@ -106,7 +107,7 @@ def _record_of(planned: Plan, decision: Decision | None) -> Record:
 
 
 @task(name="settle record", task_run_name="record {state.value} in {target.name}", cache_policy=NO_CACHE, **RETRIES)
-def settle(
+def record_outcome(
     target: Target, record: Record, state: State, lock: Lock, *, reason: str = "", evidence: Sequence[Evidence] = ()
 ) -> Record:
     """Write what became of a version; for a known-good this moves the point that is gone back to."""
@@ -115,7 +116,7 @@ def settle(
 
     async def run() -> None:
         async with target.connect() as cluster:
-            await History(cluster, target.place).settle(settled, guard=lock.guard)
+            await RecordStore(cluster, target.ownership).settle(settled, guard=lock.guard)
 
     asyncio.run(run())
     artifacts.outcome(settled)
@@ -129,7 +130,7 @@ def withdraw(target: Target, chosen: Record, record: Record, lock: Lock) -> None
 
     async def run() -> None:
         async with target.connect() as cluster:
-            await History(cluster, target.place).withdraw(chosen, record, guard=lock.guard)
+            await RecordStore(cluster, target.ownership).withdraw(chosen, record, guard=lock.guard)
 
     asyncio.run(run())
 
@@ -158,7 +159,7 @@ def _before_us(target: Target, objects: tuple[Object, ...]) -> Record:
         release_hash="",
         commit=None,
         image=None,
-        objects=tuple(target.place.label(item) for item in objects),
+        objects=tuple(target.ownership.label(item) for item in objects),
         started_at=now,
         settled_at=now,
         reason="what was there when the environment was taken over",

@@ -2,9 +2,9 @@
 
 from prefect import task
 
-from prefect_cd import manifests
-from prefect_cd.pipeline import Pipeline
-from prefect_cd.release import BuiltImage, Commit, Release
+from prefect_cd.manifests import load, prepare
+from prefect_cd.pipeline.models import Pipeline
+from prefect_cd.release.model import BuiltImage, Commit, Release
 from prefect_cd.tasks import workspace
 from prefect_cd.tasks.stage import KEPT, log
 
@@ -19,9 +19,9 @@ def render(pipeline: Pipeline, commit: Commit, image: BuiltImage) -> Release:
     tree = workspace.tree(pipeline.source, commit)
     rendered = {}
     for environment in pipeline.environments:
-        found = manifests.load(tree / environment.manifests, tree)
+        found = load.load(tree / environment.manifests, tree)
         items = [each.item for each in found]
-        rendered[environment.name] = manifests.pin(items, image, where=environment.manifests)
+        rendered[environment.name] = prepare.pin_image(items, image, where=environment.manifests)
     release = Release(application=pipeline.application, commit=commit, image=image, manifests=rendered)
     log().info("release %s, hash %s", release.id, release.hash)
     return release

@@ -9,11 +9,13 @@ from typing import Protocol
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from prefect_cd.cluster import PATIENCE
+from prefect_cd.errors import RolloutFailed
+from prefect_cd.kube.client import PATIENCE
+from prefect_cd.rollout.watch.loop import watch
+from prefect_cd.rollout.watch.report import Report, report_of
 from prefect_cd.tasks import artifacts
 from prefect_cd.tasks.objects import Applied
 from prefect_cd.tasks.stage import log
-from prefect_cd.watch import Report, RolloutDoomed, watch
 
 _PATIENCE = 4 * PATIENCE
 """In the place of retries: a watch that is begun anew has forgotten for how long nobody could look."""
@@ -33,7 +35,7 @@ def watch_rollout(applied: Applied) -> Report:
     """Watch all workloads until they are complete, or until one of them is doomed.
 
     Raises:
-        RolloutDoomed: with the reason and the last log lines, which are an artifact, too.
+        RolloutFailed: with the reason and the last log lines, which are an artifact, too.
         ClusterUnreachable: the API server is gone for longer than our patience.
     """
     return _watched(applied, settle=timedelta())
@@ -46,7 +48,7 @@ def watch_afterwards(applied: Applied) -> Report:
     What the gates took of it is not waited again: what happened to the pods meanwhile is in their own status.
 
     Raises:
-        RolloutDoomed: as by `watch_rollout`.
+        RolloutFailed: as by `watch_rollout`.
     """
     return _watched(applied, settle=applied.target.environment.rollout.settle)
 
@@ -62,8 +64,9 @@ def _watched(applied: Applied, *, settle: timedelta) -> Report:
 
     try:
         return asyncio.run(run())
-    except RolloutDoomed as error:
-        artifacts.failure(target.application, target.name, error.report)
+    except RolloutFailed as error:
+        if report := report_of(error):
+            artifacts.failure(target.application, target.name, report)
         raise
 
 

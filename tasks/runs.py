@@ -14,9 +14,9 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.runtime import deployment, flow_run
 
-from prefect_cd import source
-from prefect_cd.pipeline import Pipeline
-from prefect_cd.release import Commit
+from prefect_cd.pipeline.models import Pipeline
+from prefect_cd.release import git
+from prefect_cd.release.model import Commit
 from prefect_cd.tasks import workspace
 from prefect_cd.tasks.stage import log
 
@@ -57,4 +57,4 @@ def _commit_of(run: FlowRun) -> str | None:
 
 def _contains(tree: Path, older: str, commit: Commit) -> bool:
     """Whether `commit` contains `older`, and is not `older` itself: then both runs are the same release."""
-    return not commit.sha.startswith(older) and bool(source.is_ancestor(tree, older, commit.sha))
+    return not commit.sha.startswith(older) and bool(git.is_ancestor(tree, older, commit.sha))

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from prefect import task
 
-from prefect_cd import source
-from prefect_cd.pipeline import Pipeline
-from prefect_cd.release import Commit
+from prefect_cd.pipeline.models import Pipeline
+from prefect_cd.release import git
+from prefect_cd.release.model import Commit
 from prefect_cd.tasks import artifacts, workspace
 from prefect_cd.tasks.stage import KEPT, RETRIES, log
 
@@ -27,9 +27,9 @@ def resolve(pipeline: Pipeline, revision: str) -> Commit:
     """
     settings = pipeline.source
     repository = workspace.repository(settings)
-    sha = source.resolve(repository, revision, timeout=settings.timeout)
+    sha = git.resolve(repository, revision, timeout=settings.timeout)
     into = workspace.folder() / sha[:12]
-    commit = source.checkout(repository, sha, into, timeout=settings.timeout, revision=revision)
+    commit = git.checkout(repository, sha, into, timeout=settings.timeout, revision=revision)
     log().info("%s is %s: %s (%s)", revision, commit.sha, commit.subject, commit.author)
     return commit
 

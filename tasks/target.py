@@ -4,14 +4,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
-from prefect_cd import cluster as kubernetes
-from prefect_cd.apply import Place, place
-from prefect_cd.cluster import Access, Cluster, LoadedKubeconfig
+from prefect_cd.environment.apply import prepare_objects
+from prefect_cd.environment.ownership import Ownership
+from prefect_cd.environment.records import Record
 from prefect_cd.errors import Invalid
-from prefect_cd.history import Record
-from prefect_cd.manifests import Manifest, named
-from prefect_cd.pipeline import ClusterAccess, Environment, Pipeline
-from prefect_cd.release import Object, Release, Result
+from prefect_cd.kube import client as kubernetes
+from prefect_cd.kube.client import Cluster
+from prefect_cd.kube.kubeconfig import Access, LoadedKubeconfig
+from prefect_cd.kube.objects import Object
+from prefect_cd.manifests.load import Manifest, display_name
+from prefect_cd.pipeline.models import ClusterAccess, Environment, Pipeline
+from prefect_cd.release.model import Release, Result
 
 Version = Release | Record
 """What can be brought into an environment: a new release, or the record of an old one."""
@@ -34,9 +37,9 @@ class Target(Result):
         return self.environment.name
 
     @property
-    def place(self) -> Place:
+    def ownership(self) -> Ownership:
         """Namespace and labels."""
-        return Place(self.application, self.environment.name, self.environment.namespace)
+        return Ownership(self.application, self.environment.name, self.environment.namespace)
 
     def access(self) -> Access:
         """How the cluster is reached; a Prefect block is loaded now.
@@ -73,9 +76,9 @@ class Target(Result):
         """The full set of objects of a version: namespaces filled in, labelled as ours."""
         if isinstance(version, Record):
             return version.objects
-        found = [Manifest(item, named(item)) for item in version.manifests[self.name]]
-        placed = await place(cluster, found, self.environment.namespace, self.environment.cluster_scoped)
-        return tuple(self.place.label(item, version.id) for item in placed)
+        found = [Manifest(item, display_name(item)) for item in version.manifests[self.name]]
+        placed = await prepare_objects(cluster, found, self.environment.namespace, self.environment.cluster_scoped)
+        return tuple(self.ownership.label(item, version.id) for item in placed)
 
 
 def id_of(version: Version) -> str:

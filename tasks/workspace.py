@@ -11,10 +11,10 @@ from prefect.blocks.core import Block
 from prefect.blocks.system import Secret
 from prefect.runtime import flow_run
 
-from prefect_cd import source
 from prefect_cd.errors import Invalid
-from prefect_cd.pipeline import SourceSettings
-from prefect_cd.release import Commit
+from prefect_cd.pipeline.models import SourceSettings
+from prefect_cd.release import git as git_module
+from prefect_cd.release.model import Commit
 
 _RUNS_KEPT = 20
 
@@ -31,13 +31,13 @@ def folder() -> Path:
     return mine
 
 
-def repository(settings: SourceSettings) -> source.Repository:
+def repository(settings: SourceSettings) -> git_module.Repository:
     """The repository with the credentials of its Prefect block.
 
     Raises:
         Invalid: no such block, or one that holds no git credentials.
     """
-    return source.Repository(settings.repository, _authenticated(settings), settings.submodules)
+    return git_module.Repository(settings.repository, _authenticated(settings), settings.submodules)
 
 
 def _authenticated(settings: SourceSettings) -> str | None:
@@ -74,7 +74,7 @@ def tree(settings: SourceSettings, commit: Commit, *, clean: bool = False) -> Pa
     """
     path = folder() / commit.sha[:12]
     if clean or not (path / ".git").exists():
-        source.checkout(repository(settings), commit.sha, path, timeout=settings.timeout, revision=commit.revision)
+        git_module.checkout(repository(settings), commit.sha, path, timeout=settings.timeout, revision=commit.revision)
     return path
 
 

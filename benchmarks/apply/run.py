@@ -19,16 +19,18 @@ from typing import Any
 
 import yaml
 
-from prefect_cd import apply, manifests
-from prefect_cd.apply import ChangeSet, Place
-from prefect_cd.cluster import connect
-from prefect_cd.pipeline import ClusterAccess
-from prefect_cd.release import Object
+from prefect_cd.environment import apply
+from prefect_cd.environment.apply import ChangeSet
+from prefect_cd.environment.ownership import Ownership
+from prefect_cd.kube.client import connect
+from prefect_cd.kube.objects import Object
+from prefect_cd.manifests import load
+from prefect_cd.pipeline.models import ClusterAccess
 
 WANTED = 10.0
 CONFIG_MAPS, DEPLOYMENTS, CHANGED, GONE = 1000, 50, 100, 50
 OURS, KUBECTLS = "bench-apply-ours", "bench-apply-kubectl"
-PLACE = Place("bench", "bench", OURS)
+PLACE = Ownership("bench", "bench", OURS)
 KINDS = (("v1", "ConfigMap"), ("apps/v1", "Deployment"))
 ROUNDS = ("new", "changed", "the same again")
 RESULTS = Path(__file__).with_name("results.md")
@@ -107,9 +109,9 @@ class Ours:
 
     async def _look(self, folder: Path) -> None:
         async with connect(ClusterAccess()) as cluster:
-            placed = await apply.place(cluster, manifests.load(folder, folder.parent), OURS, ())
+            placed = await apply.prepare_objects(cluster, load.load(folder, folder.parent), OURS, ())
             self._objects = [PLACE.label(item, "bench") for item in placed]
-            self._planned = await apply.plan(cluster, PLACE, self._objects, known_kinds=KINDS)
+            self._planned = await apply.compute_changes(cluster, PLACE, self._objects, known_kinds=KINDS)
 
     def write(self, _: Path) -> None:
         """Write what differs, and remove what is gone."""

@@ -18,15 +18,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from prefect_cd.apply import Place, apply, ensure_namespace, plan
-from prefect_cd.cluster import Cluster, Ref, connect
-from prefect_cd.pipeline import ClusterAccess, RolloutSettings
-from prefect_cd.watch import watch
+from prefect_cd.environment.apply import apply, compute_changes
+from prefect_cd.environment.ownership import Ownership, ensure_namespace
+from prefect_cd.kube.client import Cluster, connect
+from prefect_cd.kube.resources import Ref
+from prefect_cd.pipeline.models import ClusterAccess, RolloutSettings
+from prefect_cd.rollout.watch.loop import watch
 
 START_WANTED, RATIO_WANTED = 5.0, 1.5  # seconds; times the real cluster's
 ROUNDS, PODS = 3, 4
 RESULTS = Path(__file__).with_name("results.md")
-PLACE = Place("bench", "bench", "bench-embedded")
+PLACE = Ownership("bench", "bench", "bench-embedded")
 SETTINGS = RolloutSettings(timeout=timedelta(minutes=2))
 READY = "export KUBECONFIG="
 STEPS = ("apply to 4 pods ready", "rolling update of 4 pods")
@@ -63,7 +65,7 @@ async def rollout(cluster: Cluster, image: str, version: str) -> float:
     """Seconds from before the apply until all pods of the version are ready and the old ones are gone."""
     since = datetime.now(timezone.utc)
     objects = [PLACE.label(deployment(image, version), version)]
-    await apply(cluster, objects, await plan(cluster, PLACE, objects))
+    await apply(cluster, objects, await compute_changes(cluster, PLACE, objects))
     return (await watch(cluster, objects, SETTINGS, since=since)).seconds
 
 

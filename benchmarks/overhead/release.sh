@@ -30,7 +30,7 @@ python3 -m pytest tests/unit --junitxml=junit.xml
 deploy k8s/staging "$STAGING" staging
 stage "E2E on staging" # the plugin starts the browser of PREFECT_CD_BROWSER with the same flags on both sides
 BASE_URL=$(url_of "$STAGING") EXPECTED_VERSION=$version \
-  python3 -m pytest tests/e2e -p prefect_cd.browser_plugin --browser chromium --tracing on --junitxml=e2e.xml
+  python3 -m pytest tests/e2e -p prefect_cd.gates.browser.plugin --browser chromium --tracing on --junitxml=e2e.xml
 
 deploy k8s/production "$PRODUCTION" production
 stage "smoke on production"

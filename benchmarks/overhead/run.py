@@ -19,7 +19,7 @@ from statistics import median
 import yaml
 from flow_side import Side, Stages, served
 
-from prefect_cd.browser import find_browser
+from prefect_cd.gates.browser.suite import find_browser
 
 WANTED = 5.0
 HERE = Path(__file__).resolve().parent

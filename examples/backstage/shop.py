@@ -13,10 +13,11 @@ import httpx
 import yaml
 from backstage.programs import DemoError
 
-from prefect_cd.browser import find_browser
-from prefect_cd.cluster import Ref, connect
 from prefect_cd.errors import DeliveryError, MissingTool
-from prefect_cd.pipeline import ClusterAccess
+from prefect_cd.gates.browser.suite import find_browser
+from prefect_cd.kube.client import connect
+from prefect_cd.kube.resources import Ref
+from prefect_cd.pipeline.models import ClusterAccess
 
 NAME = "shop"
 NAMESPACES = ("demo-staging", "demo-production")

@@ -14,9 +14,10 @@ from itertools import count
 import aiohttp
 from typing_extensions import Self
 
-from prefect_cd.cluster import Cluster, Ref, connect
-from prefect_cd.endpoint import reach
-from prefect_cd.pipeline import ClusterAccess
+from prefect_cd.kube.client import Cluster, connect
+from prefect_cd.kube.resources import Ref
+from prefect_cd.kube.service_url import open_url
+from prefect_cd.pipeline.models import ClusterAccess
 
 PAGES = ("/", "/api/products")
 _EVERY, _PATIENCE = 0.1, 5.0  # seconds
@@ -100,7 +101,7 @@ class Visitors:
         if await asyncio.to_thread(_answers, host, port):
             yield f"http://{host}" + ("" if port == 80 else f":{port}")
             return
-        async with reach(cluster, self._namespace, f"service/{self._service}") as url:
+        async with open_url(cluster, self._namespace, f"service/{self._service}") as url:
             yield url
 
 

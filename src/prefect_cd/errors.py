@@ -135,9 +135,20 @@ class GateFailed(Failed):
 
 
 class RolloutFailed(Failed):
-    """The new pods will not come up."""
+    """The new pods will not come up.
+
+    Args:
+        reason: as in every `DeliveryError`, like the other arguments.
+        report: how the workloads stood (`rollout.watch.report.Report`); None when there was nothing to look at.
+    """
 
     code = "rollout-failed"
+
+    def __init__(
+        self, reason: str, *, report: object = None, hint: str = "", where: str = "", detail: str = ""
+    ) -> None:
+        super().__init__(reason, hint=hint, where=where, detail=detail)
+        self.report = report
 
 
 class OwnershipConflict(Failed):

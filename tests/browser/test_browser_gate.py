@@ -13,12 +13,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from prefect_cd import browser, browser_fixtures, browser_plugin, command
-from prefect_cd.browser import find_browser, run_suite
-from prefect_cd.checks import run_gate
+from prefect_cd import process as process_module
 from prefect_cd.errors import MissingSuite, MissingTool
-from prefect_cd.evidence import Evidence, Outcome
-from prefect_cd.pipeline import Gate
+from prefect_cd.gates.browser import fixtures, plugin
+from prefect_cd.gates.browser import suite as suite_module
+from prefect_cd.gates.browser.suite import find_browser, run_suite
+from prefect_cd.gates.evidence import Evidence, Outcome
+from prefect_cd.gates.runner import run_gate
+from prefect_cd.pipeline.models import Gate
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
@@ -178,8 +180,8 @@ def test_a_gate_whose_time_is_over_has_not_answered_and_leaves_nothing_behind(
     def monotonic() -> float:  # the gate's time is over once the suite waits for what never comes
         return time.monotonic() + (clicks.timeout.total_seconds() if never_asked.is_set() else 0)
 
-    monkeypatch.setattr(command, "time", SimpleNamespace(monotonic=monotonic, sleep=time.sleep))
-    monkeypatch.setattr(browser, "_LEAVING", 60.0)
+    monkeypatch.setattr(process_module, "time", SimpleNamespace(monotonic=monotonic, sleep=time.sleep))
+    monkeypatch.setattr(suite_module, "_LEAVING", 60.0)
     temporary = Path(tempfile.mkdtemp(prefix="t-"))  # tmp_path is too long for Chromium's sockets
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     waits = 'def test_waits(page):\n    page.goto("/noisy")\n    page.goto("/never", timeout=60000)\n'
@@ -285,9 +287,9 @@ def test_evidence_of_an_earlier_run_is_removed(tree: Path, keep: Path, url: str)
 
 
 def test_the_plugin_and_its_reader_agree_on_names() -> None:
-    assert (browser.EXECUTABLE, browser.FOLDER) == (browser_fixtures.EXECUTABLE, browser_fixtures.FOLDER)
-    assert browser.JOURNAL == browser_plugin.JOURNAL
-    assert browser._LARGEST_PICTURE == browser_plugin.LARGEST_PICTURE
+    assert (suite_module.EXECUTABLE, suite_module.FOLDER) == (fixtures.EXECUTABLE, fixtures.FOLDER)
+    assert suite_module.JOURNAL == plugin.JOURNAL
+    assert suite_module._LARGEST_PICTURE == plugin.LARGEST_PICTURE
 
 
 def program(path: Path) -> Path:
@@ -314,7 +316,7 @@ def test_an_installed_browser_is_found_on_the_path(tmp_path: Path) -> None:
 
 @pytest.fixture
 def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(browser, "_USUAL_PLACES", ())
+    monkeypatch.setattr(suite_module, "_USUAL_PLACES", ())
 
 
 @pytest.mark.usefixtures("nothing_installed")
@@ -337,6 +339,6 @@ def test_no_browser_at_all_says_what_to_install(tmp_path: Path) -> None:
 
 def test_only_root_gives_up_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert "--no-sandbox" not in browser_fixtures.launch_flags()
+    assert "--no-sandbox" not in fixtures.launch_flags()
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert "--no-sandbox" in browser_fixtures.launch_flags()
+    assert "--no-sandbox" in fixtures.launch_flags()

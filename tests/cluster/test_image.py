@@ -14,11 +14,11 @@ from typing import Any
 import httpx
 import pytest
 
-from prefect_cd import registry
 from prefect_cd.errors import BuildFailed, Forbidden, RegistryUnreachable
-from prefect_cd.image import build, find
-from prefect_cd.pipeline import ImageSettings
-from prefect_cd.release import Commit
+from prefect_cd.pipeline.models import ImageSettings
+from prefect_cd.release import registry
+from prefect_cd.release.image import build, find_image
+from prefect_cd.release.model import Commit
 
 pytestmark = [
     pytest.mark.cluster,
@@ -35,7 +35,7 @@ OPTIONS = {"buildah": ("--isolation", "chroot", "--network", "host"), "podman": 
 def builder(request: pytest.FixtureRequest) -> str:
     if not shutil.which(request.param):
         pytest.skip(f"{request.param} is not installed")
-    if registry.find(BASE.rpartition(":")[0], "1") is None:
+    if registry.find_digest(BASE.rpartition(":")[0], "1") is None:
         pytest.skip(f"the registry has no {BASE} to build on")
     return str(request.param)
 
@@ -94,11 +94,11 @@ def configuration(name: str, digest: str) -> dict[str, Any]:
 
 
 def test_a_commit_becomes_an_image_once(settings: ImageSettings, commit: Commit, tree: Path) -> None:
-    assert find(settings, commit) is None
+    assert find_image(settings, commit) is None
     lines: list[str] = []
     built = build(settings, commit, tree, on_line=lines.append)
     assert built.built
-    assert registry.find(settings.name, commit.sha) == built.digest
+    assert registry.find_digest(settings.name, commit.sha) == built.digest
     assert any("COPY hello" in line for line in lines)
     made = configuration(settings.name, built.digest)
     assert f"VERSION={commit.short}" in str(made["Env"])
@@ -115,7 +115,7 @@ def test_a_dockerfile_that_fails_shows_why(settings: ImageSettings, commit: Comm
     with pytest.raises(BuildFailed) as caught:
         build(settings, commit, tree)
     assert "the compiler says no" in caught.value.detail
-    assert find(settings, commit) is None
+    assert find_image(settings, commit) is None
 
 
 def test_a_base_image_from_a_registry_that_is_down_is_no_answer(

@@ -10,8 +10,8 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
-from prefect_cd.browser import find_browser
-from prefect_cd.manifests import strip
+from prefect_cd.gates.browser.suite import find_browser
+from prefect_cd.manifests.diff import strip
 from tests.cluster.harness import (
     REGISTRY,
     SHOP,

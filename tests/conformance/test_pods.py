@@ -23,17 +23,7 @@ import pytest
 import yaml
 
 from prefect_cd.local import builder
-from prefect_cd.local.client import (
-    CONFIG_MAPS,
-    EVENTS,
-    NAMESPACES,
-    NODES,
-    PODS,
-    SECRETS,
-    ApiError,
-    Client,
-    Object,
-)  # fmt: skip
+from prefect_cd.local.client import CONFIG_MAPS, EVENTS, NAMESPACES, NODES, PODS, SECRETS, ApiError, Client, Object
 from prefect_cd.local.cluster import Cluster, running
 from tests.conformance.clusters import in_a_thread, sleepers, wait_for
 

@@ -17,15 +17,7 @@ from uuid import uuid4
 import pytest
 import yaml
 
-from prefect_cd.local.client import (
-    DEPLOYMENTS,
-    MERGE,
-    NAMESPACES,
-    REPLICA_SETS,
-    ApiError,
-    Client,
-    Object,
-)
+from prefect_cd.local.client import DEPLOYMENTS, MERGE, NAMESPACES, REPLICA_SETS, ApiError, Client, Object
 from tests.conformance.clusters import Cluster
 
 SHAPES = sorted((Path(__file__).parent / "rollouts").glob("*.yaml"))

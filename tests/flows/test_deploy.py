@@ -7,10 +7,10 @@ from typing import Any, NoReturn
 import pytest
 
 from prefect_cd import tasks
+from prefect_cd.environment.records import Record, State
 from prefect_cd.errors import ClusterUnreachable, DeliveryError, GateFailed, RollbackFailed, RolloutFailed
-from prefect_cd.flows.deploy import fall_back
-from prefect_cd.history import Record, State
-from prefect_cd.pipeline import Environment
+from prefect_cd.flows.deploy import restore_known_good
+from prefect_cd.pipeline.models import Environment
 from prefect_cd.tasks.target import Target
 
 TARGET = Target(application="shop", environment=Environment(name="production", namespace="shop", manifests="k8s"))
@@ -36,7 +36,7 @@ def record(number: int, state: State) -> Record:
 def settled(monkeypatch: pytest.MonkeyPatch) -> list[State]:
     """The states that records were given."""
     states: list[State] = []
-    monkeypatch.setattr(tasks, "settle", lambda _target, _record, state, _lock, **_: states.append(state))
+    monkeypatch.setattr(tasks, "record_outcome", lambda _target, _record, state, _lock, **_: states.append(state))
     return states
 
 
@@ -50,7 +50,7 @@ def going_back(monkeypatch: pytest.MonkeyPatch) -> Callable[[DeliveryError], Del
 
         monkeypatch.setattr(tasks, "plan", fail)
         tried, good = record(2, State.STARTED), record(1, State.KNOWN_GOOD)
-        return fall_back(NOTHING, TARGET, tried, good, NOTHING, GateFailed("the shop sells nothing"))
+        return restore_known_good(NOTHING, TARGET, tried, good, NOTHING, GateFailed("the shop sells nothing"))
 
     return end
 

@@ -10,7 +10,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_cd.deployments.cli import main
 from prefect_cd.deployments.serve import deployments_of, serve
 from prefect_cd.errors import Invalid, InvalidPipeline
-from prefect_cd.pipeline_file import load
+from prefect_cd.pipeline.load import load
 
 SCHEMA = Path(__file__).parents[2] / "deployments" / "pipeline.schema.json"
 

@@ -15,7 +15,7 @@ from prefect_cd.deployments.serve import deployments_of
 from prefect_cd.flows.recover import recover, start_recovery
 from prefect_cd.flows.release import release
 from prefect_cd.flows.rollback import rollback
-from prefect_cd.pipeline_file import load
+from prefect_cd.pipeline.load import load
 from prefect_cd.tasks.approval import GRACE
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("prefect_server")]

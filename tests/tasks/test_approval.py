@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from prefect_cd.pipeline import Approval
+from prefect_cd.pipeline.models import Approval
 from prefect_cd.tasks.approval import ApprovalForm, _incomplete
 
 ANYBODY, TWO = Approval(), Approval(approvers=("approver one", "approver two"))

@@ -4,14 +4,14 @@ import asyncio
 
 import pytest
 
-from prefect_cd.report import Report, Watched
-from prefect_cd.rollout import Phase
+from prefect_cd.rollout.assess import Phase
+from prefect_cd.rollout.watch.report import Report, WorkloadRow
 from prefect_cd.tasks import rollout
 from prefect_cd.tasks.rollout import Display
 
 
 def report(ready: int) -> Report:
-    row = Watched(
+    row = WorkloadRow(
         workload="deployment/app", phase=Phase.PROGRESSING, summary=f"{ready} of 9", ready=ready, wanted=9, pods=()
     )
     return Report(workloads=(row,), seconds=1)

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from prefect_cd.apply import ChangeSet
+from prefect_cd.environment.apply import ChangeSet
+from prefect_cd.environment.eligibility import EnvironmentState
+from prefect_cd.environment.records import Decision
 from prefect_cd.errors import ContentChanged
-from prefect_cd.history import Decision
-from prefect_cd.pipeline import Approval, Environment
-from prefect_cd.release import BuiltImage, Commit, Release
-from prefect_cd.standing import Standing
+from prefect_cd.pipeline.models import Approval, Environment
+from prefect_cd.release.model import BuiltImage, Commit, Release
 from prefect_cd.tasks.changes import Plan
-from prefect_cd.tasks.record import begin
+from prefect_cd.tasks.record import record_start
 from prefect_cd.tasks.target import Target
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -36,7 +36,7 @@ def planned() -> Plan:
         version=Release(application="shop", commit=commit, image=image, manifests={"production": ()}),
         objects=(),
         changes=ChangeSet(changes=()),
-        standing=Standing(),
+        standing=EnvironmentState(),
         taken_over=(),
         server="https://cluster.example.org",
         kubernetes="v1.36.3",
@@ -50,9 +50,9 @@ def decision(content: str) -> Decision:
 def test_i5_an_approval_of_other_content_does_not_open_a_record(planned: Plan) -> None:
     elsewhere = planned.model_copy(update={"server": "https://another.example.org"})
     with pytest.raises(ContentChanged, match="no longer what approver one approved"):
-        begin.fn(planned, NO_LOCK, decision(elsewhere.content))
+        record_start.fn(planned, NO_LOCK, decision(elsewhere.content))
 
 
 def test_i5_without_an_approval_no_record_is_opened_where_one_is_wanted(planned: Plan) -> None:
     with pytest.raises(ContentChanged, match="wants an approval"):
-        begin.fn(planned, NO_LOCK, None)
+        record_start.fn(planned, NO_LOCK, None)

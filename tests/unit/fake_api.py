@@ -10,8 +10,9 @@ from typing import Any
 
 from aiohttp import web
 
-from prefect_cd.cluster import Cluster, LoadedKubeconfig, connect
-from prefect_cd.release import Object
+from prefect_cd.kube.client import Cluster, connect
+from prefect_cd.kube.kubeconfig import LoadedKubeconfig
+from prefect_cd.kube.objects import Object
 
 _KINDS = {
     "v1": {"Pod": "pods", "Event": "events", "Service": "services", "ConfigMap": "configmaps"},

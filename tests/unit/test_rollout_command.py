@@ -10,13 +10,13 @@ from io import StringIO
 
 import pytest
 
-from prefect_cd.cluster import Ref
 from prefect_cd.deployments import rollout_command
 from prefect_cd.deployments.rollout_command import beside, changed_at, ref_of, services_of, settings_of
 from prefect_cd.deployments.rollout_view import document, drawn, view
-from prefect_cd.errors import ClusterUnreachable, Invalid
-from prefect_cd.report import PodRow, Report, RolloutDoomed, Trouble, Watched
-from prefect_cd.rollout import Phase
+from prefect_cd.errors import ClusterUnreachable, Invalid, RolloutFailed
+from prefect_cd.kube.resources import Ref
+from prefect_cd.rollout.assess import Phase
+from prefect_cd.rollout.watch.report import PodRow, Problem, Report, WorkloadRow
 from tests.unit.fake_api import FakeApi
 
 
@@ -108,16 +108,16 @@ def test_a_rollout_began_when_somebody_last_wrote_what_the_workload_should_be() 
 
 
 POD = PodRow(name="app-1", ready=False, state="Pending", since=None)
-WATCHED = Watched(workload="deployment/app", phase=Phase.PROGRESSING, summary="0 of 1 ready (given up in 9 s)",
+WATCHED = WorkloadRow(workload="deployment/app", phase=Phase.PROGRESSING, summary="0 of 1 ready (given up in 9 s)",
                   ready=0, wanted=1, pods=(POD,))  # fmt: skip
 REPORT = Report(workloads=(WATCHED,), seconds=3.5)
-TROUBLE = Trouble(workload="deployment/app", category="crash", summary="s", evidence="e", hint="h", where="w", logs="l")
+TROUBLE = Problem(workload="deployment/app", category="crash", summary="s", evidence="e", hint="h", where="w", logs="l")
 KEYS = ["verdict", "summary", "seconds", "workloads", "troubles", "error"]
 
 
 def test_a_program_gets_the_same_keys_whatever_the_answer() -> None:
-    doomed = RolloutDoomed(
-        REPORT.model_copy(update={"troubles": (TROUBLE,)}), "it crashes", hint="h", where="w", detail=""
+    doomed = RolloutFailed(
+        "it crashes", report=REPORT.model_copy(update={"troubles": (TROUBLE,)}), hint="h", where="w", detail=""
     )
     answers = [
         document(REPORT, None),
@@ -142,7 +142,7 @@ def test_a_program_gets_its_document_even_when_we_made_a_mistake(
     def broken(*_: object) -> None:
         raise KeyError("nobody thought of it")
 
-    monkeypatch.setattr(rollout_command, "namespace_of", broken)
+    monkeypatch.setattr(rollout_command, "default_namespace", broken)
     asked = argparse.Namespace(kubeconfig=None, context=None, namespace=None, output="json", workloads=["deploy/app"])
     assert rollout_command.run(asked) == 2
     out, err = capsys.readouterr()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from prefect_cd.diagnosis import Category
+from prefect_cd.rollout.diagnosis import Category
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "verdict"
 NAMES = sorted(path.stem for path in (FOLDER / "scenarios").glob("*.yaml"))

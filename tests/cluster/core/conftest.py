@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from prefect_cd.apply import Place
-from prefect_cd.history import Record, State
-from prefect_cd.release import Object
+from prefect_cd.environment.ownership import Ownership
+from prefect_cd.environment.records import Record, State
+from prefect_cd.kube.objects import Object
 
 Kubectl = Callable[..., str]
 
@@ -74,7 +74,7 @@ def objects(make_objects: type["Objects"]) -> type["Objects"]:
 def record() -> Callable[..., Record]:
     """A record of a place, to be begun."""
 
-    def make(where: Place, *objects: Object, **given: Any) -> Record:  # noqa: ANN401
+    def make(where: Ownership, *objects: Object, **given: Any) -> Record:  # noqa: ANN401
         said: dict[str, Any] = {
             "number": 0,
             "application": where.application,

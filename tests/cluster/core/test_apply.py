@@ -10,15 +10,18 @@ from typing import Any
 
 import pytest
 
-from prefect_cd import apply as core
-from prefect_cd import manifests
-from prefect_cd.apply import Action, ChangeSet, Place, ensure_namespace, foreign, parallel, plan, prune, validate
-from prefect_cd.cluster import Cluster, Ref, connect
+from prefect_cd.environment import apply as core
+from prefect_cd.environment.apply import Action, ChangeSet, compute_changes, prune, unowned_objects, validate
+from prefect_cd.environment.lease import Lock
+from prefect_cd.environment.ownership import Ownership, ensure_namespace
+from prefect_cd.environment.records import RecordStore
 from prefect_cd.errors import ClusterUnreachable, InvalidManifest, LockLost, OwnershipConflict
-from prefect_cd.history import History
-from prefect_cd.lock import Lock
-from prefect_cd.pipeline import ClusterAccess
-from prefect_cd.release import Object
+from prefect_cd.kube.client import Cluster, connect
+from prefect_cd.kube.concurrency import parallel
+from prefect_cd.kube.objects import Object
+from prefect_cd.kube.resources import Ref
+from prefect_cd.manifests import diff, labels, load
+from prefect_cd.pipeline.models import ClusterAccess
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(60)]
 ACCESS = ClusterAccess()
@@ -26,8 +29,8 @@ Kubectl = Callable[..., str]
 
 
 @pytest.fixture
-def place(namespace: str) -> Place:
-    return Place("shop", "staging", namespace)
+def place(namespace: str) -> Ownership:
+    return Ownership("shop", "staging", namespace)
 
 
 @pytest.fixture
@@ -39,12 +42,12 @@ def role(kubectl: Kubectl) -> Iterator[str]:
 
 
 async def bring(
-    cluster: Cluster, place: Place, *items: Object, force: bool = False, before: Sequence[Object] = ()
+    cluster: Cluster, place: Ownership, *items: Object, force: bool = False, before: Sequence[Object] = ()
 ) -> ChangeSet:
     """Plan, write and prune, as a release does it."""
     objects = [place.label(item, "r1") for item in items]
     kinds = {(item["apiVersion"], item["kind"]) for item in before}
-    planned = await plan(cluster, place, objects, force=force, known_kinds=kinds)
+    planned = await compute_changes(cluster, place, objects, force=force, known_kinds=kinds)
     await core.apply(cluster, objects, planned, force=force)
     await prune(cluster, place, planned)
     return planned
@@ -59,7 +62,7 @@ async def versions(cluster: Cluster, *items: Object) -> list[str]:
     return [str(each["metadata"]["resourceVersion"]) if each else "" for each in live]
 
 
-async def test_objects_are_created_configured_left_alone_and_pruned(place: Place, objects: Any) -> None:
+async def test_objects_are_created_configured_left_alone_and_pruned(place: Ownership, objects: Any) -> None:
     n = place.namespace
     async with connect(ACCESS) as cluster:
         first = await bring(cluster, place, *(objects.config_map(n, name, x="1") for name in "abc"), objects.service(n))
@@ -83,7 +86,7 @@ async def test_objects_are_created_configured_left_alone_and_pruned(place: Place
 
 @pytest.mark.needs("persistentvolumeclaims", "horizontalpodautoscalers.autoscaling", "cronjobs.batch")
 @pytest.mark.timeout(90)
-async def test_i8_the_second_apply_writes_nothing(place: Place, objects: Any) -> None:
+async def test_i8_the_second_apply_writes_nothing(place: Ownership, objects: Any) -> None:
     n = place.namespace
     image = "localhost:5000/base/busybox:1"
     claim = {
@@ -130,7 +133,7 @@ async def published(cluster: Cluster, namespace: str) -> None:
         await asyncio.sleep(0.05)
 
 
-async def test_a_set_that_did_not_change_is_not_written(place: Place, objects: Any) -> None:
+async def test_a_set_that_did_not_change_is_not_written(place: Ownership, objects: Any) -> None:
     item = objects.config_map(place.namespace, x="1")
 
     async def stop() -> None:
@@ -138,13 +141,13 @@ async def test_a_set_that_did_not_change_is_not_written(place: Place, objects: A
 
     async with connect(ACCESS) as cluster:
         await bring(cluster, place, item)
-        planned = await plan(cluster, place, [place.label(item, "r1")])
+        planned = await compute_changes(cluster, place, [place.label(item, "r1")])
         await core.apply(cluster, [place.label(item, "r1")], planned, guard=stop)
 
 
 @pytest.mark.parametrize("bad", ["invalid", "strict", "other owner"])
 async def test_i1_nothing_is_written_when_one_of_many_objects_is_refused(
-    bad: str, place: Place, objects: Any, kubectl: Kubectl
+    bad: str, place: Ownership, objects: Any, kubectl: Kubectl
 ) -> None:
     n = place.namespace
     many = [objects.config_map(n, f"m{number}") for number in range(20)]
@@ -164,7 +167,7 @@ async def test_i1_nothing_is_written_when_one_of_many_objects_is_refused(
 
 
 async def test_i2_a_kind_that_is_no_longer_in_the_set_is_found_by_what_is_known_of_earlier_releases(
-    place: Place, objects: Any
+    place: Ownership, objects: Any
 ) -> None:
     n = place.namespace
     async with connect(ACCESS) as cluster:
@@ -176,7 +179,7 @@ async def test_i2_a_kind_that_is_no_longer_in_the_set_is_found_by_what_is_known_
         assert await cluster.get(Ref("v1", "Service", n, "shop")) is None
 
 
-async def test_a_kind_that_the_cluster_no_longer_has_needs_no_pruning(place: Place, objects: Any) -> None:
+async def test_a_kind_that_the_cluster_no_longer_has_needs_no_pruning(place: Ownership, objects: Any) -> None:
     gone = {"apiVersion": "example.com/v1", "kind": "Widget"}
     async with connect(ACCESS) as cluster:
         assert actions(await bring(cluster, place, objects.config_map(place.namespace), before=[gone])) == {
@@ -186,12 +189,12 @@ async def test_a_kind_that_the_cluster_no_longer_has_needs_no_pruning(place: Pla
 
 @pytest.mark.needs("endpoints")
 async def test_others_objects_and_what_controllers_make_are_never_pruned(
-    place: Place, objects: Any, kubectl: Kubectl
+    place: Ownership, objects: Any, kubectl: Kubectl
 ) -> None:
     n = place.namespace
     kubectl("-n", n, "create", "configmap", "theirs")
     for application, environment in (("other", "staging"), ("shop", "production")):
-        other = Place(application, environment, n).label(objects.config_map(n, f"{application}-{environment}"))
+        other = Ownership(application, environment, n).label(objects.config_map(n, f"{application}-{environment}"))
         kubectl("apply", "--server-side", "--field-manager=prefect-cd", "-f", "-", stdin=json.dumps(other))
     before = [{"apiVersion": "v1", "kind": kind} for kind in ("Endpoints", "Secret", "Namespace", "ConfigMap")]
     before.append({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice"})
@@ -210,7 +213,7 @@ async def test_others_objects_and_what_controllers_make_are_never_pruned(
         assert await cluster.list(slices, n)
 
 
-async def test_i3_the_lock_and_the_records_are_never_pruned(place: Place, objects: Any, record: Any) -> None:
+async def test_i3_the_lock_and_the_records_are_never_pruned(place: Ownership, objects: Any, record: Any) -> None:
     n = place.namespace
     lease = {
         "apiVersion": "coordination.k8s.io/v1",
@@ -222,23 +225,26 @@ async def test_i3_the_lock_and_the_records_are_never_pruned(place: Place, object
     async with connect(ACCESS) as cluster:
         lock = Lock(ACCESS, place, "me", timedelta(seconds=1))
         await cluster.create(lock._lease(None))
-        written = await History(cluster, place).begin(record(place))
+        written = await RecordStore(cluster, place).begin(record(place))
         await bring(cluster, place, lease, secret)
         kinds = [(item["apiVersion"], item["kind"]) for item in (lease, secret)]
-        assert {ref.name for ref in await core._ours(cluster, place, kinds)} == {"own", "k"}  # records are large
+        assert {ref.name for ref in await core._owned_objects(cluster, place, kinds)} == {
+            "own",
+            "k",
+        }  # records are large
         planned = await bring(cluster, place, objects.config_map(n), before=[lease, secret])
         assert actions(planned) == {"configmap/shop": "created", "lease/own": "pruned", "secret/k": "pruned"}
         assert await cluster.get(lock._ref) is not None
-        assert (await History(cluster, place).newest()) == written
+        assert (await RecordStore(cluster, place).newest()) == written
 
 
-async def test_prune_leaves_alone_what_is_no_longer_ours(place: Place, objects: Any, kubectl: Kubectl) -> None:
+async def test_prune_leaves_alone_what_is_no_longer_ours(place: Ownership, objects: Any, kubectl: Kubectl) -> None:
     n = place.namespace
     async with connect(ACCESS) as cluster:
         await bring(cluster, place, objects.config_map(n, "a"), objects.config_map(n, "b"))
-        planned = await plan(cluster, place, [place.label(objects.config_map(n, "a"))])
+        planned = await compute_changes(cluster, place, [place.label(objects.config_map(n, "a"))])
         assert actions(planned)["configmap/b"] == "pruned"
-        kubectl("-n", n, "label", "configmap", "b", f"{manifests.APPLICATION}=other", "--overwrite")
+        kubectl("-n", n, "label", "configmap", "b", f"{labels.APPLICATION}=other", "--overwrite")
         await prune(cluster, place, planned)
         assert await cluster.get(Ref("v1", "ConfigMap", n, "b")) is not None
 
@@ -247,7 +253,7 @@ async def test_prune_leaves_alone_what_is_no_longer_ours(place: Place, objects: 
 async def test_two_environments_in_one_cluster_do_not_prune_each_others_cluster_scoped_objects(
     namespace: str, no_namespace: str, role: str, objects: Any
 ) -> None:
-    staging, production = Place("shop", "staging", namespace), Place("shop", "production", no_namespace)
+    staging, production = Ownership("shop", "staging", namespace), Ownership("shop", "production", no_namespace)
     one, two = objects.cluster_role(role), objects.cluster_role(f"{role}-2")
     async with connect(ACCESS) as cluster:
         await ensure_namespace(cluster, production)
@@ -264,8 +270,8 @@ async def test_an_object_of_another_environment_or_application_is_not_taken_over
 ) -> None:
     one = objects.cluster_role(role)
     async with connect(ACCESS) as cluster:
-        await bring(cluster, Place("shop", "staging", namespace), one)
-        for other in (Place("shop", "production", namespace), Place("blog", "staging", namespace)):
+        await bring(cluster, Ownership("shop", "staging", namespace), one)
+        for other in (Ownership("shop", "production", namespace), Ownership("blog", "staging", namespace)):
             with pytest.raises(OwnershipConflict) as caught:
                 await bring(cluster, other, one)
             assert f"{other.application} in {other.environment} would change what the application shop" in str(
@@ -278,7 +284,7 @@ async def test_an_object_of_another_environment_or_application_is_not_taken_over
 
 
 async def test_an_object_that_was_there_is_taken_over_only_when_told_to(
-    place: Place, objects: Any, kubectl: Kubectl
+    place: Ownership, objects: Any, kubectl: Kubectl
 ) -> None:
     """Also where the server sees no conflict, because nobody wants another value."""
     n = place.namespace
@@ -288,16 +294,16 @@ async def test_an_object_that_was_there_is_taken_over_only_when_told_to(
         with pytest.raises(OwnershipConflict, match="kubectl-create") as caught:
             await bring(cluster, place, item)
         assert caught.value.where == "configmap/shop"
-        before = await foreign(cluster, place, [place.label(item)])
+        before = await unowned_objects(cluster, place, [place.label(item)])
         assert [each["data"] for each in before] == [{"theirs": "1"}]
         assert "uid" not in before[0]["metadata"]
         assert actions(await bring(cluster, place, item, force=True)) == {"configmap/shop": "configured"}
-        assert await foreign(cluster, place, [place.label(item)]) == ()
+        assert await unowned_objects(cluster, place, [place.label(item)]) == ()
         assert actions(await bring(cluster, place, item)) == {"configmap/shop": "unchanged"}
 
 
 async def test_a_field_of_another_manager_is_taken_over_only_when_told_to(
-    place: Place, objects: Any, kubectl: Kubectl
+    place: Ownership, objects: Any, kubectl: Kubectl
 ) -> None:
     n = place.namespace
     async with connect(ACCESS) as cluster:
@@ -317,16 +323,19 @@ async def test_a_field_of_another_manager_is_taken_over_only_when_told_to(
 async def test_a_plan_for_a_namespace_that_is_missing_asks_the_server_and_makes_nothing(
     no_namespace: str, objects: Any
 ) -> None:
-    place = Place("shop", "staging", no_namespace)
+    place = Ownership("shop", "staging", no_namespace)
     own = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": no_namespace}}
     good = [place.label(each) for each in (own, objects.config_map(no_namespace, a="1"))]
     wrong = [place.label({**objects.config_map(no_namespace), "dat": {}})]
     async with connect(ACCESS) as cluster:
-        planned = await plan(cluster, place, good)
+        planned = await compute_changes(cluster, place, good)
         assert set(actions(planned).values()) == {"created"}
         assert "+  a: '1'" in planned.changes[1].diff
         await validate(cluster, place, good, {Ref.of(item): "x" for item in good})
-        for refusing in (plan(cluster, place, wrong), validate(cluster, place, wrong, {Ref.of(wrong[0]): "k8s/a:1"})):
+        for refusing in (
+            compute_changes(cluster, place, wrong),
+            validate(cluster, place, wrong, {Ref.of(wrong[0]): "k8s/a:1"}),
+        ):
             with pytest.raises(InvalidManifest, match="dat"):
                 await refusing
         assert await cluster.get(Ref.of(own)) is None
@@ -337,7 +346,7 @@ async def test_a_missing_namespace_is_made_as_ours_and_an_existing_one_is_left_a
 ) -> None:
     async with connect(ACCESS) as cluster:
         for name, ours in ((no_namespace, True), (namespace, False)):
-            place = Place("shop", "staging", name)
+            place = Ownership("shop", "staging", name)
             await ensure_namespace(cluster, place)
             await ensure_namespace(cluster, place)
             live = await cluster.get(Ref("v1", "Namespace", "", name))
@@ -348,7 +357,7 @@ async def test_a_missing_namespace_is_made_as_ours_and_an_existing_one_is_left_a
 # --- complaints ------------------------------------------------------------------------------------------------------
 
 
-async def test_what_the_server_refuses_is_told_with_file_and_line(place: Place, objects: Any) -> None:
+async def test_what_the_server_refuses_is_told_with_file_and_line(place: Ownership, objects: Any) -> None:
     items = [place.label(each) for each in (objects.config_map(place.namespace), objects.service(place.namespace))]
     items[1]["spec"]["ports"][0]["port"] = 99999
     written = {Ref.of(item): f"k8s/app.yaml:{line}" for line, item in enumerate(items, start=1)}
@@ -360,14 +369,14 @@ async def test_what_the_server_refuses_is_told_with_file_and_line(place: Place, 
 
 
 async def test_a_kind_that_the_cluster_does_not_have_is_told_with_file_and_line(objects: Any) -> None:
-    found = [manifests.Manifest({**objects.config_map("x"), "kind": "Widget"}, "k8s/app.yaml:7")]
+    found = [load.Manifest({**objects.config_map("x"), "kind": "Widget"}, "k8s/app.yaml:7")]
     async with connect(ACCESS) as cluster:
         with pytest.raises(InvalidManifest, match="no kind Widget") as caught:
-            await core.place(cluster, found, "x", ())
+            await core.prepare_objects(cluster, found, "x", ())
     assert caught.value.where == "k8s/app.yaml:7"
 
 
-async def test_i7_a_plan_never_shows_a_secrets_value(place: Place, kubectl: Kubectl) -> None:
+async def test_i7_a_plan_never_shows_a_secrets_value(place: Ownership, kubectl: Kubectl) -> None:
     """Not what the commit says, not what is live, and not what kubectl remembers of it."""
     metadata = {"name": "k", "namespace": place.namespace}
     item = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"a": "hunter1"}}
@@ -375,8 +384,8 @@ async def test_i7_a_plan_never_shows_a_secrets_value(place: Place, kubectl: Kube
     other = place.label({**item, "stringData": {"a": "hunter2", "b": "hunter3"}})
     async with connect(ACCESS) as cluster:
         for force in (True, False):
-            planned = await plan(cluster, place, [other], force=force)
-            assert manifests.HIDDEN_CHANGED in planned.changes[0].diff
+            planned = await compute_changes(cluster, place, [other], force=force)
+            assert diff.HIDDEN_CHANGED in planned.changes[0].diff
             text = planned.model_dump_json()
             for value in ("hunter", "aHVudGVy"):  # plain, and the beginning of its base64
                 assert value not in text
@@ -388,13 +397,13 @@ async def test_i7_a_plan_never_shows_a_secrets_value(place: Place, kubectl: Kube
 
 
 async def test_i5_the_digest_changes_with_the_lines_that_change_and_with_nothing_else(
-    place: Place, objects: Any, kubectl: Kubectl
+    place: Ownership, objects: Any, kubectl: Kubectl
 ) -> None:
     n = place.namespace
 
     async def digest(cluster: Cluster, **data: str) -> str:
         items = [place.label(objects.config_map(n, name, **data)) for name in ("a", "b")]
-        return (await plan(cluster, place, items)).digest
+        return (await compute_changes(cluster, place, items)).digest
 
     async with connect(ACCESS) as cluster:
         await bring(cluster, place, *(objects.config_map(n, name, x="1") for name in ("a", "b")))

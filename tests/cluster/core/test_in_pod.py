@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from prefect_cd import image
-from prefect_cd.pipeline import ImageSettings
-from prefect_cd.release import Commit
+from prefect_cd.pipeline.models import ImageSettings
+from prefect_cd.release import image
+from prefect_cd.release.model import Commit
 
 pytestmark = [
     pytest.mark.cluster,
@@ -41,15 +41,16 @@ CMD ["python3", "/opt/core/look.py"]
 LOOK = """\
 import asyncio, json, sys
 import httpx
-from prefect_cd.cluster import connect, Ref
-from prefect_cd.endpoint import reach
-from prefect_cd.pipeline import ClusterAccess
+from prefect_cd.kube.client import connect
+from prefect_cd.kube.resources import Ref
+from prefect_cd.kube.service_url import open_url
+from prefect_cd.pipeline.models import ClusterAccess
 
 async def main(namespace, access):
     async with connect(access) as cluster:
         found = await cluster.get(Ref("v1", "ConfigMap", namespace, "told"))
         may = [await cluster.may("get", "", each, namespace) for each in ("configmaps", "secrets")]
-        async with reach(cluster, namespace, "service/shop:web") as url:
+        async with open_url(cluster, namespace, "service/shop:web") as url:
             async with httpx.AsyncClient() as client:
                 answer = (await client.get(url, timeout=30)).text
         return {"server": cluster.server, "data": found["data"], "may": may, "url": url, "answer": answer}

@@ -12,14 +12,16 @@ from typing import Any
 
 import pytest
 
-from prefect_cd import watch as module
-from prefect_cd.apply import Place, plan
-from prefect_cd.apply import apply as write
-from prefect_cd.cluster import Cluster, connect
+from prefect_cd.environment.apply import apply as write
+from prefect_cd.environment.apply import compute_changes
+from prefect_cd.environment.ownership import Ownership
 from prefect_cd.errors import RolloutFailed
-from prefect_cd.pipeline import ClusterAccess, RolloutSettings
-from prefect_cd.release import Object
-from prefect_cd.watch import Report, RolloutDoomed, watch
+from prefect_cd.kube.client import Cluster, connect
+from prefect_cd.kube.objects import Object
+from prefect_cd.pipeline.models import ClusterAccess, RolloutSettings
+from prefect_cd.rollout.watch import report as report_module
+from prefect_cd.rollout.watch.loop import watch
+from prefect_cd.rollout.watch.report import Report
 from tests.cluster.control_plane import needs_restarts
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(90)]
@@ -37,10 +39,10 @@ def settings(seconds: float = 60, crashes: int = 1, settle: float = 0) -> Rollou
 async def roll_out(
     cluster: Cluster, *items: Object, rules: RolloutSettings, on_change: Callable[[Report], None] = lambda _: None
 ) -> Report:
-    place = Place("shop", "staging", items[0]["metadata"]["namespace"])
+    place = Ownership("shop", "staging", items[0]["metadata"]["namespace"])
     objects = [place.label(item, "r1") for item in items]
     since = datetime.now(timezone.utc)
-    await write(cluster, objects, await plan(cluster, place, objects))
+    await write(cluster, objects, await compute_changes(cluster, place, objects))
     return await watch(cluster, objects, rules, since=since, on_change=on_change)
 
 
@@ -82,7 +84,7 @@ async def test_nothing_to_wait_for_is_complete_at_once(namespace: str, objects: 
 async def test_an_image_that_does_not_exist_is_doomed_within_seconds(namespace: str, objects: Any) -> None:
     item = objects.deployment(namespace, f"{REGISTRY}/base/none:1")
     async with connect(ACCESS) as cluster:
-        with pytest.raises(RolloutDoomed, match="none:1") as caught:
+        with pytest.raises(RolloutFailed, match="none:1") as caught:
             await roll_out(cluster, item, rules=settings())
     assert caught.value.report.troubles[0].category == "image-not-found"
     assert caught.value.report.troubles[0].workload == "deployment/shop"
@@ -95,7 +97,7 @@ async def test_a_crash_is_told_with_its_last_words(namespace: str, objects: Any)
     script = "echo reading the settings; echo SHOP_KEY is not set >&2; exit 3"
     item = objects.deployment(namespace, BUSYBOX, "sh", "-c", script)
     async with connect(ACCESS) as cluster:
-        with pytest.raises(RolloutDoomed) as caught:
+        with pytest.raises(RolloutFailed) as caught:
             await roll_out(cluster, item, rules=settings())
     (trouble,) = caught.value.report.troubles
     assert trouble.category == "crash"
@@ -108,7 +110,7 @@ async def test_a_rollout_that_is_late_has_failed_and_says_how_it_stands(namespac
     probe = {"exec": {"command": ["false"]}, "periodSeconds": 1, "failureThreshold": 1000}
     item = objects.deployment(namespace, BUSYBOX, "sleep", "600", readinessProbe=probe)
     async with connect(ACCESS) as cluster:
-        with pytest.raises(RolloutDoomed, match="not up after 4s: ") as caught:
+        with pytest.raises(RolloutFailed, match="not up after 4s: ") as caught:
             await roll_out(cluster, item, rules=settings(4))
     report = caught.value.report
     assert not report.complete
@@ -141,7 +143,7 @@ async def test_the_verdict_stands_when_the_log_cannot_be_had(
     monkeypatch.setattr(Cluster, "logs", nothing)
     item = objects.deployment(namespace, BUSYBOX, "false")
     async with connect(ACCESS) as cluster:
-        with pytest.raises(RolloutDoomed) as caught:
+        with pytest.raises(RolloutFailed) as caught:
             await roll_out(cluster, item, rules=settings())
     assert caught.value.report.troubles[0].logs == ""
 
@@ -151,7 +153,7 @@ async def test_a_rollout_whose_pods_die_after_it_is_complete_is_doomed(namespace
     item = objects.deployment(namespace, BUSYBOX, "sh", "-c", "sleep 30; echo out of ideas; exit 4")
     told: list[Report] = []
     async with connect(ACCESS) as cluster:
-        with pytest.raises(RolloutDoomed) as caught:
+        with pytest.raises(RolloutFailed) as caught:
             await roll_out(cluster, item, rules=settings(settle=60), on_change=told.append)
     assert any(report.complete for report in told)
     assert caught.value.report.troubles[0].category == "crash"
@@ -166,7 +168,7 @@ async def test_a_service_that_selects_nobody_is_doomed_however_complete_the_depl
     item = objects.deployment(namespace, BUSYBOX, "sleep", "600")
     rules = RolloutSettings.model_validate({"settle": timedelta(), "patience": {"service": timedelta(seconds=3)}})
     async with connect(ACCESS) as cluster:
-        with pytest.raises(RolloutDoomed) as caught:
+        with pytest.raises(RolloutFailed) as caught:
             await roll_out(cluster, item, service, rules=rules)
     assert caught.value.report.troubles[0].category == "service"
 
@@ -221,4 +223,4 @@ async def test_pods_of_other_workloads_are_not_in_the_report(namespace: str, obj
         assert time.monotonic() - begun < 60
     assert [len(each.pods) for each in report.workloads] == [1]
     assert report.workloads[0].pods[0].name.startswith("shop-")
-    assert module.PodRow is type(report.workloads[0].pods[0])
+    assert report_module.PodRow is type(report.workloads[0].pods[0])

@@ -13,14 +13,14 @@ from typing import Any, Literal
 import httpx
 import pytest
 
-from prefect_cd import registry
 from prefect_cd.errors import MissingTool
-from prefect_cd.image import choose_builder
 from prefect_cd.local import builder, python_environment
 from prefect_cd.local.dockerfile import Refused
 from prefect_cd.local.images import MACHINE_LABEL, Layout, Registry
 from prefect_cd.local.recipe import ignored
-from prefect_cd.pipeline import ImageSettings
+from prefect_cd.pipeline.models import ImageSettings
+from prefect_cd.release import registry
+from prefect_cd.release.image import choose_builder
 
 SHOP = Path(__file__).parents[3] / "examples" / "shop" / "app"
 pytestmark = pytest.mark.timeout(180)
@@ -207,15 +207,15 @@ def test_a_release_finds_what_was_built_and_pushed(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def story(name: str) -> None:
-        assert registry.find(f"{name}/shop", "1") is None
+        assert registry.find_digest(f"{name}/shop", "1") is None
         words = ["--file", str(SHOP / "Dockerfile"), "--tag", f"{name}/shop:1", "--build-arg", "VERSION=1", str(SHOP)]
         assert builder.main(["build", *words]) == 0
         assert (
             builder.main(["push", "--digestfile", str(tmp_path / "digest"), "--tls-verify=false", f"{name}/shop:1"])
             == 0
         )
-        assert registry.find(f"{name}/shop", "1") == (tmp_path / "digest").read_text()
-        assert registry.find(f"{name}/shop", "2") is None
+        assert registry.find_digest(f"{name}/shop", "1") == (tmp_path / "digest").read_text()
+        assert registry.find_digest(f"{name}/shop", "2") is None
 
     host(story)
 

@@ -1,0 +1,61 @@
+"""The last word of a run: a state whose name says how it went, and which people can filter on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from prefect.client.schemas.objects import State
+from prefect.states import Failed
+
+from prefect_cd.errors import (
+    DeliveryError,
+    Errored,
+    Expired,
+    InvalidPipeline,
+    Rejected,
+    RollbackFailed,
+    RolledBack,
+    Superseded,
+)
+from prefect_cd.tasks import workspace
+from prefect_cd.tasks.stage import log
+
+_NAMES: tuple[tuple[type[DeliveryError], str], ...] = (
+    (RolledBack, "Rolled back"),
+    (RollbackFailed, "Rollback failed"),
+    (Superseded, "Superseded"),
+    (Rejected, "Rejected"),
+    (Expired, "Expired"),
+    (Errored, "Errored"),
+)
+
+
+def state_name(error: DeliveryError) -> str:
+    """The state's name for an error."""
+    return next((name for kind, name in _NAMES if isinstance(error, kind)), "Failed")
+
+
+def summary(error: DeliveryError) -> str:
+    """The error without its evidence, which the log and the artifacts have; a file's mistakes are the point itself."""
+    said = f"{error.where}: {error.reason}" if error.where else error.reason
+    said += f"\n{error.detail}" if isinstance(error, InvalidPipeline) else ""
+    return f"[{error.code}] {said}" + (f"\nhint: {error.hint}" if error.hint else "")
+
+
+class Outcome:
+    """Holds the state that a flow returns."""
+
+    state: State[Any]
+
+
+@contextmanager
+def returning_state() -> Iterator[Outcome]:
+    """Turn whatever a delivery ends with into its state, and remove the run's checkouts."""
+    ending = Outcome()
+    try:
+        yield ending
+    except DeliveryError as error:
+        log().error("%s", error)
+        ending.state = Failed(name=state_name(error), message=summary(error))
+    finally:
+        workspace.remove_trees()

@@ -1,0 +1,1 @@
+"""Gates: run the tests that the pipeline file names, and judge what they proved."""

@@ -1,0 +1,127 @@
+"""JUnit XML reports as test cases.
+
+The commit's own code writes these reports, so they are not trusted: their size, depth and document type are bounded.
+"""
+
+import math
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+from xml.etree import ElementTree  # noqa: ICN001 - a name says more than two letters
+from xml.parsers import expat
+
+import junitparser
+
+from prefect_cd.errors import GateErrored
+from prefect_cd.gates.evidence import _LONGEST_MESSAGE, _REPORT_HINT, Outcome, TestCase
+
+LARGEST_REPORT = 20_000_000
+_DEEPEST_REPORT = 50
+
+
+def read_junit(path: Path) -> tuple[TestCase, ...]:
+    """The test cases of a JUnit XML report, in any of its dialects.
+
+    Raises:
+        GateErrored: the report is missing, too large, malformed, or something other than a JUnit report.
+    """
+    root = _tree(path)
+    if root.tag not in ("testsuites", "testsuite"):
+        _unreadable(path, f"begins with <{root.tag}>, so it is not a JUnit report")
+    return tuple(_case(element, suite) for element, suite in _cases(root, root.get("name", "")))
+
+
+def _tree(path: Path) -> ElementTree.Element:
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            _unreadable(path, "is not a plain file")
+        with path.open("rb") as file:
+            data = file.read(LARGEST_REPORT + 1)
+        if len(data) > LARGEST_REPORT:
+            _unreadable(path, f"is larger than {LARGEST_REPORT // 1_000_000} MB")
+        _inspect(path, data)
+        return ElementTree.fromstring(data)  # noqa: S314 - inspected: no document type, no entities
+    except FileNotFoundError as error:
+        raise GateErrored(f"no report {path.name}", where=str(path), hint=_REPORT_HINT) from error
+    except (OSError, ElementTree.ParseError, expat.ExpatError, ValueError, LookupError) as error:
+        raise GateErrored(
+            f"the report {path.name} cannot be read: {error}", where=str(path), hint=_REPORT_HINT
+        ) from error
+
+
+def _inspect(path: Path, data: bytes) -> None:
+    """Refuse a document type (entities that expand, files that are included) and absurd depth.
+
+    Up to the first element the parser is fed in pieces that end at `>`: so it stops before any entity is used.
+    """
+    parser, depth, deepest = expat.ParserCreate(), 0, 0
+
+    def start(*_: object) -> None:
+        nonlocal depth, deepest
+        depth += 1
+        deepest = max(deepest, depth)
+        if depth > _DEEPEST_REPORT:
+            _unreadable(path, "is nested too deeply")
+
+    def end(*_: object) -> None:
+        nonlocal depth
+        depth -= 1
+
+    def doctype(*_: object) -> None:
+        _unreadable(path, "has a document type, which no JUnit report needs")
+
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.StartDoctypeDeclHandler = doctype
+    position = 0
+    while not deepest and (close := data.find(b">", position)) >= 0:
+        parser.Parse(data[position : close + 1], False)
+        position = close + 1
+    parser.Parse(data[position:], True)
+
+
+def _unreadable(path: Path, why: str) -> NoReturn:
+    raise GateErrored(f"the report {path.name} {why}", where=str(path), hint=_REPORT_HINT)
+
+
+def _cases(parent: ElementTree.Element, suite: str) -> Iterator[tuple[ElementTree.Element, str]]:
+    for child in parent:
+        if child.tag == "testcase":
+            yield child, suite
+        elif child.tag == "testsuite":
+            yield from _cases(child, child.get("name") or suite)
+
+
+def _case(element: ElementTree.Element, suite: str) -> TestCase:
+    case = junitparser.TestCase.fromelem(element)  # type: ignore[no-untyped-call]
+    outcome = Outcome.PASSED
+    if case.is_failure:
+        outcome = Outcome.FAILED
+    elif case.is_error:
+        outcome = Outcome.ERRORED
+    elif case.is_skipped:
+        outcome = Outcome.SKIPPED
+    return TestCase(
+        name=case.name or "",
+        suite=case.classname or suite,
+        outcome=outcome,
+        seconds=_seconds(case),
+        message="\n".join(_message(result.message, result.text) for result in case.result)[:_LONGEST_MESSAGE],
+    )
+
+
+def _message(message: str | None, text: str | None) -> str:
+    """Pytest writes the point as the attribute and the traceback, which repeats it late, as text."""
+    short, long = (message or "").strip(), (text or "").strip()
+    return long if long.startswith(short) else f"{short}\n{long}".strip()
+
+
+def _seconds(case: junitparser.TestCase) -> float:
+    try:
+        seconds = float(case.time or 0)
+    except ValueError:
+        return 0.0
+    return seconds if math.isfinite(seconds) and seconds >= 0 else 0.0
+
+
+__all__ = ["read_junit"]

@@ -1,0 +1,77 @@
+"""Names of Kubernetes resources: which object, which kind, and what lists and watches return."""
+
+from dataclasses import dataclass
+from enum import Enum
+from urllib.parse import quote
+
+from prefect_cd.kube.objects import Object
+
+
+@dataclass(frozen=True, order=True)
+class Ref:
+    """Which object: enough to build its URL once the kind's plural is known."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind.lower()}/{self.name}"
+
+    @classmethod
+    def of(cls, item: Object) -> "Ref":
+        """The reference of an object; the namespace is empty when the object names none."""
+        metadata = item["metadata"]
+        return cls(item["apiVersion"], item["kind"], metadata.get("namespace", ""), metadata["name"])
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How the API server serves one kind."""
+
+    api_version: str
+    kind: str
+    plural: str
+    namespaced: bool
+
+    @property
+    def group(self) -> str:
+        """The API group; empty for the core group."""
+        return self.api_version.rpartition("/")[0]
+
+    def path(self, namespace: str = "", name: str = "") -> str:
+        """The URL path of the collection or of one object."""
+        parts = ["/apis" if self.group else "/api", self.api_version]
+        parts += ["namespaces", quote(namespace, safe="")] if self.namespaced and namespace else []
+        parts += [self.plural, quote(name, safe="")] if name else [self.plural]
+        return "/".join(parts)
+
+
+@dataclass(frozen=True)
+class ObjectList:
+    """All objects of a query, and the resourceVersion at which that was so."""
+
+    items: list[Object]
+    version: str
+
+
+@dataclass(frozen=True)
+class WatchEvent:
+    """A line of a watch: an object as it is now, or as it was when it went, or only how far we have come."""
+
+    version: str
+    item: Object | None = None
+    gone: bool = False
+
+
+class Route(str, Enum):
+    """The way requests went; what is not the users' way may lose what they do not, and keep what they lose."""
+
+    URL = "the environment's URL"
+    SERVICE = "the Service's name inside the cluster"
+    ADDRESS = "the Service's load balancer or node port"
+    PORT_FORWARD = "a port-forward through the API server"
+
+
+__all__ = ["Route"]

@@ -1,0 +1,61 @@
+"""How a run ends: the state's name, its message, and what is left on the disk."""
+
+from pathlib import Path
+
+import pytest
+
+from prefect_cd import errors
+from prefect_cd.errors import DeliveryError, Errored, GateFailed, InvalidPipeline
+from prefect_cd.flows.outcome import returning_state, state_name, summary
+
+NAMES = {
+    "RolledBack": "Rolled back",
+    "RollbackFailed": "Rollback failed",
+    "Superseded": "Superseded",
+    "Rejected": "Rejected",
+    "Expired": "Expired",
+}
+TREE = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, DeliveryError)]
+
+
+@pytest.mark.parametrize("kind", TREE, ids=lambda kind: kind.__name__)
+def test_every_error_has_a_state_name_that_people_filter_on(kind: type[DeliveryError]) -> None:
+    usual = "Errored" if issubclass(kind, Errored) else "Failed"
+    assert state_name(kind("it happened")) == NAMES.get(kind.__name__, usual)
+
+
+def test_the_message_says_what_where_and_what_to_do_and_leaves_the_evidence_out() -> None:
+    error = GateFailed("E2E failed", where="staging", detail="a long log", hint="look at the pictures")
+    assert summary(error) == "[gate-failed] staging: E2E failed\nhint: look at the pictures"
+
+
+def test_the_message_lists_the_mistakes_of_a_pipeline_file() -> None:
+    error = InvalidPipeline("1 mistake in shop.yaml", detail="shop.yaml:3: unknown key", hint="correct it")
+    assert "shop.yaml:3: unknown key" in summary(error)
+
+
+def test_an_error_becomes_the_runs_state(home: Path) -> None:
+    assert not home.exists()
+    with returning_state() as ending:
+        raise GateFailed("E2E failed")
+    assert (ending.state.name, ending.state.message) == ("Failed", "[gate-failed] E2E failed")
+    assert ending.state.is_failed()
+
+
+def test_a_mistake_of_ours_stays_an_exception(home: Path) -> None:
+    assert not home.exists()
+    with pytest.raises(ZeroDivisionError), returning_state():
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("error", [None, GateFailed("no"), KeyboardInterrupt()])
+def test_the_checkouts_are_removed_and_the_evidence_stays(home: Path, error: BaseException | None) -> None:
+    (home / "0123456789ab" / ".git").mkdir(parents=True)
+    (home / "evidence" / "staging-E2E").mkdir(parents=True)
+    try:
+        with returning_state():
+            if error:
+                raise error
+    except KeyboardInterrupt:
+        pass
+    assert [path.name for path in home.iterdir()] == ["evidence"]

@@ -1,0 +1,280 @@
+"""Pages that people read: nothing breaks their tables, nothing fakes their content, no secret is in them."""
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefect_cd.environment.apply import Action, Change, ChangeSet
+from prefect_cd.environment.records import Decision, GateResult, Record, State
+from prefect_cd.gates.evidence import Evidence, Outcome, Picture, TestCase
+from prefect_cd.manifests import diff as diff_module
+from prefect_cd.release.model import BuiltImage, Commit, Release
+from prefect_cd.rollout.assess import Phase
+from prefect_cd.rollout.watch.report import PodRow, Problem, Report, WorkloadRow
+from prefect_cd.tasks import markdown
+
+BERLIN = timezone(timedelta(hours=2))
+NOW = datetime(2026, 1, 1, 12, 0, tzinfo=timezone.utc)
+HOSTILE = "a|b\nc <img src=x> ![p](https://evil) [ok](https://evil)"
+
+
+def commit(**given: Any) -> Commit:  # noqa: ANN401
+    said = {"repository": "r", "sha": "a" * 40, "revision": "main", "subject": "Sell more", "author": "An author"}
+    return Commit(**{**said, "committed_at": NOW, **given})
+
+
+def evidence(outcome: Outcome = Outcome.PASSED, **given: Any) -> Evidence:  # noqa: ANN401
+    return Evidence(**{"gate": "smoke", "outcome": outcome, "summary": "3 passed in 1.0 s", "seconds": 1.0, **given})
+
+
+def change(name: str, action: Action, diff: str = "") -> Change:
+    return Change(api_version="v1", kind="ConfigMap", namespace="n", name=name, action=action, diff=diff)
+
+
+def record(**given: Any) -> Record:  # noqa: ANN401
+    said = {"number": 7, "application": "shop", "environment": "staging", "state": State.KNOWN_GOOD}
+    more = {"release_id": "aaaaaaa-12345678", "release_hash": "h", "image": None, "objects": (), "started_at": NOW}
+    return Record(**{**said, **more, "commit": None, **given})
+
+
+def release() -> Release:
+    image = BuiltImage(name="r/shop", digest="sha256:" + "b" * 64, built=True)
+    return Release(application="shop", commit=commit(), image=image, manifests={})
+
+
+def approval(**given: Any) -> str:  # noqa: ANN401
+    said: dict[str, Any] = {
+        "planned": ChangeSet(changes=(change("a", Action.CONFIGURED, "@@ -1 +1 @@\n-x\n+y"),)),
+        "server": "https://cluster",
+        "version": "v1.36.3",
+        "namespace": "shop",
+        "running": None,
+        "commits": [commit()],
+        "tested": [evidence()],
+        **given,
+    }
+    return markdown.approval(said.pop("release", release()), "production", said.pop("planned"), **said)
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.text(), min_size=2, max_size=2), max_size=4))
+def test_a_table_has_one_line_per_row_and_as_many_columns_as_its_head(rows: list[list[str]]) -> None:
+    lines = markdown.table(["a", "b"], rows).split("\n")
+    assert len(lines) == len(rows) + 2
+    assert all(line.replace("\\|", "").count("|") == 3 for line in lines)
+
+
+def test_i7_a_strangers_text_becomes_neither_html_nor_a_link_nor_a_picture() -> None:
+    cell = markdown._cell(HOSTILE)
+    assert "\n" not in cell
+    assert "<" not in cell
+    assert cell.replace("\\[", "").count("[") == 0
+    assert cell.replace("\\|", "").count("|") == 0
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="`ab\n", max_size=30))
+def test_a_code_block_cannot_be_ended_by_its_text(text: str) -> None:
+    first, *_, last = markdown.fenced(text, "sh").split("\n")
+    assert first == f"{last}sh"
+    assert set(last) == {"`"}
+    assert last not in text
+
+
+def test_empty_bullets_are_left_out() -> None:
+    assert markdown.bullets("a", "", "b") == "- a\n- b"
+
+
+# --- evidence --------------------------------------------------------------------------------------------------------
+
+
+def test_what_passed_is_a_table_without_output() -> None:
+    cases = (TestCase(name="buys", suite="e2e", outcome=Outcome.PASSED, seconds=0.5),)
+    page = markdown.evidence(evidence(cases=cases, output="noise"))
+    assert page.startswith("# ✔ smoke: 3 passed in 1.0 s")
+    assert "| ✔ | e2e: buys | 0.50 s |" in page
+    assert "noise" not in page
+
+
+def test_what_failed_has_its_text_its_output_its_console_its_pictures_and_its_trace() -> None:
+    cases = (
+        TestCase(name="a", suite="", outcome=Outcome.FAILED, seconds=0, message="```assert 1 == 2"),
+        TestCase(name="b", suite="", outcome=Outcome.ERRORED, seconds=0),
+        TestCase(name="c", suite="", outcome=Outcome.SKIPPED, seconds=0),
+    )
+    page = markdown.evidence(
+        evidence(
+            Outcome.FAILED,
+            cases=cases,
+            output="last line",
+            console=("TypeError: x",),
+            pictures=(Picture(title=HOSTILE, jpeg="aGk="),),
+            trace="/runs/trace.zip",
+        )
+    )
+    assert "## ✘ a\n\n````\n```assert 1 == 2\n````" in page
+    assert "## ? b\n\n```\n(no text)\n```" in page
+    assert "## - c" not in page
+    assert "last line" in page
+    assert "TypeError: x" in page
+    assert "(data:image/jpeg;base64,aGk=)" in page
+    assert "playwright show-trace /runs/trace.zip" in page
+    assert "[ok](" not in page.replace("\\[ok](", "")
+
+
+# --- changes ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_moves_is_a_table_and_diffs_and_the_rest_is_a_number() -> None:
+    page = markdown.changes(
+        ChangeSet(
+            changes=(change("a", Action.CREATED, "+x"), change("b", Action.UNCHANGED), change("c", Action.UNCHANGED))
+        )
+    )
+    assert "| configmap/a | created |" in page
+    assert "2 unchanged." in page
+    assert "**created configmap/a**\n\n```diff\n+x\n```" in page
+    assert "configmap/b" not in page
+
+
+def test_nothing_to_change_is_said() -> None:
+    assert markdown.changes(ChangeSet(changes=(change("b", Action.UNCHANGED),))) == "1 unchanged."
+    assert markdown.changes(ChangeSet(changes=())) == ""
+
+
+def test_a_diff_that_is_too_long_is_cut_and_that_is_said() -> None:
+    long = "\n".join("+" + "x" * 99 for _ in range(700))
+    page = markdown.changes(
+        ChangeSet(changes=(change("a", Action.CREATED, long), change("b", Action.CREATED, "+unseen")))
+    )
+    assert len(page) < 62_000
+    assert "left out here: it is too long" in page
+    assert "+unseen" not in page
+    assert "| configmap/b | created |" in page
+
+
+def test_i7_no_page_shows_a_secrets_value() -> None:
+    before = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "k"}, "data": {"a": "hunter1"}}
+    after = {**before, "data": {"a": "hunter2", "b": "hunter3"}}
+    moved = [diff_module.diff(before, after), diff_module.diff(None, after), diff_module.diff(before, None)]
+    planned = ChangeSet(changes=tuple(change(str(n), Action.CONFIGURED, diff) for n, diff in enumerate(moved)))
+    kept = record(objects=(after,))
+    for page in (markdown.changes(planned), approval(planned=planned, running=kept), markdown.outcome(kept)):
+        assert "hunter" not in page
+    assert diff_module.HIDDEN_CHANGED in markdown.changes(planned)
+
+
+# --- rollout ---------------------------------------------------------------------------------------------------------
+
+
+def report(*troubles: Problem) -> Report:
+    pods = (
+        PodRow(name="shop-1", ready=True, state="Running", since=NOW.astimezone(BERLIN)),
+        PodRow(name="shop-2", ready=False, state="CrashLoopBackOff", since=None),
+    )
+    watched = WorkloadRow(
+        workload="deployment/shop", phase=Phase.FAILED, summary="1 of 2 ready", ready=1, wanted=2, pods=pods
+    )
+    return Report(workloads=(watched,), troubles=troubles, seconds=3)
+
+
+def test_a_rollout_shows_workloads_and_pods_with_times_in_utc() -> None:
+    page = markdown.rollout(report())
+    assert "| deployment/shop | 1 of 2 | 1 of 2 ready |" in page
+    assert "| shop-1 | yes | Running | 12:00:00 |" in page
+    assert "| shop-2 | no | CrashLoopBackOff |  |" in page
+
+
+def test_a_rollout_without_pods_has_no_table_of_pods() -> None:
+    assert "| pod |" not in markdown.rollout(Report(workloads=(), seconds=0))
+
+
+def test_troubles_begin_with_the_fact_and_what_to_do() -> None:
+    trouble = Problem(
+        workload="deployment/shop",
+        category="crash",
+        summary="shop crashes",
+        evidence="exit 1",
+        hint="read the log",
+        where="pod/shop-2 in shop",
+        logs="Traceback",
+    )
+    page = markdown.troubles(report(trouble))
+    assert page.startswith("# ✘ shop crashes\n\n**What to do:** read the log")
+    for said in ("| pod/shop-2 in shop | crash |", "```\nexit 1\n```", "```\nTraceback\n```", "## All workloads"):
+        assert said in page
+
+
+def test_a_rollout_that_failed_without_a_known_trouble_says_how_it_stands() -> None:
+    assert markdown.troubles(report()).startswith("deployment/shop: 1 of 2 ready")
+
+
+# --- approval and outcome --------------------------------------------------------------------------------------------
+
+
+def test_the_form_says_what_changes_where_and_what_is_gone_back_to() -> None:
+    page = approval(running=record(), run="https://ui/run", note="asked again")
+    for said in (
+        "> **asked again**",
+        "# shop aaaaaaa → production",
+        "runs there now: aaaaaaa-12345678",
+        "if it fails, we go back to: aaaaaaa-12345678",
+        "cluster `https://cluster` (Kubernetes v1.36.3), namespace `shop`",
+        "[the run with all its reports](https://ui/run)",
+        "✔ **smoke**: 3 passed in 1.0 s",
+        "## What changes: 1 configured",
+        "```diff\n@@ -1 +1 @@\n-x\n+y\n```",
+    ):
+        assert said in page
+
+
+def test_a_first_release_says_that_there_is_nothing_to_go_back_to() -> None:
+    page = approval()
+    assert "runs there now: nothing that we know of" in page
+    assert "go back to: nothing: it is the first release here" in page
+    assert "the run with all its reports" not in page
+
+
+def test_a_commits_time_is_shown_in_utc() -> None:
+    candidate = release().model_copy(update={"commit": commit(committed_at=datetime(2026, 1, 1, 1, 30, tzinfo=BERLIN))})
+    assert "2025-12-31 23:30 UTC" in approval(release=candidate)
+
+
+def test_i7_a_commits_words_cannot_fake_a_part_of_the_form() -> None:
+    hostile = commit(subject=f"x\n\n# Approved already {HOSTILE}", author=HOSTILE)
+    page = approval(release=release().model_copy(update={"commit": hostile}), commits=[hostile])
+    assert "\n# Approved" not in page
+    assert "](https://evil)" not in page.replace("\\[p](https://evil)", "").replace("\\[ok](https://evil)", "")
+    assert "<img" not in page
+
+
+def test_the_form_shows_at_most_four_pictures() -> None:
+    pictures = tuple(Picture(title=f"p{n}", jpeg="aGk=") for n in range(6))
+    assert approval(tested=[evidence(pictures=pictures)]).count("data:image/jpeg") == 4
+
+
+@pytest.mark.parametrize("name", ["An author", HOSTILE])
+def test_the_outcome_tells_who_approved_and_what_the_gates_said(name: str) -> None:
+    decision = Decision(approved=True, name=name, comment="looks good", decided_at=NOW, content="c")
+    gates = (GateResult(name="smoke", outcome="passed", summary="3 passed"),)
+    page = markdown.outcome(record(commit=commit(), decision=decision, gates=gates, reason="```why"))
+    for said in (
+        f"| approved by | {markdown._cell(name)}: looks good |",
+        "| commit | aaaaaaa Sell more |",
+        "| smoke | passed | 3 passed |",
+        "Secret prefect-cd.shop.7",
+        "````\n```why\n````",
+    ):
+        assert said in page
+
+
+def test_the_outcome_of_what_was_there_before_us_has_no_commit_and_no_approval() -> None:
+    page = markdown.outcome(record())
+    assert "what was there before us" in page
+    assert "| approved by | nobody had to |" in page

@@ -1,0 +1,594 @@
+"""Commits from real git repositories: on a path, and over HTTP from git's own server program."""
+
+import base64
+import http.server
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from prefect_cd import process
+from prefect_cd.errors import DeliveryError, Forbidden, Invalid, RepositoryUnreachable, UnknownRevision
+from prefect_cd.release import git as git_module
+from prefect_cd.release.git import Repository, checkout, is_ancestor, log, refresh, resolve
+
+TIME = timedelta(seconds=50)
+SECRET = "s3cret/with@signs"  # noqa: S105
+QUOTED = "s3cret%2Fwith%40signs"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of its own: the settings of whoever runs the tests have no say."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    (folder / ".gitconfig").write_text(
+        "[user]\n name = Ada\n email = ada@example.org\n[init]\n defaultBranch = main\n"
+        '[protocol "file"]\n allow = always\n[core]\n autocrlf = true\n'
+    )
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    monkeypatch.setenv("GIT_DIR", "/nowhere")  # as inside a git hook
+    return folder
+
+
+def git(at: Path, *arguments: str) -> str:
+    environment = {**os.environ, "GIT_DIR": str(at / ".git"), "GIT_WORK_TREE": str(at)}
+    return subprocess.run(
+        ["git", "-c", "core.autocrlf=false", *arguments],
+        cwd=at, env=environment, check=True, capture_output=True, text=True,
+    ).stdout.strip()  # fmt: skip
+
+
+def commit(at: Path, subject: str, **files: str) -> str:
+    """A commit of these files (name=content), a second after the one before."""
+    for name, content in files.items():
+        (at / name).write_text(content)
+    git(at, "add", "--all")
+    count = int(git(at, "rev-list", "--all", "--count")) if (at / ".git" / "index").exists() else 0
+    stamp = f"{1_700_000_000 + count} +0100"
+    os.environ["GIT_COMMITTER_DATE"] = stamp
+    try:
+        git(at, "commit", "--quiet", "--allow-empty", "--message", subject, "--date", stamp)
+    finally:
+        del os.environ["GIT_COMMITTER_DATE"]
+    return git(at, "rev-parse", "HEAD")
+
+
+def new_repository(at: Path) -> Path:
+    at.mkdir(parents=True)
+    git(at, "init", "--quiet")
+    return at
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Path:
+    at = new_repository(tmp_path / "origin")
+    commit(at, "first", app="1")
+    commit(at, "second", app="2\n", more="2")
+    return at
+
+
+@pytest.fixture
+def repository(origin: Path) -> Repository:
+    return Repository(str(origin))
+
+
+def test_a_branch_resolves_to_its_commit(origin: Path, repository: Repository) -> None:
+    git(origin, "branch", "feature/pay", "HEAD~1")
+    assert resolve(repository, "main", timeout=TIME) == git(origin, "rev-parse", "main")
+    assert resolve(repository, "feature/pay", timeout=TIME) == git(origin, "rev-parse", "main~1")
+    assert resolve(repository, "refs/heads/main", timeout=TIME) == git(origin, "rev-parse", "main")
+
+
+def test_annotated_and_light_tags_resolve_to_the_commit_behind_them(origin: Path, repository: Repository) -> None:
+    git(origin, "tag", "light", "HEAD~1")
+    git(origin, "tag", "--annotate", "v1", "--message", "one", "HEAD~1")
+    expected = git(origin, "rev-parse", "main~1")
+    assert resolve(repository, "light", timeout=TIME) == expected
+    assert resolve(repository, "v1", timeout=TIME) == expected
+
+
+def test_full_and_short_numbers_resolve_in_any_case(origin: Path, repository: Repository) -> None:
+    sha = git(origin, "rev-parse", "main~1")
+    assert resolve(repository, sha.upper(), timeout=TIME) == sha
+    assert resolve(repository, sha[:7], timeout=TIME) == sha
+    assert resolve(repository, sha[:12].upper(), timeout=TIME) == sha
+
+
+def test_a_short_number_of_a_file_is_no_commit(origin: Path, repository: Repository) -> None:
+    blob = git(origin, "rev-parse", "main:app")
+    with pytest.raises(UnknownRevision, match="no branch, no tag and no commit"):
+        resolve(repository, blob[:9], timeout=TIME)
+
+
+def test_a_name_that_means_two_commits_is_refused_and_its_full_names_are_not(
+    origin: Path, repository: Repository
+) -> None:
+    git(origin, "branch", "v1", "HEAD")
+    git(origin, "tag", "v1", "HEAD~1")
+    with pytest.raises(UnknownRevision, match=r"ambiguous: it is refs/heads/v1 \(.*\) and refs/tags/v1 \("):
+        resolve(repository, "v1", timeout=TIME)
+    assert resolve(repository, "refs/tags/v1", timeout=TIME) == git(origin, "rev-parse", "main~1")
+
+
+def test_a_name_that_means_one_commit_twice_is_not_ambiguous(origin: Path, repository: Repository) -> None:
+    git(origin, "branch", "v1")
+    git(origin, "tag", "--annotate", "v1", "--message", "one")
+    assert resolve(repository, "v1", timeout=TIME) == git(origin, "rev-parse", "main")
+
+
+def test_a_branch_that_looks_like_the_number_of_another_commit_is_ambiguous(
+    origin: Path, repository: Repository
+) -> None:
+    short = git(origin, "rev-parse", "main~1")[:7]
+    git(origin, "branch", short, "main")
+    with pytest.raises(UnknownRevision, match="ambiguous"):
+        resolve(repository, short, timeout=TIME)
+
+
+@pytest.mark.parametrize("revision", ["", "-x", "--upload-pack=touch pwned", "a b", "main~1", "main^", "a..b", "@{1}"])
+def test_what_is_not_a_plain_name_is_refused_before_git_sees_it(
+    repository: Repository, revision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(git_module, "run", lambda *_a, **_k: pytest.fail("git was called"))
+    with pytest.raises(UnknownRevision, match="cannot be the name"):
+        resolve(repository, revision, timeout=TIME)
+
+
+def test_an_unknown_revision_is_answered_with_near_names(origin: Path, repository: Repository) -> None:
+    git(origin, "branch", "production")
+    with pytest.raises(UnknownRevision) as caught:
+        resolve(repository, "prodution", timeout=TIME)
+    assert caught.value.hint == "did you mean production?"
+    with pytest.raises(UnknownRevision) as caught:
+        resolve(repository, "zzz", timeout=TIME)
+    assert caught.value.hint == "branches: main, production"
+
+
+def test_a_checkout_has_the_files_of_its_commit_and_tells_about_it(
+    origin: Path, repository: Repository, tmp_path: Path
+) -> None:
+    sha = git(origin, "rev-parse", "main~1")
+    found = checkout(repository, sha, tmp_path / "deep" / "tree", timeout=TIME, revision="v1")
+    assert (tmp_path / "deep" / "tree" / "app").read_text() == "1"
+    assert not (tmp_path / "deep" / "tree" / "more").exists()
+    assert (found.sha, found.revision, found.subject, found.author) == (sha, "v1", "first", "Ada")
+    assert found.repository == str(origin)
+    assert found.committed_at == datetime.fromtimestamp(1_700_000_000, tz=timezone.utc)
+
+
+def test_the_operators_line_endings_do_not_change_the_commit(
+    origin: Path, repository: Repository, tmp_path: Path
+) -> None:
+    checkout(repository, git(origin, "rev-parse", "main"), tmp_path / "tree", timeout=TIME)
+    assert (tmp_path / "tree" / "app").read_bytes() == b"2\n"
+
+
+def test_a_used_folder_is_made_clean_whatever_was_done_to_it(
+    origin: Path, repository: Repository, tmp_path: Path
+) -> None:
+    sha, tree = commit(origin, "third", app="3", gone="3", hidden="3", **{".gitignore": "ignored"}), tmp_path / "tree"
+    checkout(repository, sha, tree, timeout=TIME)
+    git(tree, "checkout", "--quiet", "-b", "elsewhere", "HEAD~1")
+    git(tree, "checkout", "--quiet", sha, "--", "hidden")
+    (tree / "app").write_text("4")
+    (tree / "more").unlink()
+    (tree / "hidden").write_text("4")
+    (tree / "untracked").touch()
+    (tree / "ignored").touch()
+    (tree / "staged").touch()
+    git(tree, "add", "staged")
+    git(new_repository(tree / "nested"), "init")
+    checkout(repository, sha, tree, timeout=TIME)
+    assert {path.name for path in tree.iterdir()} == {".git", ".gitignore", "app", "more", "gone", "hidden"}
+    assert {(tree / name).read_text() for name in ("app", "gone", "hidden")} == {"3"}
+    assert git(tree, "rev-parse", "HEAD") == sha
+
+
+def test_a_change_that_git_was_told_not_to_see_is_undone(origin: Path, repository: Repository, tmp_path: Path) -> None:
+    sha, tree = git(origin, "rev-parse", "main"), tmp_path / "tree"
+    checkout(repository, sha, tree, timeout=TIME)
+    git(tree, "update-index", "--skip-worktree", "app")
+    (tree / "app").write_text("changed behind git's back")
+    checkout(repository, sha, tree, timeout=TIME)
+    assert (tree / "app").read_text() == "2\n"
+
+
+def test_a_used_folder_needs_no_network(origin: Path, repository: Repository, tmp_path: Path) -> None:
+    sha, tree = git(origin, "rev-parse", "main"), tmp_path / "tree"
+    checkout(repository, sha, tree, timeout=TIME)
+    origin.rename(tmp_path / "moved")
+    (tree / "app").unlink()
+    assert checkout(repository, sha, tree, timeout=TIME).sha == sha
+    assert (tree / "app").read_text() == "2\n"
+
+
+def test_a_used_folder_learns_a_commit_that_was_pushed_later(
+    origin: Path, repository: Repository, tmp_path: Path
+) -> None:
+    tree = tmp_path / "tree"
+    checkout(repository, git(origin, "rev-parse", "main"), tree, timeout=TIME)
+    later = commit(origin, "later", app="later")
+    assert checkout(repository, later, tree, timeout=TIME).subject == "later"
+    assert (tree / "app").read_text() == "later"
+
+
+def test_a_folder_in_which_a_killed_process_left_its_lock_is_cloned_again(
+    origin: Path, repository: Repository, tmp_path: Path
+) -> None:
+    sha, tree = git(origin, "rev-parse", "main"), tmp_path / "tree"
+    checkout(repository, sha, tree, timeout=TIME)
+    (tree / ".git" / "index.lock").touch()
+    assert checkout(repository, sha, tree, timeout=TIME).sha == sha
+    assert not (tree / ".git" / "index.lock").exists()
+
+
+@pytest.mark.parametrize("content", ["a file", "another clone"])
+def test_a_folder_that_holds_something_else_is_not_touched(
+    repository: Repository, origin: Path, tmp_path: Path, content: str
+) -> None:
+    tree = tmp_path / "tree"
+    if content == "another clone":
+        git(new_repository(tree), "remote", "add", "origin", "https://example.org/other.git")
+    tree.mkdir(exist_ok=True)
+    (tree / "precious").touch()
+    with pytest.raises(Invalid, match="is not a clone of"):
+        checkout(repository, git(origin, "rev-parse", "main"), tree, timeout=TIME)
+    assert (tree / "precious").exists()
+
+
+@pytest.mark.parametrize("server", ["plain", "partial clones"])
+def test_a_commit_that_no_branch_contains_is_refused_even_where_the_server_hands_it_out(
+    origin: Path, repository: Repository, tmp_path: Path, server: str
+) -> None:
+    if server == "partial clones":
+        git(origin, "config", "uploadpack.allowFilter", "true")
+        git(origin, "config", "uploadpack.allowAnySHA1InWant", "true")
+    git(origin, "checkout", "--quiet", "-b", "fork")
+    imposter = commit(origin, "imposter", app="evil")
+    git(origin, "checkout", "--quiet", "main")
+    git(origin, "branch", "--quiet", "-D", "fork")
+    with pytest.raises(UnknownRevision, match="no branch and no tag contains the commit") as caught:
+        checkout(repository, imposter, tmp_path / "tree", timeout=TIME)
+    assert caught.value.hint == "push it to a branch first"
+    assert not (tmp_path / "tree" / "app").exists()
+
+
+def test_only_the_contents_of_the_commit_are_fetched_where_the_server_can_do_that(
+    origin: Path, repository: Repository, tmp_path: Path
+) -> None:
+    git(origin, "config", "uploadpack.allowFilter", "true")
+    git(origin, "config", "uploadpack.allowAnySHA1InWant", "true")
+    tree = tmp_path / "tree"
+    checkout(repository, git(origin, "rev-parse", "main"), tree, timeout=TIME)
+    missing = git(tree, "rev-list", "--objects", "--all", "--missing=print").splitlines()
+    assert [line for line in missing if line.startswith("?")] == [f"?{git(origin, 'rev-parse', 'main~1:app')}"]
+    assert [each.subject for each in log(tree, None, git(origin, "rev-parse", "main"))] == ["second", "first"]
+
+
+def test_submodules_are_checked_out_when_asked_for(origin: Path, tmp_path: Path) -> None:
+    library = new_repository(tmp_path / "library")
+    commit(library, "library", code="1")
+    git(origin, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library), "lib")
+    sha, tree = commit(origin, "with library"), tmp_path / "tree"
+    checkout(Repository(str(origin)), sha, tree, timeout=TIME)
+    assert not list((tree / "lib").iterdir())
+    checkout(Repository(str(origin), submodules=True), sha, tree, timeout=TIME)
+    (tree / "lib" / "code").write_text("changed")
+    (tree / "lib" / "untracked").touch()
+    checkout(Repository(str(origin), submodules=True), sha, tree, timeout=TIME)
+    assert {path.name: path.read_text() for path in (tree / "lib").iterdir() if path.name != ".git"} == {"code": "1"}
+
+
+def test_a_submodule_on_a_path_is_refused_unless_the_operator_allows_it(
+    origin: Path, tmp_path: Path, home: Path
+) -> None:
+    git(origin, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(origin), "lib")
+    sha = commit(origin, "with library")
+    (home / ".gitconfig").write_text("")
+    with pytest.raises(Invalid, match="refuses this kind of URL"):
+        checkout(Repository(str(origin), submodules=True), sha, tmp_path / "tree", timeout=TIME)
+
+
+def test_hooks_are_not_run(origin: Path, repository: Repository, tmp_path: Path, home: Path) -> None:
+    hooks = home / "hooks"
+    hooks.mkdir()
+    (hooks / "post-checkout").write_text(f"#!/bin/sh\ntouch {tmp_path}/hooked\n")
+    (hooks / "post-checkout").chmod(0o755)
+    git(home, "config", "--file", str(home / ".gitconfig"), "core.hooksPath", str(hooks))
+    checkout(repository, git(origin, "rev-parse", "main"), tmp_path / "tree", timeout=TIME)
+    assert not (tmp_path / "hooked").exists()
+
+
+def test_a_url_that_is_a_command_is_not_run(tmp_path: Path, home: Path) -> None:
+    git(home, "config", "--file", str(home / ".gitconfig"), "protocol.ext.allow", "always")
+    with pytest.raises(Invalid, match="refuses this kind of URL"):
+        resolve(Repository(f"ext::touch {tmp_path}/pwned"), "main", timeout=TIME)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_the_log_has_what_is_new_newest_first(origin: Path, repository: Repository, tmp_path: Path) -> None:
+    deployed, tree = git(origin, "rev-parse", "main"), tmp_path / "tree"
+    commit(origin, 'third: it\'s "odd" | ä')
+    git(origin, "checkout", "--quiet", "-b", "side", deployed)
+    commit(origin, "on the side", side="1")
+    git(origin, "checkout", "--quiet", "main")
+    git(origin, "merge", "--quiet", "--no-edit", "side")
+    newest = git(origin, "rev-parse", "main")
+    checkout(repository, newest, tree, timeout=TIME)
+    subjects = [each.subject for each in log(tree, deployed, newest)]
+    assert subjects == ["Merge branch 'side'", "on the side", 'third: it\'s "odd" | ä']
+    assert log(tree, newest, newest) == ()
+    assert len(log(tree, None, newest)) == 5
+    assert len(log(tree, None, newest, limit=2)) == 2
+    assert {each.repository for each in log(tree, None, newest)} == {str(origin)}
+    assert len(log(tree, "0" * 40, newest)) == 5
+
+
+def test_ancestry_is_known_or_said_to_be_unknown(origin: Path, repository: Repository, tmp_path: Path) -> None:
+    older, newer, tree = git(origin, "rev-parse", "main~1"), git(origin, "rev-parse", "main"), tmp_path / "tree"
+    checkout(repository, newer, tree, timeout=TIME)
+    later = commit(origin, "later")
+    assert is_ancestor(tree, older, newer) is True
+    assert is_ancestor(tree, newer, newer) is True
+    assert is_ancestor(tree, newer, older) is False
+    assert is_ancestor(tree, later, newer) is None
+    refresh(repository, tree, timeout=TIME)
+    assert is_ancestor(tree, later, newer) is False
+    assert is_ancestor(tree, newer, later) is True
+
+
+def test_a_tag_that_was_moved_is_learnt(origin: Path, repository: Repository, tmp_path: Path) -> None:
+    git(origin, "tag", "current", "HEAD~1")
+    tree = tmp_path / "tree"
+    checkout(repository, git(origin, "rev-parse", "main"), tree, timeout=TIME)
+    git(origin, "tag", "--force", "current", "HEAD")
+    refresh(repository, tree, timeout=TIME)
+    assert git(tree, "rev-parse", "current") == git(origin, "rev-parse", "main")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a repository to somebody else")
+def test_somebody_elses_repository_is_answered_with_the_way_out(origin: Path, repository: Repository) -> None:
+    for path in [origin, *origin.rglob("*")]:
+        os.chown(path, 12345, 12345)
+    with pytest.raises(Invalid, match="another user owns it") as caught:
+        resolve(repository, "main", timeout=TIME)
+    assert f"safe.directory {origin}" in caught.value.hint
+
+
+@contextmanager
+def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def git_over_http(root: Path, seen: list[str | None]) -> type[http.server.BaseHTTPRequestHandler]:
+    """git http-backend for the repositories below `root`; only for bob with the secret, whose header is noted."""
+    right = "Basic " + base64.b64encode(f"bob:{SECRET}".encode()).decode()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            seen.append(self.headers["Authorization"])
+            if self.headers["Authorization"] != right:
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", 'Basic realm="git"')
+                self.end_headers()
+                return
+            path, _, query = self.path.partition("?")
+            body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+            environment = {
+                "PATH": os.environ["PATH"], "GIT_PROJECT_ROOT": str(root), "GIT_HTTP_EXPORT_ALL": "1",
+                "PATH_INFO": path, "QUERY_STRING": query, "REQUEST_METHOD": self.command,
+                "CONTENT_TYPE": self.headers["Content-Type"] or "", "CONTENT_LENGTH": str(len(body)),
+                "HTTP_CONTENT_ENCODING": self.headers["Content-Encoding"] or "",
+                "GIT_PROTOCOL": self.headers["Git-Protocol"] or "", "REMOTE_USER": "bob",
+            }  # fmt: skip
+            answer = subprocess.run(
+                ["git", "http-backend"], input=body, env=environment, capture_output=True, check=True
+            )
+            head, _, content = answer.stdout.partition(b"\r\n\r\n")
+            fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
+            self.send_response(int(fields.pop("Status", "200").split()[0]))
+            for name, value in fields.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_POST = do_GET  # noqa: N815
+
+    return Handler
+
+
+@pytest.fixture
+def seen() -> list[str | None]:
+    return []
+
+
+@pytest.fixture
+def served(origin: Path, seen: list[str | None]) -> Iterator[str]:
+    git(origin, "config", "uploadpack.allowFilter", "true")
+    git(origin, "config", "uploadpack.allowAnySHA1InWant", "true")
+    with serving(git_over_http(origin.parent, seen)) as url:
+        yield f"{url}/origin/.git"
+
+
+def with_credentials(url: str, userinfo: str) -> str:
+    return url.replace("://", f"://{userinfo}@")
+
+
+def test_credentials_reach_the_server_and_no_other_place(served: str, origin: Path, tmp_path: Path, home: Path) -> None:
+    """git's own trace lists every program that it starts, with its arguments."""
+    trace = tmp_path / "trace"
+    git(home, "config", "--file", str(home / ".gitconfig"), "trace2.normalTarget", str(trace))
+    repository = Repository(served, authenticated_url=with_credentials(served, f"bob:{QUOTED}"))
+    sha, tree = git(origin, "rev-parse", "main~1"), tmp_path / "tree"
+    assert resolve(repository, sha[:8], timeout=TIME) == sha
+    found = checkout(repository, sha, tree, timeout=TIME)
+    commit(origin, "later")
+    refresh(repository, tree, timeout=TIME)
+    assert (tree / "app").read_text() == "1"
+    assert found.repository == served
+    assert log(tree, None, sha)[0].repository == served
+    assert "git remote-http" in trace.read_text()
+    everything = [trace, *(path for path in (tree / ".git").rglob("*") if path.is_file())]
+    for secret in (SECRET, QUOTED):
+        assert not [path for path in everything if secret.encode() in path.read_bytes()]
+        assert secret not in repr(repository)
+
+
+def test_credentials_in_the_url_itself_are_moved_out_of_it(served: str, origin: Path, tmp_path: Path) -> None:
+    repository = Repository(with_credentials(served, f"bob:{QUOTED}"))
+    assert repository.url == served
+    assert QUOTED not in repr(repository)
+    assert checkout(repository, git(origin, "rev-parse", "main"), tmp_path / "tree", timeout=TIME).repository == served
+
+
+@pytest.mark.parametrize("userinfo", [None, "bob:wr0ng-word", "just-a-t0ken"])
+def test_refused_credentials_are_forbidden_and_not_shown(served: str, userinfo: str | None) -> None:
+    repository = Repository(served, with_credentials(served, userinfo) if userinfo else None)
+    with pytest.raises(Forbidden, match="refuses us") as caught:
+        resolve(repository, "main", timeout=TIME)
+    assert "source.credentials" in caught.value.hint
+    shown = f"{caught.value} {vars(caught.value)} {caught.value.__cause__}"
+    assert "wr0ng" not in shown
+    assert "t0ken" not in shown
+
+
+def test_a_token_alone_is_a_user_without_password(served: str, seen: list[str | None]) -> None:
+    with pytest.raises(Forbidden):
+        resolve(Repository(served, with_credentials(served, "t0ken")), "main", timeout=TIME)
+    assert "Basic " + base64.b64encode(b"t0ken:").decode() in seen
+
+
+def test_the_operators_own_helper_is_not_asked_when_we_have_credentials(
+    served: str, origin: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", "user.name")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "Ada")
+    helper = f"!touch {tmp_path}/asked; echo username=x; echo password=y; :"
+    git(home, "config", "--file", str(home / ".gitconfig"), "credential.helper", helper)
+    repository = Repository(served, with_credentials(served, f"bob:{QUOTED}"))
+    assert resolve(repository, "main", timeout=TIME) == git(origin, "rev-parse", "main")
+    assert not (tmp_path / "asked").exists()
+
+
+def test_a_redirect_to_another_host_does_not_get_the_credentials(served: str, seen: list[str | None]) -> None:
+    target = served.replace("127.0.0.1", "localhost")
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", target + self.path)
+            self.end_headers()
+
+    with serving(Handler) as url, pytest.raises(Forbidden):
+        resolve(Repository(url, with_credentials(url, f"bob:{QUOTED}")), "main", timeout=TIME)
+    assert set(seen) == {None}
+
+
+def test_the_url_with_credentials_may_lie_elsewhere(served: str, origin: Path, tmp_path: Path) -> None:
+    """For example ssh in the pipeline file, and a token for https."""
+    repository = Repository("git@example.org:acme/shop.git", with_credentials(served, f"bob:{QUOTED}"))
+    sha = git(origin, "rev-parse", "main")
+    assert resolve(repository, "main", timeout=TIME) == sha
+    assert checkout(repository, sha, tmp_path / "tree", timeout=TIME).repository == "git@example.org:acme/shop.git"
+
+
+def test_a_repository_that_is_not_there_is_invalid(served: str, tmp_path: Path) -> None:
+    url = served.replace("/origin/", "/absent/")
+    for repository in (Repository(str(tmp_path / "absent")), Repository(url, with_credentials(url, f"bob:{QUOTED}"))):
+        with pytest.raises(Invalid, match="no such repository") as caught:
+            resolve(repository, "main", timeout=TIME)
+        assert "source.repository" in caught.value.hint
+        with pytest.raises(Invalid, match="no such repository"):
+            checkout(repository, "0" * 40, tmp_path / "tree", timeout=TIME)
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """A server that has a bad day."""
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.send_error(503)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "ssh://git@127.0.0.1:1/x", "https://absent.invalid/x"])
+def test_a_server_that_does_not_answer_is_unreachable(url: str) -> None:
+    with pytest.raises(RepositoryUnreachable, match="cannot read") as caught:
+        resolve(Repository(url), "main", timeout=TIME)
+    assert f"git ls-remote {url}" in caught.value.hint
+
+
+def test_a_server_with_a_bad_day_is_unreachable() -> None:
+    with serving(Refusing) as url, pytest.raises(RepositoryUnreachable, match="cannot read"):
+        resolve(Repository(url), "main", timeout=TIME)
+
+
+def test_a_server_that_never_answers_is_unreachable_in_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/x"
+        with pytest.raises(RepositoryUnreachable, match="did not finish within"):
+            resolve(Repository(url), "main", timeout=timedelta(seconds=0.5))
+
+
+def test_an_interrupted_clone_leaves_no_folder(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/x"
+        with pytest.raises(RepositoryUnreachable):
+            checkout(Repository(url), "0" * 40, tmp_path / "work" / "tree", timeout=timedelta(seconds=0.5))
+    assert not list((tmp_path / "work").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("git@github.com: Permission denied (publickey).\nfatal: Could not read from remote repository.", Forbidden),
+        ("Host key verification failed.\nfatal: Could not read from remote repository.", Forbidden),
+        ("ERROR: Repository not found.\nfatal: Could not read from remote repository.", Invalid),
+        ("fatal: unable to access 'https://x/': SSL certificate problem: self-signed certificate", Invalid),
+        ("ssh: Could not resolve hostname x: Name or service not known", RepositoryUnreachable),
+        ("ssh: connect to host x port 22: Connection timed out", RepositoryUnreachable),
+        ("fatal: the remote end hung up unexpectedly", RepositoryUnreachable),
+        ("error: unable to write file: No space left on device", RepositoryUnreachable),
+    ],
+)
+def test_what_servers_that_are_not_here_say_is_understood(said: str, kind: type[DeliveryError]) -> None:
+    ended = process.Finished(code=128, output=said, seconds=1, timed_out=False)
+    assert type(git_module._explain(ended, Repository("https://x/"))) is kind
+
+
+def test_secrets_are_taken_out_of_what_servers_say() -> None:
+    repository = Repository("https://x/", f"https://bob:{QUOTED}@x/")
+    said = f"remote: {SECRET} {QUOTED} https://bob:other@y/z"
+    ended = process.Finished(code=128, output=said, seconds=1, timed_out=False)
+    assert git_module._explain(ended, repository).detail == "remote: *** *** https://y/z"
+
+
+def test_settings_that_the_operator_gives_by_environment_stay(origin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{origin}.insteadOf")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "https://example.org/shop")
+    assert resolve(Repository("https://example.org/shop"), "main", timeout=TIME) == git(origin, "rev-parse", "main")

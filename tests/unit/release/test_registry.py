@@ -1,0 +1,438 @@
+"""What registries answer: small servers on loopback that speak the distribution specification."""
+
+import base64
+import hashlib
+import http.server
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from prefect_cd.errors import Forbidden, Invalid, MissingTool, RegistryUnreachable
+from prefect_cd.release import registry
+from prefect_cd.release.registry import credentials, find_digest, speaks_http, split
+
+MANIFEST = b'{"schemaVersion": 2}'
+DIGEST = f"sha256:{hashlib.sha256(MANIFEST).hexdigest()}"
+TAG = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class Answer:
+    code: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+@dataclass
+class Request:
+    method: str
+    path: str
+    query: dict[str, list[str]]
+    authorization: str | None
+    accept: str
+    form: dict[str, list[str]]
+    host: str
+
+
+Rule = Callable[[Request], Answer]
+
+
+@contextmanager
+def serving(rule: Rule) -> Iterator[tuple[str, list[Request]]]:
+    """A server that answers by `rule`: host:port, and what it was asked."""
+    seen: list[Request] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            parts = urlsplit(self.path)
+            body = self.rfile.read(int(self.headers["Content-Length"] or 0)).decode()
+            seen.append(
+                Request(
+                    method=self.command,
+                    path=parts.path,
+                    query=parse_qs(parts.query),
+                    authorization=self.headers["Authorization"],
+                    accept=self.headers["Accept"],
+                    form=parse_qs(body),
+                    host=self.headers["Host"],
+                )
+            )
+            answer = rule(seen[-1])
+            self.send_response(answer.code)
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(answer.body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(answer.body)
+
+        do_HEAD = do_POST = do_GET  # noqa: N815
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}", seen
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("REGISTRY_AUTH_FILE", "DOCKER_CONFIG", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def log_in(home: Path, content: object, file: str = ".docker/config.json") -> None:
+    (home / file).parent.mkdir(parents=True, exist_ok=True)
+    (home / file).write_text(json.dumps(content))
+
+
+def entry(username: str, password: str) -> dict[str, str]:
+    return {"auth": base64.b64encode(f"{username}:{password}".encode()).decode()}
+
+
+def basic(username: str, password: str) -> str:
+    return f"Basic {entry(username, password)['auth']}"
+
+
+def found(_request: Request) -> Answer:
+    return Answer(headers={"Docker-Content-Digest": DIGEST}, body=MANIFEST)
+
+
+def test_the_digest_of_a_tag_comes_from_one_head_request() -> None:
+    with serving(found) as (host, seen):
+        assert find_digest(f"{host}/acme/shop", TAG) == DIGEST
+    assert [(each.method, each.path) for each in seen] == [("HEAD", f"/v2/acme/shop/manifests/{TAG}")]
+    assert seen[0].authorization is None
+
+
+def test_images_and_indexes_of_oci_and_docker_are_accepted() -> None:
+    with serving(found) as (host, seen):
+        find_digest(f"{host}/acme/shop", TAG)
+    for kind in ("oci.image.index.v1", "oci.image.manifest.v1", "manifest.list.v2", "distribution.manifest.v2"):
+        assert f"{kind}+json" in seen[0].accept
+
+
+def test_a_registry_that_does_not_say_the_digest_has_it_computed() -> None:
+    with serving(lambda _request: Answer(body=MANIFEST)) as (host, seen):
+        assert find_digest(f"{host}/acme/shop", TAG) == DIGEST
+    assert [each.method for each in seen] == ["HEAD", "GET"]
+
+
+def test_a_registry_that_knows_no_head_is_asked_with_get() -> None:
+    with serving(lambda request: Answer(405) if request.method == "HEAD" else found(request)) as (host, _):
+        assert find_digest(f"{host}/acme/shop", TAG) == DIGEST
+
+
+def test_a_tag_that_is_not_there_is_none() -> None:
+    with serving(lambda _request: Answer(404)) as (host, _):
+        assert find_digest(f"{host}/acme/shop", TAG) is None
+
+
+@pytest.mark.parametrize("code", [500, 502, 503, 429])
+def test_a_registry_with_a_bad_day_is_unreachable(code: int) -> None:
+    with serving(lambda _request: Answer(code)) as (host, _), pytest.raises(RegistryUnreachable, match=str(code)):
+        find_digest(f"{host}/acme/shop", TAG)
+
+
+def test_a_registry_that_is_down_is_unreachable() -> None:
+    with pytest.raises(RegistryUnreachable, match="does not answer") as caught:
+        find_digest("127.0.0.1:1/acme/shop", TAG)
+    assert caught.value.hint.endswith("curl -i http://127.0.0.1:1/v2/")
+
+
+def test_a_registry_that_is_slow_is_unreachable() -> None:
+    hold = threading.Event()
+
+    def slow(request: Request) -> Answer:
+        hold.wait(4)
+        return found(request)
+
+    with serving(slow) as (host, _):
+        try:
+            with pytest.raises(RegistryUnreachable, match="does not answer"):
+                find_digest(f"{host}/acme/shop", TAG, timeout=timedelta(milliseconds=100))
+        finally:
+            hold.set()
+
+
+def test_a_registry_without_tls_is_not_asked_again_and_again() -> None:
+    with serving(found) as (host, _), pytest.raises(Invalid, match="does not speak TLS") as caught:
+        find_digest(f"{host}/acme/shop", TAG, insecure=False)
+    assert "image.insecure: true" in caught.value.hint
+
+
+def token_service(username: str | None, password: str = "") -> Rule:
+    """A registry whose tokens are good for one repository; None: for everybody."""
+
+    def rule(request: Request) -> Answer:
+        if request.path == "/token":
+            if username and request.authorization != basic(username, password):
+                return Answer(401)
+            scope = request.query["scope"][0]
+            return Answer(body=json.dumps({"token": f"good-for-{scope}-at-{request.query['service'][0]}"}).encode())
+        if request.authorization == "Bearer good-for-repository:acme/shop:pull-at-tests":
+            return found(request)
+        asked = f'Bearer realm="http://{request.host}/token",service="tests",scope="repository:acme/shop:pull"'
+        return Answer(401, {"WWW-Authenticate": asked})
+
+    return rule
+
+
+def test_a_token_for_everybody_is_fetched_when_the_registry_asks_for_one() -> None:
+    with serving(token_service(None)) as (host, seen):
+        assert find_digest(f"{host}/acme/shop", TAG) == DIGEST
+    assert [each.path.rpartition("/")[2] for each in seen] == [TAG, "token", TAG]
+
+
+def test_a_token_is_fetched_with_the_credentials_and_only_the_token_goes_to_the_registry(home: Path) -> None:
+    with serving(token_service("ada", "pass:word")) as (host, seen):
+        log_in(home, {"auths": {host: entry("ada", "pass:word")}})
+        assert find_digest(f"{host}/acme/shop", TAG) == DIGEST
+    assert [each.authorization for each in seen if each.path != "/token"] == [
+        None,
+        "Bearer good-for-repository:acme/shop:pull-at-tests",
+    ]
+
+
+def test_wrong_credentials_are_forbidden_and_the_answer_says_where_they_come_from(home: Path) -> None:
+    with serving(token_service("ada", "right")) as (host, _):
+        log_in(home, {"auths": {host: entry("ada", "wr0ng")}})
+        with pytest.raises(Forbidden) as caught:
+            find_digest(f"{host}/acme/shop", TAG)
+    assert f"the credentials of {home}/.docker/config.json" in caught.value.reason
+    assert f"docker login {host}" in caught.value.hint
+    assert "wr0ng" not in f"{caught.value}{vars(caught.value)}"
+
+
+def test_no_credentials_where_some_are_needed_are_forbidden() -> None:
+    with serving(token_service("ada", "right")) as (host, _), pytest.raises(Forbidden, match="have no cred"):
+        find_digest(f"{host}/acme/shop", TAG)
+
+
+def test_an_identity_token_is_exchanged(home: Path) -> None:
+    def rule(request: Request) -> Answer:
+        if request.method == "POST" and request.form.get("refresh_token") == ["identity"]:
+            assert request.form["grant_type"] == ["refresh_token"]
+            return Answer(body=b'{"access_token": "short"}')
+        if request.authorization == "Bearer short":
+            return found(request)
+        return Answer(401, {"WWW-Authenticate": f'Bearer realm="http://{request.host}/token",service="s"'})
+
+    with serving(rule) as (host, _):
+        log_in(home, {"auths": {host: {"identitytoken": "identity"}}})
+        assert find_digest(f"{host}/acme/shop", TAG) == DIGEST
+
+
+def test_basic_authentication_is_answered(home: Path) -> None:
+    def rule(request: Request) -> Answer:
+        if request.authorization == basic("ada", "right"):
+            return found(request)
+        return Answer(401, {"WWW-Authenticate": 'Basic realm="registry"'})
+
+    with serving(rule) as (host, _):
+        log_in(home, {"auths": {host: entry("ada", "right")}})
+        assert find_digest(f"{host}/acme/shop", TAG) == DIGEST
+        log_in(home, {"auths": {host: entry("ada", "wrong")}})
+        with pytest.raises(Forbidden, match="refuses the credentials"):
+            find_digest(f"{host}/acme/shop", TAG)
+
+
+def test_a_registry_that_forbids_is_forbidden() -> None:
+    with serving(lambda _request: Answer(403)) as (host, _), pytest.raises(Forbidden, match="no access to acme/shop"):
+        find_digest(f"{host}/acme/shop", TAG)
+
+
+def test_a_redirect_to_another_host_does_not_get_the_credentials(home: Path) -> None:
+    with serving(found) as (target, seen):
+
+        def rule(request: Request) -> Answer:
+            if not request.authorization:
+                return Answer(401, {"WWW-Authenticate": 'Basic realm="registry"'})
+            return Answer(307, {"Location": f"http://{target.replace('127.0.0.1', 'localhost')}/elsewhere"})
+
+        with serving(rule) as (host, _):
+            log_in(home, {"auths": {host: entry("ada", "right"), target: entry("ada", "right")}})
+            assert find_digest(f"{host}/acme/shop", TAG) == DIGEST
+    assert [(each.path, each.authorization) for each in seen] == [("/elsewhere", None)]
+
+
+@pytest.mark.parametrize("kind", [entry("ada", "right"), {"identitytoken": "right"}], ids=["password", "identity"])
+def test_a_token_service_that_redirects_gets_no_further(home: Path, kind: dict[str, str]) -> None:
+    with serving(found) as (target, seen):
+
+        def rule(request: Request) -> Answer:
+            if request.path == "/token":
+                return Answer(307, {"Location": f"http://{target}/token"})
+            return Answer(401, {"WWW-Authenticate": f'Bearer realm="http://{request.host}/token",service="s"'})
+
+        with serving(rule) as (host, _):
+            log_in(home, {"auths": {host: kind}})
+            with pytest.raises(RegistryUnreachable, match="307"):
+                find_digest(f"{host}/acme/shop", TAG)
+    assert seen == []
+
+
+def test_a_registry_with_tls_that_sends_us_to_a_token_service_without_is_not_obeyed() -> None:
+    with serving(found) as (target, seen), registry.httpx.Client() as client:
+        call = registry._Call(client, "registry.example.org", "acme/shop", "https")
+        with pytest.raises(RegistryUnreachable, match="which is not https"):
+            registry._token(call, {"realm": f"http://{target}/token"}, None)
+    assert seen == []
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b"[]"])
+def test_a_token_service_that_talks_nonsense_is_unreachable(body: bytes) -> None:
+    def rule(request: Request) -> Answer:
+        if request.path == "/token":
+            return Answer(body=body)
+        return Answer(401, {"WWW-Authenticate": f'Bearer realm="http://{request.host}/token"'})
+
+    with serving(rule) as (host, _), pytest.raises(RegistryUnreachable, match="without a token"):
+        find_digest(f"{host}/acme/shop", TAG)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("localhost:5000/shop", ("localhost:5000", "shop")),
+        ("localhost/shop", ("localhost", "shop")),
+        ("registry.example.org/acme/shop", ("registry.example.org", "acme/shop")),
+        ("acme/shop", ("docker.io", "acme/shop")),
+        ("docker.io/busybox", ("docker.io", "library/busybox")),
+        ("index.docker.io/acme/shop", ("docker.io", "acme/shop")),
+    ],
+)
+def test_names_are_read_as_docker_reads_them(name: str, parts: tuple[str, str]) -> None:
+    assert split(name) == parts
+
+
+@pytest.mark.parametrize(
+    ("host", "insecure", "plain"),
+    [
+        ("localhost:5000", None, True),
+        ("127.0.0.1:5000", None, True),
+        ("127.8.8.8", None, True),
+        ("[::1]:5000", None, True),
+        ("registry.example.org", None, False),
+        ("10.0.0.1:5000", None, False),
+        ("localhost.example.org", None, False),
+        ("localhost:5000", False, False),
+        ("10.0.0.1:5000", True, True),
+    ],
+)
+def test_plain_http_is_for_this_machine_unless_said_otherwise(host: str, insecure: bool | None, plain: bool) -> None:  # noqa: FBT001
+    assert speaks_http(host, insecure=insecure) is plain
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "file"),
+    [
+        ("REGISTRY_AUTH_FILE", "mine.json", "mine.json"),
+        ("DOCKER_CONFIG", "folder", "folder/config.json"),
+        ("XDG_RUNTIME_DIR", "run", "run/containers/auth.json"),
+        ("XDG_CONFIG_HOME", "etc", "etc/containers/auth.json"),
+        ("HOME", "", ".config/containers/auth.json"),
+        ("HOME", "", ".docker/config.json"),
+    ],
+)
+def test_credentials_are_found_where_the_builders_keep_them(
+    home: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, file: str
+) -> None:
+    monkeypatch.setenv(variable, str(home / value))
+    log_in(home, {"auths": {"registry.example.org": entry("ada", "right")}}, file)
+    known = credentials("registry.example.org", "acme/shop")
+    assert known is not None
+    assert (known.username, known.secret, known.origin) == ("ada", "right", str(home / file))
+    assert "right" not in repr(known)
+
+
+def test_the_closest_entry_wins(home: Path) -> None:
+    log_in(
+        home,
+        {
+            "auths": {
+                "registry.example.org": entry("all", "1"),
+                "registry.example.org/acme": entry("acme", "2"),
+                "registry.example.org/acme/shop2": entry("other", "3"),
+            }
+        },
+    )
+    found_for = {name: credentials("registry.example.org", name) for name in ("acme/shop", "acme/shop2", "x")}
+    assert {name: known and known.username for name, known in found_for.items()} == {
+        "acme/shop": "acme",
+        "acme/shop2": "other",
+        "x": "all",
+    }
+
+
+def test_docker_hub_is_known_by_the_name_that_docker_login_writes(home: Path) -> None:
+    log_in(home, {"auths": {"https://index.docker.io/v1/": entry("ada", "right")}})
+    known = credentials(*split("acme/shop"))
+    assert known is not None
+    assert known.username == "ada"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"auths": {"registry.example.org": {}}}', '{"auths": null}'])
+def test_files_without_credentials_give_none(home: Path, content: str) -> None:
+    (home / ".docker").mkdir()
+    (home / ".docker" / "config.json").write_text(content)
+    assert credentials("registry.example.org", "acme/shop") is None
+
+
+def helper(home: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    program = home / "bin" / "docker-credential-tests"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize("config", [{"credHelpers": {"registry.example.org": "tests"}}, {"credsStore": "tests"}])
+def test_a_credential_helper_is_asked_for_the_host(
+    home: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, object]
+) -> None:
+    helper(home, monkeypatch, 'echo "{\\"Username\\": \\"$1-$(cat)\\", \\"Secret\\": \\"right\\"}"')
+    log_in(home, config)
+    known = credentials("registry.example.org", "acme/shop")
+    assert known is not None
+    assert (known.username, known.secret) == ("get-registry.example.org", "right")
+
+
+def test_a_helper_that_knows_nothing_leaves_the_word_to_the_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    helper(home, monkeypatch, "cat > /dev/null; echo credentials not found in native keychain; exit 1")
+    log_in(home, {"credsStore": "tests", "auths": {"registry.example.org": entry("ada", "right")}})
+    known = credentials("registry.example.org", "acme/shop")
+    assert known is not None
+    assert known.username == "ada"
+
+
+def test_a_helper_that_is_not_installed_is_a_missing_tool(home: Path) -> None:
+    log_in(home, {"credsStore": "absent"})
+    with pytest.raises(MissingTool, match="docker-credential-absent, which is not installed"):
+        credentials("registry.example.org", "acme/shop")
+
+
+@pytest.mark.parametrize("script", ["cat >/dev/null; echo no AWS role; exit 1", "cat >/dev/null; echo gibberish"])
+def test_a_helper_that_fails_is_forbidden(home: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    helper(home, monkeypatch, script)
+    log_in(home, {"credsStore": "tests"})
+    with pytest.raises(Forbidden, match="docker-credential-tests"):
+        credentials("registry.example.org", "acme/shop")

@@ -1,0 +1,312 @@
+"""Programs run live, in time, and leave nothing behind: shown with real processes."""
+
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from prefect_cd import process as process_module
+from prefect_cd.errors import Invalid, MissingTool
+from prefect_cd.process import Finished, clean_environment, run
+
+LONG = timedelta(seconds=60)
+
+
+class Interrupted(BaseException):
+    """As Prefect's TerminationSignal: not an Exception."""
+
+
+def sh(
+    script: str, cwd: Path, timeout: timedelta = LONG, on_line: Callable[[str], None] = process_module.ignore
+) -> Finished:
+    return run(["/bin/sh", "-c", script], cwd=cwd, env=clean_environment(), timeout=timeout, on_line=on_line)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return "State:\tZ" not in status
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    while not condition():
+        pause.wait(0.01)
+
+
+class Heard:
+    """Listens to a program, and knows when it spoke first."""
+
+    at = 0.0
+
+    def __call__(self, _line: str) -> None:
+        self.at = self.at or time.monotonic()
+
+
+@pytest.fixture
+def over(monkeypatch: pytest.MonkeyPatch) -> Heard:
+    """Time (`LONG`) is over as soon as the program has said something, however long it took to get there."""
+    heard = Heard()
+
+    def monotonic() -> float:
+        return time.monotonic() + (LONG.total_seconds() if heard.at else 0)
+
+    monkeypatch.setattr(process_module, "time", SimpleNamespace(monotonic=monotonic, sleep=time.sleep))
+    return heard
+
+
+def test_output_exit_code_and_time_are_kept_with_both_streams_in_order(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    ended = sh("echo one; echo two >&2; echo three; exit 3", tmp_path)
+    assert (ended.code, ended.output, ended.timed_out) == (3, "one\ntwo\nthree", False)
+    assert 0 < ended.seconds <= time.monotonic() - begun
+
+
+def test_lines_come_while_the_program_runs(tmp_path: Path) -> None:
+    def go_on(line: str) -> None:
+        if line == "ready":
+            (tmp_path / "go").touch()
+
+    ended = sh("echo ready; while [ ! -e go ]; do sleep 0.01; done; echo went on", tmp_path, on_line=go_on)
+    assert ended.output == "ready\nwent on"
+
+
+def test_lines_come_in_the_thread_of_the_caller(tmp_path: Path) -> None:
+    threads = []
+    sh("echo one", tmp_path, on_line=lambda _line: threads.append(threading.current_thread()))
+    assert threads == [threading.current_thread()]
+
+
+def test_only_the_last_200_lines_are_kept_but_all_are_handed_over(tmp_path: Path) -> None:
+    lines: list[str] = []
+    ended = sh("seq 1000", tmp_path, on_line=lines.append)
+    assert lines == [str(n) for n in range(1, 1001)]
+    assert ended.output.splitlines() == lines[-200:]
+    assert ended.last(2) == "999\n1000"
+
+
+def test_bytes_that_are_not_utf8_are_replaced(tmp_path: Path) -> None:
+    assert sh(r"printf 'a\377b \303\244\n'", tmp_path).output == "a\ufffdb ä"
+
+
+def test_carriage_returns_of_progress_bars_end_lines(tmp_path: Path) -> None:
+    assert sh(r"printf '10%%\r20%%\r\ndone'", tmp_path).output == "10%\n20%\ndone"
+
+
+def test_a_line_without_end_comes_in_pieces(tmp_path: Path) -> None:
+    lines: list[str] = []
+    sh("head -c 100000 /dev/zero | tr '\\0' x", tmp_path, on_line=lines.append)
+    assert max(map(len, lines)) == process_module._LINE_LENGTH
+    assert "".join(lines) == "x" * 100_000
+
+
+def test_standard_input_is_empty_and_there_is_no_terminal(tmp_path: Path) -> None:
+    ours = os.dup(0)
+    (tmp_path / "typed").write_text("typed for us\n")
+    with (tmp_path / "typed").open() as typed:
+        os.dup2(typed.fileno(), 0)
+        try:
+            ended = sh("cat; (: < /dev/tty) 2>/dev/null || echo no terminal", tmp_path)
+        finally:
+            os.dup2(ours, 0)
+            os.close(ours)
+    assert ended.output == "no terminal"
+
+
+def test_the_environment_is_exactly_the_given_one(tmp_path: Path) -> None:
+    ended = run(["/usr/bin/env"], cwd=tmp_path, env={"ONLY": "this"}, timeout=LONG)
+    assert ended.output == "ONLY=this"
+
+
+def test_the_program_is_looked_for_on_the_given_path(tmp_path: Path) -> None:
+    program = tmp_path / "mine"
+    program.write_text("#!/bin/sh\necho found\n")
+    program.chmod(0o755)
+    assert run(["mine"], cwd=Path("/"), env={"PATH": str(tmp_path)}, timeout=LONG).output == "found"
+
+
+@pytest.mark.parametrize(
+    "content", [None, "not executable", "#!/no/such/interpreter\n"], ids=["absent", "not executable", "no interpreter"]
+)
+def test_a_program_that_cannot_be_run_is_a_missing_tool(tmp_path: Path, content: str | None) -> None:
+    if content:
+        (tmp_path / "tool").write_text(content)
+        (tmp_path / "tool").chmod(0o755 if content.startswith("#!") else 0o644)
+    with pytest.raises(MissingTool, match=r"'\./tool' cannot be run") as caught:
+        run(["./tool"], cwd=tmp_path, env=clean_environment(), timeout=LONG)
+    assert "install ./tool" in caught.value.hint
+
+
+def test_a_folder_that_is_not_there_is_not_taken_for_a_missing_program(tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="no folder"):
+        sh("true", tmp_path / "absent")
+
+
+def test_a_program_that_is_over_its_time_gets_sigterm_and_its_last_words_are_kept(tmp_path: Path, over: Heard) -> None:
+    ended = sh(
+        "trap 'echo cleaned up; exit 7' TERM; echo started; while :; do sleep 0.01; done",
+        tmp_path,
+        on_line=over,
+    )
+    assert ended.timed_out
+    assert ended.code == 7
+    assert ended.output.startswith("started")
+    assert ended.output.endswith("cleaned up")
+
+
+def test_children_are_given_time_to_clean_up_after_the_program_is_gone(tmp_path: Path, over: Heard) -> None:
+    child = "trap 'sleep 0.2; echo closed the browser; exit' TERM; echo open; while :; do sleep 0.01; done"
+    ended = sh(f"({child}) & while :; do sleep 0.01; done", tmp_path, on_line=over)
+    assert ended.code == -signal.SIGTERM
+    assert ended.output.splitlines()[-1] == "closed the browser"
+
+
+def test_a_program_that_ignores_sigterm_is_killed(tmp_path: Path, over: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = process_module._GRACE
+    monkeypatch.setattr(process_module, "_GRACE", timedelta(seconds=0.2))
+    ended = sh(r"trap '' TERM; printf 'ready\nstubborn'; while :; do sleep 0.01; done", tmp_path, on_line=over)
+    took = time.monotonic() - over.at
+    assert ended.timed_out
+    assert ended.code == -signal.SIGKILL
+    assert ended.output == "ready\nstubborn"
+    assert took < usual.total_seconds()
+
+
+def test_children_of_a_program_that_is_over_its_time_end_with_it(tmp_path: Path, over: Heard) -> None:
+    ended = sh("sleep 1000 & echo $!; wait", tmp_path, on_line=over)
+    assert ended.timed_out
+    wait_for(lambda: not is_alive(int(ended.output)))
+
+
+def test_a_child_left_in_the_background_is_ended_when_the_program_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        process_module, "_GRACE", timedelta(minutes=10)
+    )  # it ends at once, and is not waited for that long
+    ended = sh("sleep 1000 & echo $!", tmp_path)
+    assert (ended.code, ended.timed_out) == (0, False)
+    assert ended.seconds < 30
+    wait_for(lambda: not is_alive(int(ended.output)))
+
+
+def test_a_daemon_that_closed_its_output_and_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    ended = sh(
+        "(trap '' TERM; touch deaf; exec sleep 1000) >/dev/null 2>&1 & "
+        "echo $!; while [ ! -e deaf ]; do sleep 0.01; done",
+        tmp_path,
+    )
+    assert ended.code == 0
+    wait_for(lambda: not is_alive(int(ended.output)))
+
+
+def test_who_made_a_session_of_its_own_and_holds_the_output_does_not_hold_us(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual, heard = process_module._GRACE, Heard()
+    monkeypatch.setattr(process_module, "_GRACE", timedelta(seconds=0.2))
+    os.mkfifo(tmp_path / "gone")
+    ended = sh("setsid sh -c 'echo $$; : > gone; exec sleep 1000' & : < gone", tmp_path, on_line=heard)
+    took = time.monotonic() - heard.at
+    os.kill(int(ended.output), signal.SIGKILL)
+    assert took < usual.total_seconds()
+
+
+def test_an_interrupted_caller_leaves_no_process_behind(tmp_path: Path) -> None:
+    pids = []
+
+    def interrupt(line: str) -> None:
+        pids.append(int(line))
+        if len(pids) == 2:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        sh("sleep 1000 & echo $!; echo $$; wait", tmp_path, on_line=interrupt)
+    assert len(pids) == 2
+    wait_for(lambda: not any(map(is_alive, pids)))
+
+
+def test_an_interrupted_caller_hears_no_more(tmp_path: Path) -> None:
+    heard = []
+
+    def interrupt(line: str) -> None:
+        heard.append(line)
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        sh("trap 'echo last words; exit' TERM; echo one; while :; do sleep 0.01; done", tmp_path, on_line=interrupt)
+    assert heard == ["one"]
+
+
+def test_a_signal_handler_that_raises_ends_a_silent_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    following, finished = threading.Event(), threading.Event()
+    follow, pid = process_module._follow, tmp_path / "pid"
+
+    def noted(process: subprocess.Popen[bytes], output: process_module._Output, deadline: float) -> bool:
+        following.set()
+        return follow(process, output, deadline)
+
+    def handler(_number: int, _frame: object) -> None:
+        raise Interrupted
+
+    def send() -> None:
+        wait_for(lambda: finished.is_set() or (following.is_set() and pid.exists() and pid.read_text().endswith("\n")))
+        if not finished.is_set():
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    monkeypatch.setattr(process_module, "_follow", noted)
+    before = signal.signal(signal.SIGUSR1, handler)
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        with pytest.raises(Interrupted):
+            sh("echo $$ > pid; exec sleep 1000", tmp_path)
+    finally:
+        finished.set()
+        sender.join()
+        signal.signal(signal.SIGUSR1, before)
+    wait_for(lambda: not is_alive(int(pid.read_text())))
+
+
+def test_a_clean_environment_has_no_secrets_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = ("KUBECONFIG", "PREFECT_API_KEY", "AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "VIRTUAL_ENV", "PYTHONPATH")
+    for name in secrets:
+        monkeypatch.setenv(name, "secret")
+    for name in ("HOME", "LC_TIME", "HTTPS_PROXY", "SSL_CERT_FILE", "PIP_CONFIG_FILE"):
+        monkeypatch.setenv(name, "wanted")
+    environment = clean_environment()
+    assert not set(secrets) & set(environment)
+    assert "secret" not in environment.values()
+    assert list(environment.values()).count("wanted") == 5
+
+
+def test_our_own_python_comes_first_on_the_path_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = str(Path(sys.executable).parent)
+    monkeypatch.setenv("PATH", f"/usr/bin:{ours}:/bin")
+    assert clean_environment()["PATH"] == f"{ours}:/usr/bin:/bin"
+
+
+def test_extra_variables_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/elsewhere")
+    environment = clean_environment({"HOME": "/here", "BASE_URL": "http://shop"})
+    assert (environment["HOME"], environment["BASE_URL"]) == ("/here", "http://shop")
+
+
+def test_a_fast_program_costs_milliseconds(tmp_path: Path) -> None:
+    def cost() -> float:
+        started = time.monotonic()
+        sh("exit 0", tmp_path)
+        return time.monotonic() - started
+
+    assert statistics.median(cost() for _ in range(10)) < 0.2
