@@ -1,1 +1,0 @@
-"""The node of the embedded cluster: its pods are processes of this machine, its Services are TCP balancers."""
