@@ -1,7 +1,7 @@
-"""Running another program: live lines, a deadline, and nothing left behind.
+"""Run another program: its lines as they come, a time limit, and no process left behind.
 
-Decides when a program has ended and what it may see of our environment. Knows nothing of what the program
-is for: git, builders, checks and test suites all come through here, and its exit code is theirs to read.
+Decides when a program has ended and which environment variables it gets. Knows nothing of what the program is for: git,
+builders, checks and test suites are all run here, and their modules interpret the exit code.
 """
 
 import codecs
@@ -23,11 +23,13 @@ from prefect_cd.errors import Invalid, MissingTool
 
 _LINES_KEPT = 200
 _LINE_LENGTH = 8192  # a longer line comes in pieces, so that output without newlines cannot fill the memory
+_MOST_STDOUT = 64 * 2**20  # bytes kept when standard output is asked for in full
+_MOST_STDIN = select.PIPE_BUF  # bytes that fit into an empty pipe everywhere, so that writing them never waits
 _GRACE = timedelta(seconds=5)
-_GLANCE = 0.05  # seconds between two looks at a silent program: it may have ended while a child holds its output
-_FAREWELL = 0.5  # seconds for the last output of a program that was killed
+_POLL = 0.05  # seconds between two checks of a silent program: it may have ended while a child keeps its output open
+_LAST_OUTPUT = 0.5  # seconds for reading the last output of a program that has ended
 
-_SEEN = frozenset(
+_PASSED_ON = frozenset(
     """
     HOME USER LOGNAME SHELL LANG LANGUAGE TZ TMPDIR XDG_CACHE_HOME
     HTTP_PROXY HTTPS_PROXY FTP_PROXY ALL_PROXY NO_PROXY http_proxy https_proxy ftp_proxy all_proxy no_proxy
@@ -40,7 +42,7 @@ _SEEN = frozenset(
 
 
 def ignore(_line: str) -> None:
-    """Listen to nothing."""
+    """Discard a line."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,16 @@ class Finished:
         code: its exit code; negative when a signal ended it, as in `subprocess`.
         output: the last 200 lines of its standard output and standard error, in the order they came.
         seconds: how long it took.
-        timed_out: True when we ended it because its time was over.
+        timed_out: True when it was ended because its time limit was over.
+        stdout: the whole standard output when it was separated from standard error, which alone is then in `output`;
+            empty otherwise.
     """
 
     code: int
     output: str
     seconds: float
     timed_out: bool
+    stdout: str = ""
 
     def last(self, lines: int) -> str:
         """The last `lines` lines of the output."""
@@ -71,29 +76,33 @@ def run(
     env: Mapping[str, str],
     timeout: timedelta,
     on_line: Callable[[str], None] = ignore,
+    stdin: str = "",
+    separate_stdout: bool = False,
 ) -> Finished:
-    """Run a program to its end and hand over its lines as they come.
+    """Run a program to its end and pass on its lines as they come.
 
-    There is no shell, standard input is empty, and the program gets a session of its own: no terminal to ask
-    questions on. When its time is over, when it has ended but children of its process group have not, and
-    when the caller is interrupted by any exception (Prefect cancels with a BaseException), the whole group gets
-    SIGTERM and, as far as it is still there five seconds later, SIGKILL. Only a child that made itself a
-    session of its own escapes.
+    There is no shell, standard input ends after `stdin`, and the program gets a session of its own, so that it
+    cannot ask questions on a terminal. The whole process group gets SIGTERM and, five seconds later, SIGKILL when the
+    time limit is over, when the program has ended but its children have not, and when any exception interrupts the
+    caller (Prefect cancels with a BaseException). Only a child that created a session of its own escapes.
 
     Args:
         command: program and arguments.
-        cwd: where it starts.
+        cwd: working directory.
         env: its whole environment, usually from `clean_environment`.
-        timeout: after this it is ended.
+        timeout: the program is ended after this time.
         on_line: called in the caller's thread with each line, without its end; bytes that are not UTF-8 are replaced.
+        stdin: what the program reads, at most 4096 bytes (512 on some systems).
+        separate_stdout: keep standard output apart, in full; `on_line` and `Finished.output` then have only standard
+            error.
 
     Raises:
         MissingTool: the program does not exist or cannot be executed.
-        Invalid: the folder to start in does not exist.
+        Invalid: the folder to start in does not exist, or separated standard output is larger than 64 MiB.
     """
     started = time.monotonic()
-    process = _start(command, cwd, env)
-    output = _Output(process, on_line)
+    process = _start(command, cwd, env, stdin, separate_stdout=separate_stdout)
+    output = _Output(command[0], process, on_line)
     ended = False
     try:
         ended = _follow(process, output, started + timeout.total_seconds())
@@ -107,64 +116,91 @@ def run(
         output="\n".join(output.kept),
         seconds=time.monotonic() - started,
         timed_out=not ended,
+        stdout=output.stdout.decode(errors="replace"),
     )
 
 
 def clean_environment(extra: Mapping[str, str] = {}) -> dict[str, str]:
-    """The environment for a program that comes from a commit, or that has no business with our secrets.
+    """The environment for a program that comes from a commit, or that does not need our secrets.
 
-    The rule: a variable is passed on when it is on the list, not when it is harmless. On the list is what every
-    program needs to find its tools, speak its language and reach the network: PATH (with the folder of our own
-    Python first, so that `python` and `pytest` are the ones of this environment), HOME, USER, LANG, LC_*, TZ,
-    TMPDIR, proxies, certificates and package indexes. Everything else stays here: KUBECONFIG, PREFECT_*, AWS_*,
-    tokens. The rule is about variables only; a file below HOME can be read by whoever runs as the same user.
+    The rule: a variable is passed on when it is on the list, not when it is harmless. The list has what every program
+    needs to find its tools, use the right language and reach the network: PATH (with the folder of the running Python
+    first, so that `python` and `pytest` are the ones of this environment), HOME, USER, LANG, LC_*, TZ, TMPDIR, proxies,
+    certificates and package indexes. Everything else is left out: KUBECONFIG, PREFECT_*, AWS_*, tokens. The rule covers
+    variables only: the program still runs as the same user, who may read the files below HOME.
 
     Args:
-        extra: variables that this program needs besides; they win.
+        extra: further variables for this program; they override.
     """
-    passed = {name: value for name, value in os.environ.items() if name in _SEEN or name.startswith("LC_")}
+    passed = {name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith("LC_")}
     return {**passed, "PATH": _path(), **extra}
 
 
 def _path() -> str:
-    ours = str(Path(sys.executable).parent)
+    python_folder = str(Path(sys.executable).parent)
     others = os.environ.get("PATH", os.defpath).split(os.pathsep)
-    return os.pathsep.join([ours, *(folder for folder in others if folder and folder != ours)])
+    return os.pathsep.join([python_folder, *(folder for folder in others if folder and folder != python_folder)])
 
 
 class _Output:
-    """What a program writes: lines to the listener as they come, the last ones kept."""
+    """What a program writes: lines are passed on as they come, and the last ones are kept.
 
-    def __init__(self, process: subprocess.Popen[bytes], on_line: Callable[[str], None]) -> None:
+    Standard output that is separated from standard error is kept whole.
+    """
+
+    def __init__(self, program: str, process: subprocess.Popen[bytes], on_line: Callable[[str], None]) -> None:
         if process.stdout is None:
             raise ValueError("the program's output is not a pipe")
         self.on_line = on_line
         self.kept: deque[str] = deque(maxlen=_LINES_KEPT)
-        self.open = True
-        self.close = process.stdout.close
-        self._descriptor = process.stdout.fileno()
+        self.stdout = bytearray()
+        self._program = program
+        self._lines = process.stderr or process.stdout
+        self._pipes = {pipe.fileno(): pipe for pipe in (process.stdout, process.stderr) if pipe}
+        self._open = set(self._pipes)
         self._poll = select.poll()
-        self._poll.register(self._descriptor, select.POLLIN)
+        for descriptor in self._pipes:
+            self._poll.register(descriptor, select.POLLIN)
         utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
         self._unfinished = ""
 
+    @property
+    def open(self) -> bool:
+        """Whether a process may still write."""
+        return bool(self._open)
+
+    def close(self) -> None:
+        """Close our ends of the pipes."""
+        for pipe in self._pipes.values():
+            pipe.close()
+
     def read(self, seconds: float) -> bool:
-        """Take what comes within `seconds`; False when nothing came. `open` turns False at the end."""
-        if not self._poll.poll(seconds * 1000):
-            return False
-        chunk = os.read(self._descriptor, 65536)
-        self.open = bool(chunk)
-        self._take(chunk)
-        return True
+        """Read the output of the next `seconds`; False when there was none. `open` turns False at the end."""
+        ready = self._poll.poll(seconds * 1000)
+        for descriptor, _event in ready:
+            chunk = os.read(descriptor, 65536)
+            if not chunk:
+                self._open.discard(descriptor)
+                self._poll.unregister(descriptor)
+            if self._pipes[descriptor] is self._lines:
+                self._take(chunk)
+            else:
+                self._keep_stdout(chunk)
+        return bool(ready)
 
     def finish(self) -> None:
-        """Take the rest of a program that is gone; whoever still holds its output is not waited for."""
-        deadline = time.monotonic() + _FAREWELL
+        """Read the rest after the program has ended; do not wait for other processes that keep its output open."""
+        deadline = time.monotonic() + _LAST_OUTPUT
         while self.open and time.monotonic() < deadline:
-            self.read(_GLANCE)
-        if self.open:
+            self.read(_POLL)
+        if self._lines.fileno() in self._open:
             self._take(b"")
+
+    def _keep_stdout(self, chunk: bytes) -> None:
+        if len(self.stdout) + len(chunk) > _MOST_STDOUT:
+            raise Invalid(f"{self._program!r} wrote more than {_MOST_STDOUT // 2**20} MiB to its standard output")
+        self.stdout += chunk
 
     def _take(self, chunk: bytes) -> None:
         text = self._unfinished + self._decoder.decode(chunk, final=not chunk)
@@ -183,17 +219,20 @@ def _cut(line: str) -> list[str]:
     return [line[at : at + _LINE_LENGTH] for at in range(0, len(line), _LINE_LENGTH)] or [""]
 
 
-def _start(command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _start(
+    command: Sequence[str], cwd: Path, env: Mapping[str, str], stdin: str, *, separate_stdout: bool
+) -> subprocess.Popen[bytes]:
     if not cwd.is_dir():
         raise Invalid(f"there is no folder {cwd} to run {command[0]!r} in", hint="correct the directory")
+    reader = _filled_pipe(stdin.encode()) if stdin else subprocess.DEVNULL
     try:
         return subprocess.Popen(
             command,
             cwd=cwd,
             env=env,
-            stdin=subprocess.DEVNULL,
+            stdin=reader,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.PIPE if separate_stdout else subprocess.STDOUT,
             start_new_session=True,
             bufsize=0,
         )
@@ -204,31 +243,44 @@ def _start(command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> subproc
             f"{command[0]!r} cannot be run: {os.strerror(error.errno)}",
             hint=f"install {command[0]}, put its folder on PATH, or make it executable with a #! line",
         ) from error
+    finally:
+        if reader != subprocess.DEVNULL:
+            os.close(reader)
+
+
+def _filled_pipe(content: bytes) -> int:
+    """The end to read from of a pipe that holds `content` and then ends."""
+    if len(content) > _MOST_STDIN:
+        raise ValueError(f"standard input of {len(content)} bytes; at most {_MOST_STDIN}")
+    reader, writer = os.pipe()
+    os.write(writer, content)
+    os.close(writer)
+    return reader
 
 
 def _follow(process: subprocess.Popen[bytes], output: _Output, deadline: float) -> bool:
     """Read until the program has ended (True) or its time is over (False)."""
     while (left := deadline - time.monotonic()) > 0:
         if output.open:
-            output.read(min(left, _GLANCE))
+            output.read(min(left, _POLL))
         else:
-            time.sleep(min(left, _GLANCE / 10))
+            time.sleep(min(left, _POLL / 10))
         if _has_ended(process):
             return True
     return False
 
 
 def _end(process: subprocess.Popen[bytes], output: _Output) -> None:
-    """Leave nobody of the group behind, read what is still to be read, and reap."""
+    """End the whole process group, read the rest of the output, and reap the program."""
     try:
         _signal(process, signal.SIGTERM)
-        # Children that write where the program wrote keep the output open: its end is theirs, too.
+        # Children that inherited the output keep it open: it is at its end when they have ended, too.
         deadline = time.monotonic() + _GRACE.total_seconds()
         while (left := deadline - time.monotonic()) > 0 and (output.open or not _has_ended(process)):
             if output.open:
-                output.read(min(left, _GLANCE))
+                output.read(min(left, _POLL))
             else:
-                time.sleep(min(left, _GLANCE / 10))
+                time.sleep(min(left, _POLL / 10))
     finally:
         _signal(process, signal.SIGKILL)
         process.wait()
@@ -239,7 +291,7 @@ def _end(process: subprocess.Popen[bytes], output: _Output) -> None:
 
 
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    # The program is not reaped before the last signal, so its id cannot belong to a stranger yet.
+    # The program is reaped only after the last signal, so its process id cannot belong to another process yet.
     try:
         os.killpg(process.pid, number)
     except ProcessLookupError:
@@ -250,7 +302,7 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
     try:
         return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:
-        return True  # someone else in this process reaps all children
+        return True  # other code in this process reaps all children (a SIGCHLD handler, for example)
 
 
 __all__ = ["Finished", "clean_environment", "ignore", "run"]

@@ -1,10 +1,16 @@
-"""A small API server: lists, watches, and what can go wrong with them. Used by tests, and tested by them."""
+"""A small API server: lists, watches, writes, dry runs, and their failures. Used by tests, and tested by them.
+
+It is wrong in ways that do not matter to its tests: names are unique across namespaces, and an apply replaces the whole
+object, as it does when one manager owns all fields.
+"""
 
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import threading
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -15,56 +21,98 @@ from prefect_cd.kube.kubeconfig import LoadedKubeconfig
 from prefect_cd.kube.objects import Object
 
 _KINDS = {
-    "v1": {"Pod": "pods", "Event": "events", "Service": "services", "ConfigMap": "configmaps"},
+    "v1": {
+        "Pod": "pods",
+        "Event": "events",
+        "Service": "services",
+        "ConfigMap": "configmaps",
+        "Secret": "secrets",
+        "Namespace": "namespaces",
+    },
     "apps/v1": {"Deployment": "deployments", "ReplicaSet": "replicasets"},
     "discovery.k8s.io/v1": {"EndpointSlice": "endpointslices"},
     "networking.k8s.io/v1": {"NetworkPolicy": "networkpolicies"},
+    "coordination.k8s.io/v1": {"Lease": "leases"},
 }
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _PLURALS = frozenset(plural for kinds in _KINDS.values() for plural in kinds.values())
 
 
 class FakeApi:
-    """Objects of any kind by plural; every change has a version, and watches tell what came after theirs."""
+    """Objects of any kind by plural. Every change has a version, and a watch sends the changes after its version."""
 
     def __init__(self) -> None:
         self.objects: dict[str, dict[str, Object]] = {}
-        self.asked: list[tuple[str, dict[str, str]]] = []
-        self.refusals: list[int] = []
+        self.requests: list[tuple[str, dict[str, str]]] = []
+        self.watch_errors: list[int] = []
         """Statuses that the next watches are answered with."""
-        self.lists_refused = False
-        self.refuses = ""
-        """With which words no object is let in."""
-        self.hangs = False
-        """Whether watches stay open and tell nothing."""
-        self.hasty = False
-        """Whether watches end as soon as they began."""
+        self.lists_forbidden = False
+        self.admission_error = ""
+        """The message with which a creation is rejected; empty when all objects are admitted."""
+        self.watches_hang = False
+        """Whether watches stay open and send nothing."""
+        self.watches_end = False
+        """Whether watches end as soon as they have begun."""
+        self.write_errors: list[int] = []
+        """Statuses that the next writes are answered with."""
+        self.denied: set[tuple[str, str]] = set()
+        """(verb, resource) that a SelfSubjectAccessReview denies."""
+        self.other_managers: dict[str, str] = {}
+        """Name of an object -> the manager whose fields an apply without `force` may not change."""
+        self.connections = 0
+        """How many connections clients have opened."""
         self.port = 0
         self._version = 1
-        self._forgotten = 0
+        self._oldest_version = 0
         self._log: list[tuple[str, str, Object]] = []
-        self._news = asyncio.Event()
+        self._change = asyncio.Event()
         self._streams: list[web.Request] = []
         self._runner: web.AppRunner | None = None
+        self._transports: weakref.WeakSet[asyncio.Transport] = weakref.WeakSet()
 
     @asynccontextmanager
     async def running(self, patience: float = 3) -> AsyncIterator[Cluster]:
         await self.start()
-        config = {
+        try:
+            async with connect(LoadedKubeconfig(self.kubeconfig), patience=timedelta(seconds=patience)) as cluster:
+                yield cluster
+        finally:
+            await self.stop()
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Serve from a thread of its own: for synchronous tests, whose clients have event loops of their own."""
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever, name="fake API server", daemon=True)
+        thread.start()
+        try:
+            asyncio.run_coroutine_threadsafe(self.start(), loop).result()
+            yield
+            asyncio.run_coroutine_threadsafe(self.stop(), loop).result()
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+
+    @property
+    def kubeconfig(self) -> dict[str, Any]:
+        """A kubeconfig that leads here."""
+        return {
+            "apiVersion": "v1",
+            "kind": "Config",
             "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{self.port}"}}],
             "users": [{"name": "u", "user": {}}],
             "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
             "current-context": "x",
         }
-        try:
-            async with connect(LoadedKubeconfig(config), patience=timedelta(seconds=patience)) as cluster:
-                yield cluster
-        finally:
-            await self.stop()
 
     async def start(self) -> None:
-        app = web.Application()
-        app.router.add_get("/{base:api|apis}/{rest:.+}", self._answer)
-        app.router.add_post("/{base:api|apis}/{rest:.+}", self._let_in)
+        app = web.Application(middlewares=[self._count_connections])
+        app.router.add_get("/version", self._serve_version)
+        app.router.add_get("/{base:api|apis}/{rest:.+}", self._read)
+        app.router.add_post("/{base:api|apis}/{rest:.+}", self._create)
+        for method in ("PATCH", "PUT", "DELETE"):
+            app.router.add_route(method, "/{base:api|apis}/{rest:.+}", self._write)
         self._runner = web.AppRunner(app, shutdown_timeout=0.01)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port)
@@ -72,7 +120,7 @@ class FakeApi:
         self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
-        self.drop()
+        self.drop_connections()
         if self._runner:
             await self._runner.cleanup()
         self._runner = None
@@ -84,90 +132,174 @@ class FakeApi:
         metadata["resourceVersion"] = str(self._version)
         kind, api_version = next((k, v) for v, kinds in _KINDS.items() for k, p in kinds.items() if p == plural)
         item = {"apiVersion": api_version, "kind": kind, "metadata": metadata, **parts}
-        self._tell("MODIFIED" if name in known else "ADDED", plural, item)
+        self._record("MODIFIED" if name in known else "ADDED", plural, item)
         known[name] = item
         return item
 
     def remove(self, plural: str, name: str) -> None:
         item = self.objects[plural].pop(name)
         self._version += 1
-        self._tell("DELETED", plural, {**item, "metadata": {**item["metadata"], "resourceVersion": str(self._version)}})
+        metadata = {**item["metadata"], "resourceVersion": str(self._version)}
+        self._record("DELETED", plural, {**item, "metadata": metadata})
 
     def bookmark(self, plural: str) -> None:
         self._version += 1
-        self._tell("BOOKMARK", plural, {"metadata": {"resourceVersion": str(self._version)}})
+        self._record("BOOKMARK", plural, {"metadata": {"resourceVersion": str(self._version)}})
 
-    def forget(self) -> None:
-        """As if it had been away for so long that what was told before is not known any more."""
-        self._forgotten = self._version
+    def expire_versions(self) -> None:
+        """Answer watches from versions before now with 410, as after a long time."""
+        self._oldest_version = self._version
 
-    def drop(self) -> None:
-        """Cut every watch in the middle."""
+    def drop_connections(self) -> None:
+        """Abort the connection of every watch."""
         for request in list(self._streams):
             if request.transport:
                 request.transport.abort()
 
     def watches(self, plural: str) -> list[dict[str, str]]:
-        return [query for path, query in self.asked if path.endswith(plural) and "watch" in query]
+        return [query for path, query in self.requests if path.endswith(plural) and "watch" in query]
 
-    async def watched(self, plural: str) -> None:
-        """Until somebody watches these."""
+    async def wait_for_watch(self, plural: str) -> None:
         while not self.watches(plural):
             await asyncio.sleep(0.01)
 
     def lists(self, plural: str) -> list[dict[str, str]]:
-        return [query for path, query in self.asked if path.endswith(plural) and "watch" not in query]
+        return [query for path, query in self.requests if path.endswith(plural) and "watch" not in query]
 
-    def _tell(self, what: str, plural: str, item: Object) -> None:
-        if self.hangs:
+    @property
+    def writes(self) -> list[str]:
+        """The writes so far, in order: `PATCH configmaps/shop`; dry runs and access reviews are none."""
+        return [
+            f"{query['method']} {query['target']}"
+            for _, query in self.requests
+            if "target" in query and "dryRun" not in query
+        ]
+
+    def _record(self, event: str, plural: str, item: Object) -> None:
+        if self.watches_hang:
             return
-        self._log.append((what, plural, item))
-        self._news.set()
-        self._news = asyncio.Event()
+        self._log.append((event, plural, item))
+        self._change.set()
+        self._change = asyncio.Event()
 
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
+    async def _read(self, request: web.Request) -> web.StreamResponse:
         path, query = request.match_info["rest"], dict(request.query)
-        self.asked.append((path, query))
+        self.requests.append((path, query))
         if path in _KINDS:
-            resources = [{"kind": kind, "name": name, "namespaced": True} for kind, name in _KINDS[path].items()]
+            resources = [
+                {"kind": kind, "name": name, "namespaced": kind != "Namespace"} for kind, name in _KINDS[path].items()
+            ]
             return web.json_response({"resources": resources})
-        above, _, plural = path.rpartition("/")
-        if found := self.objects.get(above.rpartition("/")[2], {}).get(plural):
-            return web.json_response(found)
+        parent, _, last = path.rpartition("/")
+        collection = parent.rpartition("/")[2]
+        if item := self.objects.get(collection, {}).get(last):
+            return web.json_response(item)
         if "watch" in query:
-            return await self._watch(request, plural, int(query["resourceVersion"]))
-        if above.rpartition("/")[2] in _PLURALS:
+            return await self._watch(request, last, int(query["resourceVersion"]))
+        if collection in _PLURALS:
             return web.json_response(_status(404), status=404)
-        if self.lists_refused:
+        if self.lists_forbidden:
             return web.json_response(_status(403), status=403)
-        items = [each for each in self.objects.get(plural, {}).values() if _matches(each, query)]
+        items = [item for item in self.objects.get(last, {}).values() if _matches(item, query)]
         return web.json_response({"metadata": {"resourceVersion": str(self._version)}, "items": items})
 
-    async def _let_in(self, request: web.Request) -> web.StreamResponse:
-        """Of what is created, only whether it would be let in."""
-        self.asked.append((request.match_info["rest"], {"method": "POST", **request.query}))
-        refusal = {**_status(403), "message": self.refuses}
-        return web.json_response(refusal if self.refuses else await request.json(), status=403 if self.refuses else 201)
+    async def _create(self, request: web.Request) -> web.StreamResponse:
+        """Admit or reject an object, and store it unless this is a dry run; answer an access review."""
+        path, query, body = request.match_info["rest"], dict(request.query), await request.json()
+        if path.endswith("selfsubjectaccessreviews"):
+            self.requests.append((path, {"method": "POST"}))
+            return web.json_response({**body, "status": {"allowed": self._allows(body)}}, status=201)
+        plural, name = path.rpartition("/")[2], body["metadata"]["name"]
+        self.requests.append((path, {"method": "POST", "target": f"{plural}/{name}", **query}))
+        if (error := self._refused()) is not None:  # a response without content is false in older aiohttp
+            return error
+        if "dryRun" in query:
+            return web.json_response(body, status=201)
+        if name in self.objects.get(plural, {}):
+            return web.json_response({**_status(409), "reason": "AlreadyExists"}, status=409)
+        return web.json_response(self._store(plural, body), status=201)
+
+    async def _write(self, request: web.Request) -> web.StreamResponse:
+        """Apply, replace or delete one object."""
+        path, query, body = request.match_info["rest"], dict(request.query), await request.json()
+        plural, name = path.split("/")[-2:]
+        self.requests.append((path, {"method": request.method, "target": f"{plural}/{name}", **query}))
+        if (error := self._refused()) is not None:  # a response without content is false in older aiohttp
+            return error
+        live = self.objects.get(plural, {}).get(name)
+        if live is None and request.method != "PATCH":
+            return web.json_response({**_status(404), "reason": "NotFound"}, status=404)
+        if request.method == "DELETE":
+            self.remove(plural, name)
+            return web.json_response({"kind": "Status", "status": "Success"})
+        if request.method == "PUT":
+            return self._replace(plural, body)
+        return self._apply(plural, body, live, query)
+
+    def _replace(self, plural: str, item: Object) -> web.Response:
+        live = self.objects[plural][item["metadata"]["name"]]
+        if live["metadata"]["resourceVersion"] != item["metadata"].get("resourceVersion"):
+            return web.json_response({**_status(409), "reason": "Conflict"}, status=409)
+        return web.json_response(self._store(plural, item))
+
+    def _apply(self, plural: str, item: Object, live: Object | None, query: dict[str, str]) -> web.Response:
+        manager = self.other_managers.get(item["metadata"]["name"])
+        if manager and query["force"] != "true":
+            return web.json_response(_conflict(manager), status=409)
+        result = _applied(item, live)
+        return web.json_response(result if "dryRun" in query else self._store(plural, result))
+
+    def _allows(self, review: Object) -> bool:
+        attributes = review["spec"]["resourceAttributes"]
+        resource = "/".join(filter(None, [attributes["resource"], attributes.get("subresource")]))
+        return (attributes["verb"], resource) not in self.denied
+
+    def _refused(self) -> web.Response | None:
+        """The answer to a write that is not to succeed."""
+        if self.write_errors:
+            status = self.write_errors.pop(0)
+            return web.json_response(_status(status), status=status)
+        if self.admission_error:
+            return web.json_response({**_status(403), "message": self.admission_error}, status=403)
+        return None
+
+    def _store(self, plural: str, item: Object) -> Object:
+        live = self.objects.get(plural, {}).get(item["metadata"]["name"])
+        if live and live == item:
+            return live  # as a server does: a write that changes nothing gets no new version
+        metadata = {key: value for key, value in item["metadata"].items() if key != "name"}
+        parts = {key: value for key, value in item.items() if key not in {"apiVersion", "kind", "metadata"}}
+        return self.put(plural, item["metadata"]["name"], metadata=metadata, **parts)
+
+    async def _serve_version(self, _: web.Request) -> web.StreamResponse:
+        return web.json_response({"gitVersion": "v1.36.3"})
+
+    @web.middleware
+    async def _count_connections(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.transport is not None and request.transport not in self._transports:
+            self._transports.add(request.transport)
+            self.connections += 1
+        return await handler(request)
 
     async def _watch(self, request: web.Request, plural: str, since: int) -> web.StreamResponse:
-        if self.refusals:
-            return web.json_response(_status(self.refusals.pop(0)), status=403)
+        if self.watch_errors:
+            return web.json_response(_status(self.watch_errors.pop(0)), status=403)
         response = web.StreamResponse()
         await response.prepare(request)
         self._streams.append(request)
-        told = 0
+        sent = 0
         try:
-            if since < self._forgotten:
+            if since < self._oldest_version:
                 await response.write(_line("ERROR", _status(410)))
                 return response
-            while not self.hasty:
-                news = self._news
-                for what, where, item in self._log[told:]:
-                    new = int(item["metadata"]["resourceVersion"]) > since
-                    if new and where == plural and (what == "BOOKMARK" or _matches(item, dict(request.query))):
-                        await response.write(_line(what, item))
-                told = len(self._log)
-                await news.wait()
+            while not self.watches_end:
+                change = self._change
+                for event, event_plural, item in self._log[sent:]:
+                    is_new = int(item["metadata"]["resourceVersion"]) > since and event_plural == plural
+                    if is_new and (event == "BOOKMARK" or _matches(item, dict(request.query))):
+                        await response.write(_line(event, item))
+                sent = len(self._log)
+                await change.wait()
         except ConnectionError:
             pass
         finally:
@@ -175,26 +307,42 @@ class FakeApi:
         return response
 
 
-def _line(what: str, item: Object) -> bytes:
-    return json.dumps({"type": what, "object": item}).encode() + b"\n"
+def _line(event: str, item: Object) -> bytes:
+    return json.dumps({"type": event, "object": item}).encode() + b"\n"
 
 
 def _status(code: int) -> Object:
     return {"kind": "Status", "code": code, "reason": "Expired", "message": f"status {code}"}
 
 
+def _applied(item: Object, live: Object | None) -> Object:
+    """The object after an apply: what only the server writes stays as it is."""
+    if live is None:
+        return item
+    server = {key: live["metadata"][key] for key in ("uid", "resourceVersion")}
+    status = {"status": live["status"]} if "status" in live else {}
+    return {**item, **status, "metadata": {**item["metadata"], **server}}
+
+
+def _conflict(manager: str) -> Object:
+    cause = {"reason": "FieldManagerConflict", "field": ".data", "message": f'conflict with "{manager}" using v1'}
+    return {**_status(409), "reason": "Conflict", "details": {"causes": [cause]}}
+
+
 def _matches(item: Object, query: dict[str, str]) -> bool:
     labels = item["metadata"].get("labels") or {}
-    name = query.get("fieldSelector", "").removeprefix("metadata.name=")
-    named = "metadata.name=" not in query.get("fieldSelector", "") or item["metadata"]["name"] == name
+    fields = query.get("fieldSelector", "")
+    by_name = "metadata.name=" in fields
+    if by_name and item["metadata"]["name"] != fields.removeprefix("metadata.name="):
+        return False
     terms = re.split(r",(?![^(]*\))", query.get("labelSelector", ""))
-    return named and all(_holds(term, labels) for term in terms if term)
+    return all(_holds(term, labels) for term in terms if term)
 
 
 def _holds(term: str, labels: dict[str, str]) -> bool:
-    """Whether labels fulfil one term of a query: `a=b`, `a in (b,c)`, `a notin (b,c)`, `a` or `!a`."""
-    if found := re.fullmatch(r"(\S+) (in|notin) \((.*)\)", term):
-        return (labels.get(found[1]) in found[3].split(",")) == (found[2] == "in")
+    """Whether labels satisfy one term of a query: `a=b`, `a in (b,c)`, `a notin (b,c)`, `a` or `!a`."""
+    if match := re.fullmatch(r"(\S+) (in|notin) \((.*)\)", term):
+        return (labels.get(match[1]) in match[3].split(",")) == (match[2] == "in")
     key, equals, value = term.partition("=")
     if equals:
         return labels.get(key) == value

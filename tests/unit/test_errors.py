@@ -1,4 +1,4 @@
-"""The tree of errors: one drawing, one set of classes, and every leaf can be told apart anywhere."""
+"""The tree of errors: the drawing matches the classes, and every class has a code of its own."""
 
 import inspect
 import pickle
@@ -11,31 +11,31 @@ from prefect_cd import errors
 from prefect_cd.errors import DeliveryError, Errored, Failed, GateFailed, Invalid
 
 
-def everything_below(kind: type[DeliveryError]) -> Iterator[type[DeliveryError]]:
+def subclasses_of(kind: type[DeliveryError]) -> Iterator[type[DeliveryError]]:
     for child in kind.__subclasses__():
         if child.__module__ == errors.__name__:
             yield child
-            yield from everything_below(child)
+            yield from subclasses_of(child)
 
 
-TREE = list(everything_below(DeliveryError))
+TREE = list(subclasses_of(DeliveryError))
 LEAVES = [kind for kind in TREE if kind not in (Invalid, Failed, Errored)]
 
 
-def drawn() -> dict[str, str]:
+def drawn_tree() -> dict[str, str]:
     """Class -> parent, as the docstring draws it."""
     parents, level_one = {}, ""
     for line in (errors.__doc__ or "").splitlines():
-        found = re.match(r"^    (│   |    )?[├└]── (\w+)", line)
-        if found:
-            deeper, name = found.groups()
+        match = re.match(r"^    (│   |    )?[├└]── (\w+)", line)
+        if match:
+            deeper, name = match.groups()
             parents[name] = level_one if deeper else "DeliveryError"
             level_one = level_one if deeper else name
     return parents
 
 
 def test_the_drawing_in_the_docstring_is_the_tree_of_classes() -> None:
-    assert drawn() == {kind.__name__: kind.__bases__[0].__name__ for kind in TREE}
+    assert drawn_tree() == {kind.__name__: kind.__bases__[0].__name__ for kind in TREE}
 
 
 def test_no_two_errors_share_a_code() -> None:
@@ -73,4 +73,4 @@ def test_the_text_says_code_place_reason_detail_and_hint() -> None:
 
 
 def test_the_text_of_a_bare_error_is_one_line() -> None:
-    assert str(Errored("nobody knows")) == "[errored] nobody knows"
+    assert str(Errored("no answer")) == "[errored] no answer"

@@ -1,5 +1,6 @@
 import importlib
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -31,25 +32,37 @@ def test_every_module_is_importable_under_the_package(module: str) -> None:
     importlib.import_module(f"prefect_cd.{module}")
 
 
-@pytest.mark.timeout(120)
-def test_the_wheel_installs_exactly_one_top_level_package_with_everything_in_it(tmp_path: Path) -> None:
-    copy = tmp_path / "project"
-    files = subprocess.run(["git", "ls-files"], cwd=TOP, check=True, capture_output=True, text=True).stdout.split()
+def build(project: Path, tmp_path: Path) -> tuple[list[str], str]:
+    """The files and the metadata of a distribution's wheel, built from what git has of it."""
+    copy, dist = tmp_path / "project", tmp_path / "dist"
+    files = subprocess.run(["git", "ls-files"], cwd=project, check=True, capture_output=True, text=True).stdout.split()
     for file in files:
-        if (TOP / file).is_file() and file.split("/")[0] not in {"tests", "examples", "benchmarks"}:
+        if (project / file).is_file() and file.split("/")[0] not in {"tests", "examples", "benchmarks", "packages"}:
             (copy / file).parent.mkdir(parents=True, exist_ok=True)
-            (copy / file).write_bytes((TOP / file).read_bytes())
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(copy)]
+            (copy / file).write_bytes((project / file).read_bytes())
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(dist), str(copy)]
     built = subprocess.run(command, check=False, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
-    (wheel,) = (tmp_path / "dist").glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
+    assert list(dist.glob("*.tar.gz"))
+    (wheel,) = dist.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+        return names, archive.read(metadata).decode()
+
+
+@pytest.mark.timeout(120)
+def test_the_wheel_installs_exactly_one_top_level_package_with_everything_in_it(tmp_path: Path) -> None:
+    names, metadata = build(TOP, tmp_path)
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"prefect_cd"}
     for module in FLOORS:
         assert f"prefect_cd/{module.replace('.', '/')}.py" in names
     assert {str(path.relative_to(SOURCES)) for path in SOURCES.rglob("*.py")} <= set(names)
     assert "prefect_cd/py.typed" in names
-    assert list((tmp_path / "dist").glob("*.tar.gz"))
+    assert re.findall(r"Requires-Dist: (cryptography|jsonpatch|pathspec)\b", metadata) == []
+    assert re.findall(r"Requires-Dist: (prefect-cd-local\b.*)", metadata) == [
+        'prefect-cd-local<0.2,>=0.1; extra == "local"'
+    ]
 
 
 @pytest.mark.timeout(60)

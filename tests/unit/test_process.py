@@ -1,4 +1,4 @@
-"""Programs run live, in time, and leave nothing behind: shown with real processes."""
+"""Programs pass on their lines, end in time, and leave no process behind: tested with real processes."""
 
 import os
 import signal
@@ -45,8 +45,8 @@ def wait_for(condition: Callable[[], bool]) -> None:
         pause.wait(0.01)
 
 
-class Heard:
-    """Listens to a program, and knows when it spoke first."""
+class Listener:
+    """Gets a program's lines, and records when the first came."""
 
     at = 0.0
 
@@ -55,22 +55,34 @@ class Heard:
 
 
 @pytest.fixture
-def over(monkeypatch: pytest.MonkeyPatch) -> Heard:
-    """Time (`LONG`) is over as soon as the program has said something, however long it took to get there."""
-    heard = Heard()
+def over(monkeypatch: pytest.MonkeyPatch) -> Listener:
+    """The time limit (`LONG`) is over as soon as the program has written a line, however long it took until then."""
+    listener = Listener()
 
     def monotonic() -> float:
-        return time.monotonic() + (LONG.total_seconds() if heard.at else 0)
+        return time.monotonic() + (LONG.total_seconds() if listener.at else 0)
 
     monkeypatch.setattr(process_module, "time", SimpleNamespace(monotonic=monotonic, sleep=time.sleep))
-    return heard
+    return listener
 
 
 def test_output_exit_code_and_time_are_kept_with_both_streams_in_order(tmp_path: Path) -> None:
-    begun = time.monotonic()
-    ended = sh("echo one; echo two >&2; echo three; exit 3", tmp_path)
-    assert (ended.code, ended.output, ended.timed_out) == (3, "one\ntwo\nthree", False)
-    assert 0 < ended.seconds <= time.monotonic() - begun
+    started = time.monotonic()
+    finished = sh("echo one; echo two >&2; echo three; exit 3", tmp_path)
+    assert (finished.code, finished.output, finished.timed_out) == (3, "one\ntwo\nthree", False)
+    assert finished.stdout == ""  # both streams are in `output`
+    assert 0 < finished.seconds <= time.monotonic() - started
+
+
+def test_standard_output_can_be_separated_and_is_then_kept_in_full(tmp_path: Path) -> None:
+    lines: list[str] = []
+    command = ["/bin/sh", "-c", r"echo one >&2; seq 1000; printf '\377'; echo two >&2; exit 3"]
+    finished = run(
+        command, cwd=tmp_path, env=clean_environment(), timeout=LONG, on_line=lines.append, separate_stdout=True
+    )
+    assert finished.stdout == "".join(f"{number}\n" for number in range(1, 1001)) + "\ufffd"
+    assert (finished.code, finished.output, finished.timed_out) == (3, "one\ntwo", False)
+    assert lines == ["one", "two"]
 
 
 def test_lines_come_while_the_program_runs(tmp_path: Path) -> None:
@@ -78,8 +90,8 @@ def test_lines_come_while_the_program_runs(tmp_path: Path) -> None:
         if line == "ready":
             (tmp_path / "go").touch()
 
-    ended = sh("echo ready; while [ ! -e go ]; do sleep 0.01; done; echo went on", tmp_path, on_line=go_on)
-    assert ended.output == "ready\nwent on"
+    finished = sh("echo ready; while [ ! -e go ]; do sleep 0.01; done; echo went on", tmp_path, on_line=go_on)
+    assert finished.output == "ready\nwent on"
 
 
 def test_lines_come_in_the_thread_of_the_caller(tmp_path: Path) -> None:
@@ -88,12 +100,12 @@ def test_lines_come_in_the_thread_of_the_caller(tmp_path: Path) -> None:
     assert threads == [threading.current_thread()]
 
 
-def test_only_the_last_200_lines_are_kept_but_all_are_handed_over(tmp_path: Path) -> None:
+def test_only_the_last_200_lines_are_kept_but_all_are_passed_on(tmp_path: Path) -> None:
     lines: list[str] = []
-    ended = sh("seq 1000", tmp_path, on_line=lines.append)
+    finished = sh("seq 1000", tmp_path, on_line=lines.append)
     assert lines == [str(n) for n in range(1, 1001)]
-    assert ended.output.splitlines() == lines[-200:]
-    assert ended.last(2) == "999\n1000"
+    assert finished.output.splitlines() == lines[-200:]
+    assert finished.last(2) == "999\n1000"
 
 
 def test_bytes_that_are_not_utf8_are_replaced(tmp_path: Path) -> None:
@@ -112,21 +124,69 @@ def test_a_line_without_end_comes_in_pieces(tmp_path: Path) -> None:
 
 
 def test_standard_input_is_empty_and_there_is_no_terminal(tmp_path: Path) -> None:
-    ours = os.dup(0)
+    original = os.dup(0)
     (tmp_path / "typed").write_text("typed for us\n")
     with (tmp_path / "typed").open() as typed:
         os.dup2(typed.fileno(), 0)
         try:
-            ended = sh("cat; (: < /dev/tty) 2>/dev/null || echo no terminal", tmp_path)
+            finished = sh("cat; (: < /dev/tty) 2>/dev/null || echo no terminal", tmp_path)
         finally:
-            os.dup2(ours, 0)
-            os.close(ours)
-    assert ended.output == "no terminal"
+            os.dup2(original, 0)
+            os.close(original)
+    assert finished.output == "no terminal"
+
+
+def test_standard_input_is_what_the_caller_gives_and_then_ends(tmp_path: Path) -> None:
+    finished = run(["/bin/cat"], cwd=tmp_path, env={}, timeout=LONG, stdin="first ä\nsecond")
+    assert finished.output == "first ä\nsecond"
+
+
+def test_standard_input_need_not_be_read(tmp_path: Path) -> None:
+    finished = run(["/bin/true"], cwd=tmp_path, env={}, timeout=LONG, stdin="x" * process_module._MOST_STDIN)
+    assert (finished.code, finished.output) == (0, "")
+
+
+def test_standard_input_that_a_pipe_might_not_hold_is_an_error_of_the_caller(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at most"):
+        run(["/bin/cat"], cwd=tmp_path, env={}, timeout=LONG, stdin="x" * (process_module._MOST_STDIN + 1))
+
+
+def test_split_standard_output_is_kept_in_full_and_apart_from_standard_error(tmp_path: Path) -> None:
+    lines: list[str] = []
+    finished = run(
+        ["/bin/sh", "-c", "echo warning >&2; seq 100000; printf '\\r\\377 no newline'; echo end >&2"],
+        cwd=tmp_path,
+        env=clean_environment(),
+        timeout=LONG,
+        on_line=lines.append,
+        separate_stdout=True,
+    )
+    assert finished.stdout == "".join(f"{n}\n" for n in range(1, 100_001)) + "\r\ufffd no newline"
+    assert finished.output == "warning\nend"
+    assert lines == ["warning", "end"]
+
+
+@pytest.mark.parametrize("closed", ["exec 1>&-; echo late >&2", "exec 2>&-; echo late"])
+def test_a_program_that_closes_one_stream_is_read_on_the_other(tmp_path: Path, closed: str) -> None:
+    finished = run(["/bin/sh", "-c", closed], cwd=tmp_path, env=clean_environment(), timeout=LONG, separate_stdout=True)
+    assert finished.stdout + finished.output == ("late" if ">&2" in closed else "late\n")
+
+
+def test_standard_output_is_empty_unless_it_is_split(tmp_path: Path) -> None:
+    assert sh("echo one", tmp_path).stdout == ""
+
+
+def test_split_standard_output_cannot_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_module, "_MOST_STDOUT", 2**20)
+    command = ["/bin/sh", "-c", "echo $$ > pid; exec cat /dev/zero"]
+    with pytest.raises(Invalid, match="more than 1 MiB"):
+        run(command, cwd=tmp_path, env=clean_environment(), timeout=LONG, separate_stdout=True)
+    wait_for(lambda: not is_alive(int((tmp_path / "pid").read_text())))
 
 
 def test_the_environment_is_exactly_the_given_one(tmp_path: Path) -> None:
-    ended = run(["/usr/bin/env"], cwd=tmp_path, env={"ONLY": "this"}, timeout=LONG)
-    assert ended.output == "ONLY=this"
+    finished = run(["/usr/bin/env"], cwd=tmp_path, env={"ONLY": "this"}, timeout=LONG)
+    assert finished.output == "ONLY=this"
 
 
 def test_the_program_is_looked_for_on_the_given_path(tmp_path: Path) -> None:
@@ -148,78 +208,79 @@ def test_a_program_that_cannot_be_run_is_a_missing_tool(tmp_path: Path, content:
     assert "install ./tool" in caught.value.hint
 
 
-def test_a_folder_that_is_not_there_is_not_taken_for_a_missing_program(tmp_path: Path) -> None:
+def test_a_missing_folder_is_not_mistaken_for_a_missing_program(tmp_path: Path) -> None:
     with pytest.raises(Invalid, match="no folder"):
         sh("true", tmp_path / "absent")
 
 
-def test_a_program_that_is_over_its_time_gets_sigterm_and_its_last_words_are_kept(tmp_path: Path, over: Heard) -> None:
-    ended = sh(
+def test_a_program_over_its_time_limit_gets_sigterm_and_its_last_lines_are_kept(tmp_path: Path, over: Listener) -> None:
+    finished = sh(
         "trap 'echo cleaned up; exit 7' TERM; echo started; while :; do sleep 0.01; done",
         tmp_path,
         on_line=over,
     )
-    assert ended.timed_out
-    assert ended.code == 7
-    assert ended.output.startswith("started")
-    assert ended.output.endswith("cleaned up")
+    assert finished.timed_out
+    assert finished.code == 7
+    assert finished.output.startswith("started")
+    assert finished.output.endswith("cleaned up")
 
 
-def test_children_are_given_time_to_clean_up_after_the_program_is_gone(tmp_path: Path, over: Heard) -> None:
+def test_children_get_time_to_clean_up_after_the_program_has_ended(tmp_path: Path, over: Listener) -> None:
     child = "trap 'sleep 0.2; echo closed the browser; exit' TERM; echo open; while :; do sleep 0.01; done"
-    ended = sh(f"({child}) & while :; do sleep 0.01; done", tmp_path, on_line=over)
-    assert ended.code == -signal.SIGTERM
-    assert ended.output.splitlines()[-1] == "closed the browser"
+    finished = sh(f"({child}) & while :; do sleep 0.01; done", tmp_path, on_line=over)
+    assert finished.code == -signal.SIGTERM
+    assert finished.output.splitlines()[-1] == "closed the browser"
 
 
-def test_a_program_that_ignores_sigterm_is_killed(tmp_path: Path, over: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_ignores_sigterm_is_killed(
+    tmp_path: Path, over: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usual = process_module._GRACE
     monkeypatch.setattr(process_module, "_GRACE", timedelta(seconds=0.2))
-    ended = sh(r"trap '' TERM; printf 'ready\nstubborn'; while :; do sleep 0.01; done", tmp_path, on_line=over)
+    finished = sh(r"trap '' TERM; printf 'ready\nstubborn'; while :; do sleep 0.01; done", tmp_path, on_line=over)
     took = time.monotonic() - over.at
-    assert ended.timed_out
-    assert ended.code == -signal.SIGKILL
-    assert ended.output == "ready\nstubborn"
+    assert finished.timed_out
+    assert finished.code == -signal.SIGKILL
+    assert finished.output == "ready\nstubborn"
     assert took < usual.total_seconds()
 
 
-def test_children_of_a_program_that_is_over_its_time_end_with_it(tmp_path: Path, over: Heard) -> None:
-    ended = sh("sleep 1000 & echo $!; wait", tmp_path, on_line=over)
-    assert ended.timed_out
-    wait_for(lambda: not is_alive(int(ended.output)))
+def test_children_of_a_program_over_its_time_limit_end_with_it(tmp_path: Path, over: Listener) -> None:
+    finished = sh("sleep 1000 & echo $!; wait", tmp_path, on_line=over)
+    assert finished.timed_out
+    wait_for(lambda: not is_alive(int(finished.output)))
 
 
 def test_a_child_left_in_the_background_is_ended_when_the_program_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        process_module, "_GRACE", timedelta(minutes=10)
-    )  # it ends at once, and is not waited for that long
-    ended = sh("sleep 1000 & echo $!", tmp_path)
-    assert (ended.code, ended.timed_out) == (0, False)
-    assert ended.seconds < 30
-    wait_for(lambda: not is_alive(int(ended.output)))
+    # The child ends at SIGTERM, so the grace period is not waited for.
+    monkeypatch.setattr(process_module, "_GRACE", timedelta(minutes=10))
+    finished = sh("sleep 1000 & echo $!", tmp_path)
+    assert (finished.code, finished.timed_out) == (0, False)
+    assert finished.seconds < 30
+    wait_for(lambda: not is_alive(int(finished.output)))
 
 
 def test_a_daemon_that_closed_its_output_and_ignores_sigterm_is_killed(tmp_path: Path) -> None:
-    ended = sh(
+    finished = sh(
         "(trap '' TERM; touch deaf; exec sleep 1000) >/dev/null 2>&1 & "
         "echo $!; while [ ! -e deaf ]; do sleep 0.01; done",
         tmp_path,
     )
-    assert ended.code == 0
-    wait_for(lambda: not is_alive(int(ended.output)))
+    assert finished.code == 0
+    wait_for(lambda: not is_alive(int(finished.output)))
 
 
-def test_who_made_a_session_of_its_own_and_holds_the_output_does_not_hold_us(
+def test_a_child_in_a_session_of_its_own_that_keeps_the_output_open_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usual, heard = process_module._GRACE, Heard()
+    usual, listener = process_module._GRACE, Listener()
     monkeypatch.setattr(process_module, "_GRACE", timedelta(seconds=0.2))
     os.mkfifo(tmp_path / "gone")
-    ended = sh("setsid sh -c 'echo $$; : > gone; exec sleep 1000' & : < gone", tmp_path, on_line=heard)
-    took = time.monotonic() - heard.at
-    os.kill(int(ended.output), signal.SIGKILL)
+    finished = sh("setsid sh -c 'echo $$; : > gone; exec sleep 1000' & : < gone", tmp_path, on_line=listener)
+    took = time.monotonic() - listener.at
+    os.kill(int(finished.output), signal.SIGKILL)
     assert took < usual.total_seconds()
 
 
@@ -237,23 +298,23 @@ def test_an_interrupted_caller_leaves_no_process_behind(tmp_path: Path) -> None:
     wait_for(lambda: not any(map(is_alive, pids)))
 
 
-def test_an_interrupted_caller_hears_no_more(tmp_path: Path) -> None:
-    heard = []
+def test_an_interrupted_caller_gets_no_more_lines(tmp_path: Path) -> None:
+    lines = []
 
     def interrupt(line: str) -> None:
-        heard.append(line)
+        lines.append(line)
         raise Interrupted
 
     with pytest.raises(Interrupted):
-        sh("trap 'echo last words; exit' TERM; echo one; while :; do sleep 0.01; done", tmp_path, on_line=interrupt)
-    assert heard == ["one"]
+        sh("trap 'echo cleaned up; exit' TERM; echo one; while :; do sleep 0.01; done", tmp_path, on_line=interrupt)
+    assert lines == ["one"]
 
 
 def test_a_signal_handler_that_raises_ends_a_silent_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     following, finished = threading.Event(), threading.Event()
     follow, pid = process_module._follow, tmp_path / "pid"
 
-    def noted(process: subprocess.Popen[bytes], output: process_module._Output, deadline: float) -> bool:
+    def recording_follow(process: subprocess.Popen[bytes], output: process_module._Output, deadline: float) -> bool:
         following.set()
         return follow(process, output, deadline)
 
@@ -265,7 +326,7 @@ def test_a_signal_handler_that_raises_ends_a_silent_program(tmp_path: Path, monk
         if not finished.is_set():
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
-    monkeypatch.setattr(process_module, "_follow", noted)
+    monkeypatch.setattr(process_module, "_follow", recording_follow)
     before = signal.signal(signal.SIGUSR1, handler)
     sender = threading.Thread(target=send)
     sender.start()
@@ -279,7 +340,7 @@ def test_a_signal_handler_that_raises_ends_a_silent_program(tmp_path: Path, monk
     wait_for(lambda: not is_alive(int(pid.read_text())))
 
 
-def test_a_clean_environment_has_no_secrets_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clean_environment_has_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     secrets = ("KUBECONFIG", "PREFECT_API_KEY", "AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "VIRTUAL_ENV", "PYTHONPATH")
     for name in secrets:
         monkeypatch.setenv(name, "secret")
@@ -291,13 +352,13 @@ def test_a_clean_environment_has_no_secrets_of_ours(monkeypatch: pytest.MonkeyPa
     assert list(environment.values()).count("wanted") == 5
 
 
-def test_our_own_python_comes_first_on_the_path_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = str(Path(sys.executable).parent)
-    monkeypatch.setenv("PATH", f"/usr/bin:{ours}:/bin")
-    assert clean_environment()["PATH"] == f"{ours}:/usr/bin:/bin"
+def test_the_running_python_comes_first_on_the_path_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    python_folder = str(Path(sys.executable).parent)
+    monkeypatch.setenv("PATH", f"/usr/bin:{python_folder}:/bin")
+    assert clean_environment()["PATH"] == f"{python_folder}:/usr/bin:/bin"
 
 
-def test_extra_variables_win(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extra_variables_override(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/elsewhere")
     environment = clean_environment({"HOME": "/here", "BASE_URL": "http://shop"})
     assert (environment["HOME"], environment["BASE_URL"]) == ("/here", "http://shop")

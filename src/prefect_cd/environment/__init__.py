@@ -1,1 +1,1 @@
-"""An environment in a cluster: what we apply there, what we record, who may write, and what may come next."""
+"""An environment in a cluster: apply objects, record releases, hold the lock, and decide what may be released."""

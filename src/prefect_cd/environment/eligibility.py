@@ -1,10 +1,10 @@
-"""Whether a release may go into an environment, judged from what the records say. Pure.
+"""Whether a release may go into an environment, decided from its records and its approval. Pure.
 
-It knows no cluster and no Prefect: records and one answer of git in, an obstacle or nothing out.
+It knows neither the cluster nor Prefect: callers pass records and one answer of git, and get an error or None.
 """
 
-from prefect_cd.environment.records import Record, State
-from prefect_cd.errors import DeliveryError, EnvironmentFrozen, Superseded
+from prefect_cd.environment.records import Decision, Record, State
+from prefect_cd.errors import ContentChanged, DeliveryError, EnvironmentFrozen, Superseded
 from prefect_cd.release.model import Release, Result, digest_of
 
 
@@ -16,17 +16,17 @@ class EnvironmentState(Result):
 
     @property
     def interrupted(self) -> Record | None:
-        """The record of a rollout that nobody ended; with the lock in our hands, its process is dead."""
+        """The record of a rollout that has no outcome. For the holder of the lock, its process is dead."""
         return self.newest if self.newest and self.newest.state == State.STARTED else None
 
     @property
     def known_kinds(self) -> set[tuple[str, str]]:
-        """(apiVersion, kind) of what earlier releases may have left here."""
+        """(apiVersion, kind) of the objects that earlier releases may have left here."""
         records = [record for record in (self.newest, self.known_good) if record]
         return {(item["apiVersion"], item["kind"]) for record in records for item in record.objects}
 
     def runs(self, release: Release) -> bool:
-        """Whether this release is the known-good, and nothing was tried after it."""
+        """Whether this release is the known-good, and no other rollout started after it."""
         return bool(
             self.known_good
             and self.newest
@@ -36,32 +36,55 @@ class EnvironmentState(Result):
 
 
 def blocked_by(
-    environment: str, standing: EnvironmentState, release: Release, *, older: bool | None
+    environment: str, state: EnvironmentState, release: Release, *, older: bool | None
 ) -> DeliveryError | None:
     """Why `release` must not go into the environment now, or None.
 
     Args:
         environment: its name.
-        standing: its records.
+        state: its records.
         release: the candidate.
-        older: whether the running commit contains the candidate's (git's answer; None when it does not know).
+        older: whether the running commit contains the candidate's; None when git does not know.
     """
     rollback = f"prefect deployment run 'rollback/{release.application}' -p environment={environment}"
-    if standing.newest and standing.newest.state == State.ROLLBACK_FAILED:
+    if state.newest and state.newest.state == State.ROLLBACK_FAILED:
         return EnvironmentFrozen(
-            f"{environment} is frozen: going back from {standing.newest.release_id} failed",
-            detail=standing.newest.reason,
+            f"{environment} is frozen: the rollback from {state.newest.release_id} failed",
+            detail=state.newest.reason,
             hint=f"repair the cause, then `{rollback}`",
         )
-    running = standing.known_good
+    running = state.known_good
     if older and running and running.commit and running.commit.sha != release.commit.sha:
         return Superseded(
             f"{environment} runs {running.commit.short}, which contains {release.commit.short} already",
-            hint=f"to go back on purpose: `{rollback} -p to=RELEASE`",
+            hint=f"to roll back: `{rollback} -p to=RELEASE`",
+        )
+    return None
+
+
+def approval_problem(
+    environment: str, *, required: bool, decision: Decision | None, content: str
+) -> ContentChanged | None:
+    """Why the approval at hand does not cover what is about to be applied, or None.
+
+    Args:
+        environment: its name.
+        required: whether the environment requires an approval for this version.
+        decision: the approval, if there is one.
+        content: `content_digest` of what is about to be applied.
+    """
+    if decision is None:
+        if not required:
+            return None
+        return ContentChanged(f"{environment} requires an approval, and there is none", hint="call `approve` first")
+    if decision.content != content:
+        return ContentChanged(
+            f"what would be applied to {environment} is no longer what {decision.name} approved",
+            hint="open the new approval form: it shows what would be applied now",
         )
     return None
 
 
 def content_digest(environment: str, namespace: str, server: str, release_hash: str, changes: str) -> str:
-    """Identity of what a person is asked about: this release, changing exactly this, there. 64 hex digits."""
+    """Identity of what an approval covers: this release, these changes, this place. 64 hex digits."""
     return digest_of([environment, namespace, server, release_hash, changes])

@@ -1,11 +1,13 @@
 """One writer per environment: a Lease that is renewed while we work, and a guard before every write.
 
-The decision (`decide`) is pure. The holder renews from a thread of its own, so that it goes on while a stage blocks.
-A holder whose renewal is overdue waits before its next write until it knows; when somebody else took over, it stops.
-While nobody reaches the API server nobody takes over; behind a partition somebody may, and our next renewal tells.
-A write takes at most WRITE_SECONDS, and none is begun in the last WRITE_SECONDS of a lease, so none outlives it.
-As in client-go's leader election, a lease counts as abandoned only when it was *seen* unchanged for its whole
-duration: no clocks of two machines are compared, and time in which nobody could look is none.
+The decision (`may_acquire`) is pure. The holder renews the Lease from a thread of its own, so that renewal goes on
+while a stage blocks. The rules are those of client-go's leader election (`tools/leaderelection`), and one for writes:
+
+* A Lease counts as abandoned only when this process *observed* it unchanged for its whole duration. Clocks of two
+  machines are never compared, and time in which this process could not reach the API server does not count.
+* A holder whose renewal is overdue holds back its writes until it has renewed the Lease; when another holder has
+  taken the Lease over, it stops.
+* A write takes at most WRITE_SECONDS, and none starts in the last WRITE_SECONDS of a Lease: no write outlives it.
 """
 
 import asyncio
@@ -17,7 +19,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from enum import Enum
 from types import TracebackType
 
 from typing_extensions import Self
@@ -29,43 +30,40 @@ from prefect_cd.kube.kubeconfig import Access
 from prefect_cd.kube.objects import Object
 from prefect_cd.kube.resources import Ref
 from prefect_cd.kube.responses import ApiError
-from prefect_cd.manifests.labels import PREFIX
+from prefect_cd.manifests.labels import RECORD
 
 DURATION = timedelta(seconds=20)
-TAKEOVER = DURATION + timedelta(seconds=10)
-"""So long it takes at most until a dead holder's lock can be taken."""
-_RENEW_EVERY = timedelta(seconds=3)
-_LOOK_EVERY = timedelta(milliseconds=500)
-_GLANCE_SECONDS = 0.1
+TAKEOVER_WAIT = DURATION + timedelta(seconds=10)
+"""The longest wait for the lock of a holder that died: its duration, and time to observe and acquire."""
+_RENEW_INTERVAL = timedelta(seconds=3)
+_ACQUIRE_INTERVAL = timedelta(milliseconds=500)
+_GUARD_INTERVAL = timedelta(milliseconds=100)
 _log = logging.getLogger(__name__)
 
 
 def _now() -> float:
-    """Seconds that also pass while the machine sleeps: a laptop that wakes up must not believe in its old lease."""
+    """Seconds of a clock that goes on while the machine sleeps: on waking up, a laptop's Lease has expired."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
-class Step(str, Enum):
-    """What to do about a lease."""
-
-    TAKE = "take"
-    WAIT = "wait"
-
-
 @dataclass(frozen=True)
-class Seen:
-    """A lease as it was last seen, and for how long it has not changed."""
+class ObservedLease:
+    """A Lease as this process last observed it.
+
+    Attributes:
+        holder: its holder; empty when it was released.
+        unchanged: for how long this process has observed no change of it.
+        duration: how long it is valid without renewal, as its holder wrote it.
+    """
 
     holder: str
     unchanged: timedelta
     duration: timedelta
 
 
-def decide(me: str, seen: Seen | None) -> Step:
-    """Whether the lease may be taken: there is none, it is ours, it was given back, or it is abandoned."""
-    if seen is None or seen.holder in {"", me} or seen.unchanged >= seen.duration:
-        return Step.TAKE
-    return Step.WAIT
+def may_acquire(candidate: str, lease: ObservedLease | None) -> bool:
+    """Whether `candidate` may acquire the Lease: there is none, or it is its own, released, or abandoned."""
+    return lease is None or lease.holder in {"", candidate} or lease.unchanged >= lease.duration
 
 
 @contextmanager
@@ -74,13 +72,13 @@ def hold(access: Access, ownership: Ownership, holder: str, *, wait: timedelta) 
 
     Args:
         access: the cluster.
-        ownership: the environment; its namespace is created when it is missing, since the lock lives there.
-        holder: who we are, shown by `kubectl get lease`. It need not be unique: every lock adds a mark of its own,
-            so that a run that was started again waits for its first process like everybody else.
+        ownership: the environment; its namespace is created when it is missing, since the Lease lives there.
+        holder: who we are, shown by `kubectl get lease`. It need not be unique: every lock adds a suffix of its own,
+            so that a run that was started again waits for its first process like for any other holder.
         wait: how long to wait for another holder.
 
     Raises:
-        EnvironmentBusy: another holder was still at work after `wait`.
+        EnvironmentBusy: another holder was still renewing the Lease after `wait`.
         ClusterUnreachable: the API server does not answer.
     """
     lock = Lock(access, ownership, holder, wait)
@@ -89,54 +87,63 @@ def hold(access: Access, ownership: Ownership, holder: str, *, wait: timedelta) 
 
 
 class Lock:
-    """A held lock; `guard` is what every write awaits first."""
+    """A held lock; every write awaits its `guard` first."""
 
     def __init__(self, access: Access, ownership: Ownership, holder: str, wait: timedelta) -> None:
         self._access = access
         self._ownership = ownership
         self.holder = f"{holder}/{uuid.uuid4().hex[:8]}"
         self._wait = wait
-        self._valid_until = 0.0
+        self._valid_until = 0.0  # by `_now`; no write starts later
         self._lost: DeliveryError | None = None
-        self._trouble = ""
-        self._ready = threading.Event()
+        self._renewal_error = ""
+        self._ready = threading.Event()  # acquired, or failed to acquire
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"lock of {ownership.environment}", daemon=True)
 
     async def guard(self) -> None:
-        """Return while we are the writer; wait while nobody can tell.
+        """Return while we are the writer; wait while a renewal is overdue.
 
         Raises:
             LockLost: we no longer are.
             ClusterUnreachable: we could not find out in time; we may still be.
         """
         give_up = _now() + PATIENCE.total_seconds()
-        waits = False
-        while _now() > self._valid_until or self._lost or self._stop.is_set():
-            if self._lost or self._stop.is_set():
-                why = self._lost.reason if self._lost else "the lock was given back"
-                raise LockLost(
-                    f"no longer the writer of {self._ownership.environment}: {why}",
-                    hint="nothing more was written by this run; the next release or recovery takes over",
-                )
+        logged = False
+        while True:
+            self._raise_if_lost()
+            if _now() <= self._valid_until:
+                return
             if _now() > give_up:
-                raise ClusterUnreachable(
-                    f"the lock of {self._ownership.environment} could not be renewed "
-                    f"for {PATIENCE.total_seconds():.0f} s"
-                    f"{': ' if self._trouble else ''}{self._trouble}",
-                    where=f"{self._ref} in {self._ownership.namespace}",
-                    hint="nothing was written meanwhile; does the API server answer? `kubectl get --raw /readyz`",
-                )
-            if not waits:
-                waits = True
-                _log.warning("nothing is written to %s until its lock is renewed", self._ownership.environment)
-            await asyncio.sleep(_GLANCE_SECONDS)
+                raise self._not_renewed()
+            if not logged:
+                logged = True
+                _log.warning("writes to %s wait until its lock is renewed", self._ownership.environment)
+            await asyncio.sleep(_GUARD_INTERVAL.total_seconds())
+
+    def _raise_if_lost(self) -> None:
+        if not self._lost and not self._stop.is_set():
+            return
+        reason = self._lost.reason if self._lost else "the lock was released"
+        raise LockLost(
+            f"no longer the writer of {self._ownership.environment}: {reason}",
+            hint="this run wrote nothing more; the next release or recovery takes over",
+        )
+
+    def _not_renewed(self) -> ClusterUnreachable:
+        cause = f": {self._renewal_error}" if self._renewal_error else ""
+        return ClusterUnreachable(
+            f"the lock of {self._ownership.environment} could not be renewed "
+            f"for {PATIENCE.total_seconds():.0f} s{cause}",
+            where=self._location,
+            hint="nothing was written in this time; does the API server answer? `kubectl get --raw /readyz`",
+        )
 
     def __enter__(self) -> Self:
         self._thread.start()
         try:
             self._ready.wait()
-        except BaseException:  # cancelled while waiting: a thread that goes on would take the lock for nobody
+        except BaseException:  # cancelled while waiting: without this, the thread would acquire the lock later
             self._stop.set()
             self._thread.join(timeout=DURATION.total_seconds())
             raise
@@ -151,56 +158,59 @@ class Lock:
         self._stop.set()
         self._thread.join(timeout=DURATION.total_seconds())
 
+    # --- in the thread of the lock -----------------------------------------------------------------------------------
+
     def _run(self) -> None:
         try:
-            asyncio.run(self._keep())
+            asyncio.run(self._acquire_and_renew())
         except DeliveryError as error:
             self._lost = error
-        except BaseException as error:  # noqa: BLE001  the thread never ends silently: its death is the loss of the lock
+        except BaseException as error:  # noqa: BLE001  without its thread the lock is lost, whatever ended the thread
             _log.exception("the lock's thread ended")
             self._lost = LockLost(f"the lock's thread ended: {error!r}")
         finally:
             self._ready.set()
 
-    async def _keep(self) -> None:
+    async def _acquire_and_renew(self) -> None:
         async with connect(self._access, patience=PATIENCE) as cluster:
             await ensure_namespace(cluster, self._ownership)
             lease = await self._acquire(cluster)
         if lease is None:
             return
         self._ready.set()
-        async with connect(self._access, patience=_RENEW_EVERY) as cluster:
-            while not await asyncio.to_thread(self._stop.wait, _RENEW_EVERY.total_seconds()):
+        async with connect(self._access, patience=_RENEW_INTERVAL) as cluster:
+            while not await asyncio.to_thread(self._stop.wait, _RENEW_INTERVAL.total_seconds()):
                 lease = await self._renew(cluster, lease)
-            await self._give_back(cluster, lease)
+            await self._release(cluster, lease)
 
     async def _acquire(self, cluster: Cluster) -> Object | None:
-        """The lease in our name; None when we are stopped before."""
+        """The Lease in our name; None when we are stopped before we have it."""
         give_up = _now() + self._wait.total_seconds()
-        version, since, looked = "", _now(), _now()
+        version, unchanged_since, last_look = "", _now(), _now()
         while not self._stop.is_set():
             try:
                 lease = await cluster.get(self._ref)
-                # after an outage its holder, too, needs a moment to come back
-                blind = _now() - looked > DURATION.total_seconds() / 2
-                looked = _now()
-                if lease and (lease["metadata"]["resourceVersion"] != version or blind):
-                    version, since = lease["metadata"]["resourceVersion"], looked
-                seen = _seen(lease, timedelta(seconds=looked - since))
-                step = decide(self.holder, seen)
-                if step is Step.TAKE and (taken := await self._write(cluster, lease)):
-                    return taken
+                # After an outage the holder, too, gets a whole duration to renew.
+                was_blind = _now() - last_look > DURATION.total_seconds() / 2
+                last_look = _now()
+                if lease and (lease["metadata"]["resourceVersion"] != version or was_blind):
+                    version, unchanged_since = lease["metadata"]["resourceVersion"], last_look
+                observed = _observe(lease, timedelta(seconds=last_look - unchanged_since))
+                allowed = may_acquire(self.holder, observed)
+                acquired = await self._write(cluster, lease) if allowed else None
             except ClusterUnreachable:
                 if _now() > give_up:
                     raise
                 continue
-            if step is Step.WAIT and seen and _now() > give_up:
+            if acquired:
+                return acquired
+            if observed and not allowed and _now() > give_up:
                 raise EnvironmentBusy(
-                    f"{self._ownership.environment} is being changed by {seen.holder}",
-                    where=f"{self._ref} in {self._ownership.namespace}",
-                    hint="wait for that run to end, or cancel it; a dead holder is replaced by itself",
+                    f"{self._ownership.environment} is being changed by {observed.holder}",
+                    where=self._location,
+                    hint="wait for that run to end, or cancel it; the lock of a process that died expires by itself",
                 )
-            await asyncio.sleep(_LOOK_EVERY.total_seconds())
+            await asyncio.sleep(_ACQUIRE_INTERVAL.total_seconds())
         return None
 
     async def _renew(self, cluster: Cluster, lease: Object) -> Object:
@@ -209,24 +219,28 @@ class Lock:
             if renewed:
                 return renewed
             live = await cluster.get(self._ref)
-        except (ClusterUnreachable, Forbidden) as error:  # a server that starts forbids what it will allow
-            self._trouble = error.reason  # the guard holds writes back until we know
+        except (ClusterUnreachable, Forbidden) as error:  # an API server that starts may forbid what it allows later
+            self._renewal_error = error.reason  # the guard holds writes back until a renewal succeeds
             return lease
-        if live is None or live["spec"].get("holderIdentity") != self.holder:
-            taker = live["spec"].get("holderIdentity") if live else "nobody"
-            raise LockLost(f"the lock is now held by {taker or 'nobody'}")
-        return live  # our own write arrived though its answer did not
+        if live is None:
+            raise LockLost("the lock was deleted")
+        holder = live["spec"].get("holderIdentity")
+        if holder != self.holder:
+            raise LockLost(
+                f"the lock is now held by {holder}" if holder else "the lock was released by another process"
+            )
+        return live  # either our own write, whose answer was lost, or another client's change of metadata
 
-    async def _give_back(self, cluster: Cluster, lease: Object) -> None:
+    async def _release(self, cluster: Cluster, lease: Object) -> None:
         self._valid_until = 0.0
         try:
             await cluster.replace({**lease, "spec": {**lease["spec"], "holderIdentity": ""}})
-        except (ApiError, ClusterUnreachable):  # it lapses by itself
+        except (ApiError, ClusterUnreachable):  # it expires by itself
             return
 
     async def _write(self, cluster: Cluster, lease: Object | None) -> Object | None:
-        """The lease in our name, or None when somebody else was faster (resourceVersion is the judge)."""
-        asked = _now()
+        """The Lease in our name, or None when another process wrote it first (resourceVersion decides)."""
+        started = _now()  # from before the request, so that we never count on the Lease for longer than others do
         item = self._lease(lease)
         try:
             written = await (cluster.replace(item) if lease else cluster.create(item))
@@ -234,7 +248,7 @@ class Lock:
             if error.cause in {"AlreadyExists", "Conflict"} or (lease and error.cause == "NotFound"):
                 return None
             raise
-        self._valid_until = asked + DURATION.total_seconds() - WRITE_SECONDS
+        self._valid_until = started + DURATION.total_seconds() - WRITE_SECONDS
         return written
 
     @property
@@ -243,7 +257,12 @@ class Lock:
             "coordination.k8s.io/v1", "Lease", self._ownership.namespace, f"prefect-cd.{self._ownership.application}"
         )
 
+    @property
+    def _location(self) -> str:
+        return f"{self._ref} in {self._ownership.namespace}"
+
     def _lease(self, lease: Object | None) -> Object:
+        """The Lease to write: `lease` renewed in our name, or a new one."""
         now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         spec = dict(lease["spec"]) if lease else {"leaseTransitions": 0}
         if spec.get("holderIdentity") != self.holder:
@@ -260,15 +279,15 @@ class Lock:
             "metadata": {"name": ref.name, "namespace": ref.namespace},
         }
         item = self._ownership.label(lease or fresh)
-        item["metadata"]["labels"][PREFIX + "record"] = "lock"  # ours, and never pruned
+        item["metadata"]["labels"][RECORD] = "lock"  # so that it is never pruned
         return {**item, "spec": spec}
 
 
-def _seen(lease: Object | None, unchanged: timedelta) -> Seen | None:
+def _observe(lease: Object | None, unchanged: timedelta) -> ObservedLease | None:
     if lease is None:
         return None
     spec = lease["spec"]
-    return Seen(
+    return ObservedLease(
         holder=spec.get("holderIdentity") or "",
         unchanged=unchanged,
         duration=timedelta(seconds=spec.get("leaseDurationSeconds") or DURATION.total_seconds()),

@@ -1,14 +1,15 @@
-"""Records in the cluster: what runs in an environment, what ran, what to go back to.
+"""Records in the cluster: which release an environment runs, which ones ran before, and which to roll back to.
 
-As Helm does it: one Secret per deployed release in the environment's own namespace, written before the first write
-of the rollout and settled after its last. The orchestrator's disk is never needed: the newest records are enough to
-know what runs, to roll back, and to finish what a killed process began.
+One Secret per deployed release in the environment's own namespace, as Helm stores releases. It is written before the
+first write of a rollout, and again with the outcome after the last. The orchestrator's disk is never needed: the
+newest records are enough to know what runs, to roll back, and to recover from a process that was killed.
 """
 
 import base64
 import gzip
 import json
 import zlib
+from collections.abc import Sequence
 from datetime import datetime
 from enum import Enum
 
@@ -22,19 +23,19 @@ from prefect_cd.kube.objects import Object
 from prefect_cd.kube.resources import Ref
 from prefect_cd.kube.responses import ApiError
 from prefect_cd.manifests.labels import ENVIRONMENT, PREFIX, RECORD
-from prefect_cd.release.model import BuiltImage, Commit, Result
+from prefect_cd.release.model import BuiltImage, Commit, Release, Result
 
 KEPT = 10
 _TYPE = PREFIX + "record.v1"
 _STATE, _RELEASE, _NUMBER = PREFIX + "state", PREFIX + "release-id", PREFIX + "number"
-_LIMIT = 1_000_000  # bytes of its content; a Secret holds 1 MiB
-_RESERVE = 50_000  # of it, for what is known only when a record is settled
-_LONGEST_REASON = 20_000
-_LARGEST = 200_000_000  # of a record that is read, unpacked: who may write Secrets may not fill our memory
+_LIMIT = 1_000_000  # bytes of a compressed record; a Secret holds 1 MiB (MaxSecretSize in k8s.io/api/core/v1)
+_RESERVE = 50_000  # bytes of it for the outcome, so that a record that could be started can also be finished
+_MAX_REASON_LENGTH = 20_000
+_MAX_DECOMPRESSED = 200_000_000  # bytes; a manipulated Secret must not exhaust our memory
 
 
 class State(str, Enum):
-    """What became of a release in an environment."""
+    """The outcome of a release in an environment. The values are a stable contract: they are labels of Secrets."""
 
     STARTED = "started"
     KNOWN_GOOD = "known-good"
@@ -44,21 +45,21 @@ class State(str, Enum):
     WITHDRAWN = "withdrawn"
 
 
-_GOOD = frozenset({State.KNOWN_GOOD, State.WITHDRAWN})
+_ROLLBACK_TARGETS = frozenset({State.KNOWN_GOOD, State.WITHDRAWN})  # withdrawn ones only by name
 
 
 class Decision(Result):
-    """What a person decided about a release for an environment."""
+    """The decision of an approver about a release for an environment."""
 
     approved: bool
     name: str
     comment: str
     decided_at: datetime
-    content: str = Field(description="digest of what was shown")
+    content: str = Field(description="digest of what was approved")
 
 
 class GateResult(Result):
-    """What a gate said, in one line."""
+    """The result of a gate, in one line."""
 
     name: str
     outcome: str
@@ -66,7 +67,7 @@ class GateResult(Result):
 
 
 class Record(Result):
-    """One release in one environment: enough to apply it again."""
+    """One release in one environment: enough to apply it again. The names of the fields are a stable contract."""
 
     number: int
     application: str
@@ -74,20 +75,80 @@ class Record(Result):
     state: State
     release_id: str
     release_hash: str
-    commit: Commit | None = Field(description="None for what was there before us")
+    commit: Commit | None = Field(description="None for what ran before prefect-cd")
     image: BuiltImage | None
-    objects: tuple[Object, ...] = Field(description="the full set, labelled and placed")
+    objects: tuple[Object, ...] = Field(description="the full set, labelled and with namespaces")
     decision: Decision | None = None
     gates: tuple[GateResult, ...] = ()
     started_at: datetime
     settled_at: datetime | None = None
     run: str = Field(default="", description="URL of the flow run")
     reason: str = Field(default="", description="why it is in this state, when that is not obvious")
-    restores: int | None = Field(default=None, description="number of the record that a rollback brings back")
+    restores: int | None = Field(default=None, description="number of the record that a rollback restores")
+
+
+def new_record(
+    ownership: Ownership,
+    version: Release | Record,
+    objects: Sequence[Object],
+    now: datetime,
+    *,
+    decision: Decision | None = None,
+    run: str = "",
+) -> Record:
+    """The record of a rollout that is about to start; `RecordStore.start` numbers it.
+
+    Args:
+        ownership: the environment.
+        version: a new release, or the record that a rollback restores.
+        objects: the full set, labelled and with namespaces.
+        now: when the rollout starts.
+        decision: the approval, where the environment requires one.
+        run: URL of the flow run.
+    """
+    return Record(
+        number=0,
+        application=ownership.application,
+        environment=ownership.environment,
+        state=State.STARTED,
+        release_id=version.release_id if isinstance(version, Record) else version.id,
+        release_hash=version.release_hash if isinstance(version, Record) else version.hash,
+        commit=version.commit,
+        image=version.image,
+        objects=tuple(objects),
+        decision=decision,
+        started_at=now,
+        run=run,
+        restores=version.number if isinstance(version, Record) else None,
+    )
+
+
+def finished(record: Record, state: State, reason: str, now: datetime, *, gates: Sequence[GateResult] = ()) -> Record:
+    """The record with the outcome of its rollout; without `gates` it keeps those that it has."""
+    changes = {"state": state, "reason": reason, "settled_at": now, "gates": tuple(gates) or record.gates}
+    return record.model_copy(update=changes)
+
+
+def preexisting_record(ownership: Ownership, objects: Sequence[Object], now: datetime) -> Record:
+    """The record of what an environment contained when it was taken over: a known-good to roll back to."""
+    return Record(
+        number=0,
+        application=ownership.application,
+        environment=ownership.environment,
+        state=State.KNOWN_GOOD,
+        release_id="before-prefect-cd",
+        release_hash="",
+        commit=None,
+        image=None,
+        objects=tuple(ownership.label(item) for item in objects),
+        started_at=now,
+        settled_at=now,
+        reason="what was there when the environment was taken over",
+    )
 
 
 class Entry(Result):
-    """A record without its content, as a list shows it."""
+    """The metadata of a record, as a list request returns it."""
 
     number: int
     state: State
@@ -102,18 +163,31 @@ class RecordStore:
         self._ownership = ownership
 
     async def entries(self) -> tuple[Entry, ...]:
-        """All records without their content, newest first."""
+        """The metadata of all records, newest first."""
         kind = await self._cluster.kind("v1", "Secret")
         selector = f"{RECORD}=release,{self._ownership.selector}"
-        found = await self._cluster.list(kind, self._ownership.namespace, labels=selector, only_metadata=True)
-        return tuple(sorted((_entry(item) for item in found), key=lambda entry: -entry.number))
+        secrets = await self._cluster.list(kind, self._ownership.namespace, labels=selector, only_metadata=True)
+        return tuple(sorted((_entry(secret) for secret in secrets), key=lambda entry: -entry.number))
 
     async def read(self, number: int) -> Record:
-        """One record with its content."""
+        """One record with its content.
+
+        Raises:
+            Invalid: there is no such record, or it cannot be read.
+        """
         secret = await self._cluster.get(self._ref(number))
         if secret is None:
-            raise Invalid(f"there is no record {number} of {self._ownership.environment}", where=str(self._ref(number)))
+            raise Invalid(f"{self._ownership.environment} has no record {number}", where=str(self._ref(number)))
         return _decode(secret)
+
+    async def latest(self) -> tuple[Record | None, Record | None]:
+        """The newest record of any state, and the known-good; one list for both."""
+        entries = await self.entries()
+        newest = await self.read(entries[0].number) if entries else None
+        good = next((entry for entry in entries if entry.state == State.KNOWN_GOOD), None)
+        if good is None or (newest and newest.number == good.number):
+            return newest, newest if good else None
+        return newest, await self.read(good.number)
 
     async def newest(self) -> Record | None:
         """The newest record of any state."""
@@ -121,58 +195,61 @@ class RecordStore:
         return await self.read(entries[0].number) if entries else None
 
     async def known_good(self) -> Record | None:
-        """What to go back to: the newest release whose gates passed after its rollout."""
+        """What to roll back to: the newest release whose gates passed after its rollout."""
         good = [entry for entry in await self.entries() if entry.state == State.KNOWN_GOOD]
         return await self.read(good[0].number) if good else None
 
-    async def find(self, release: str = "") -> Record:
-        """What to go back to on purpose.
+    async def find_rollback_target(self, release: str = "") -> Record:
+        """The record to roll back to when a user asks for a rollback.
 
         Args:
             release: a release id or its first digits, or a record number; empty: the known-good before what runs
                 now, or the known-good itself when something failed after it and was not rolled back.
 
         Raises:
-            Invalid: there is none; lists those that there are.
+            Invalid: there is none, or more than one; lists those that there are.
         """
+        environment = self._ownership.environment
         entries = await self.entries()
-        good = [entry for entry in entries if entry.state in _GOOD]
-        found = _named(good, release) if release else _before(entries)
-        if len({entry.release_id for entry in found}) > 1 and release:
+        targets = [entry for entry in entries if entry.state in _ROLLBACK_TARGETS]
+        candidates = _matching(targets, release) if release else _before_running(entries)
+        if release and len({entry.release_id for entry in candidates}) > 1:
             raise Invalid(
-                f"{release!r} begins more than one release of {self._ownership.environment}",
-                hint=f"there are: {_listed(found)}",
+                f"{release!r} matches more than one release of {environment}",
+                hint=f"write more digits, or the number: {_listed(candidates)}",
             )
-        if found:
-            return await self.read(found[0].number)
-        what = f"no good record of a release {release!r}" if release else "no good record of an earlier release"
-        raise Invalid(
-            f"{self._ownership.environment} has {what}",
-            hint=f"there are: {_listed(good)}" if good else "nothing was ever good here: release a commit instead",
+        if candidates:
+            return await self.read(candidates[0].number)
+        missing = f"release {release!r}" if release else "an earlier release"
+        hint = (
+            f"choose one of: {_listed(targets)}"
+            if targets
+            else "no release has passed its gates here: release a commit"
         )
+        raise Invalid(f"{environment} has no known-good record of {missing}", hint=hint)
 
-    async def withdraw(self, after: Record, before: Record, *, guard: Guard = unguarded) -> None:
-        """Mark the good records between two numbers as gone back from, so that nobody goes back to them unasked."""
+    async def withdraw_between(self, after: Record, before: Record, *, guard: Guard = unguarded) -> None:
+        """Mark the known-good records between two others as withdrawn: a rollback chooses them only by name."""
         for entry in await self.entries():
             if after.number < entry.number < before.number and entry.state == State.KNOWN_GOOD:
                 withdrawn = (await self.read(entry.number)).model_copy(update={"state": State.WITHDRAWN})
-                await self.settle(withdrawn, guard=guard)
+                await self.finish(withdrawn, guard=guard)
 
-    async def begin(self, record: Record, *, guard: Guard = unguarded) -> Record:
-        """Write a record; its number is the next one.
+    async def start(self, record: Record, *, guard: Guard = unguarded) -> Record:
+        """Write the record of a rollout before its first write, under the next number.
 
-        Asked again by the same run, because an answer was lost, it returns what is there.
+        A run that starts the same rollout again, because the response was lost, gets the record that it wrote.
 
         Raises:
-            EnvironmentBusy: somebody else wrote this number.
+            EnvironmentBusy: another process wrote this number.
             Invalid: the number is taken by another environment in this namespace.
             InvalidManifest: the objects do not fit into a Secret.
         """
         entries = await self.entries()
         if entries and entries[0].state == State.STARTED and record.run:
-            there = await self.read(entries[0].number)
-            if (there.run, there.release_hash, there.objects) == (record.run, record.release_hash, record.objects):
-                return there
+            newest = await self.read(entries[0].number)
+            if (newest.run, newest.release_hash, newest.objects) == (record.run, record.release_hash, record.objects):
+                return newest
         numbered = record.model_copy(update={"number": entries[0].number + 1 if entries else 1})
         try:
             await self._cluster.create(self._secret(numbered, _LIMIT - _RESERVE), guard=guard)
@@ -183,25 +260,25 @@ class RecordStore:
             raise EnvironmentBusy(f"another process wrote record {numbered.number}", where=error.where) from error
         return numbered
 
-    async def settle(self, record: Record, *, guard: Guard = unguarded) -> None:
-        """Write what became of a record, and forget the oldest: the last ten and the known-good stay."""
-        told = record.model_copy(update={"reason": record.reason[:_LONGEST_REASON]})
-        await self._cluster.apply(self._secret(told, _LIMIT), force=True, guard=guard)
+    async def finish(self, record: Record, *, guard: Guard = unguarded) -> None:
+        """Write the outcome of a record, and delete the oldest records but the last ten and the known-good."""
+        shortened = record.model_copy(update={"reason": record.reason[:_MAX_REASON_LENGTH]})
+        await self._cluster.apply(self._secret(shortened, _LIMIT), force=True, guard=guard)
         entries = await self.entries()
         known_good = next((entry.number for entry in entries if entry.state == State.KNOWN_GOOD), 0)
         old = [entry.number for entry in entries[KEPT:] if entry.number != known_good]
         await parallel(self._cluster.delete(self._ref(number), guard=guard) for number in old)
 
     async def _refuse_other_environment(self, number: int) -> None:
-        """An environment that was given another name does not find its own records, and runs into them."""
-        there = await self._cluster.get(self._ref(number))
-        if there and not self._ownership.owns(there):
-            name = (there["metadata"].get("labels") or {}).get(ENVIRONMENT)
+        """An environment that was renamed does not find its records by label, but their names are taken."""
+        existing = await self._cluster.get(self._ref(number))
+        if existing and not self._ownership.owns(existing):
+            name = (existing["metadata"].get("labels") or {}).get(ENVIRONMENT)
             raise Invalid(
                 f"namespace {self._ownership.namespace} has records of environment {name!r}, "
-                f"and not of {self._ownership.environment!r}",
+                f"not of {self._ownership.environment!r}",
                 where=str(self._ref(number)),
-                hint="give the environment its old name back, or delete the old records to begin anew",
+                hint="rename the environment back, or delete the old records to start without a history",
             )
 
     def _ref(self, number: int) -> Ref:
@@ -209,12 +286,13 @@ class RecordStore:
 
     def _secret(self, record: Record, limit: int) -> Object:
         ref = self._ref(record.number)
+        # mtime=0: equal records have equal bytes
         content = gzip.compress(record.model_dump_json().encode(), mtime=0)
         if len(content) > limit:
             raise InvalidManifest(
-                f"the record of this release takes {len(content):,} bytes compressed, and has room for {limit:,}",
+                f"the record of this release takes {len(content):,} bytes compressed; the limit is {limit:,}",
                 where=str(ref),
-                hint="move large data out of ConfigMaps, or split the application",
+                hint="move large data out of ConfigMaps, or split the application in two",
             )
         item = {
             "apiVersion": "v1",
@@ -233,22 +311,22 @@ class RecordStore:
         return labelled
 
 
-def _named(good: list[Entry], release: str) -> list[Entry]:
-    """The entries that `release` names, newest first: a number is a number before it is the beginning of an id."""
-    numbered = [entry for entry in good if str(entry.number) == release]
-    return numbered or [entry for entry in good if entry.release_id.startswith(release)]
+def _matching(entries: list[Entry], release: str) -> list[Entry]:
+    """The entries that `release` names, newest first; digits are a record's number first, then the start of an id."""
+    numbered = [entry for entry in entries if str(entry.number) == release]
+    return numbered or [entry for entry in entries if entry.release_id.startswith(release)]
 
 
-def _before(entries: tuple[Entry, ...]) -> list[Entry]:
-    """The known-good ones before what runs now.
+def _before_running(entries: tuple[Entry, ...]) -> list[Entry]:
+    """The known-good entries before what runs now, newest first.
 
-    Something that failed after the known-good may still stand there; what was rolled back does not.
+    A release that failed after the known-good may still run; one that was rolled back does not.
     """
-    known = [entry for entry in entries if entry.state == State.KNOWN_GOOD]
-    standing = [entry for entry in entries if entry.state != State.ROLLED_BACK]
-    if known and known[0] == standing[0]:
-        return [entry for entry in known if entry.release_id != known[0].release_id]
-    return known
+    known_good = [entry for entry in entries if entry.state == State.KNOWN_GOOD]
+    may_run = [entry for entry in entries if entry.state != State.ROLLED_BACK]
+    if known_good and known_good[0] == may_run[0]:
+        return [entry for entry in known_good if entry.release_id != known_good[0].release_id]
+    return known_good
 
 
 def _listed(entries: list[Entry]) -> str:
@@ -264,23 +342,23 @@ def _entry(secret: Object) -> Entry:
 
 
 def _decode(secret: Object) -> Record:
-    """The record in a Secret; what is wrong with it is told without a word of its content."""
+    """The record in a Secret. Errors do not quote its content: it contains the objects, and so their Secrets."""
     try:
         unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-        content = unpacker.decompress(base64.b64decode(secret["data"]["record"]), _LARGEST)
+        content = unpacker.decompress(base64.b64decode(secret["data"]["record"]), _MAX_DECOMPRESSED)
         if not unpacker.eof:
-            raise _unreadable(secret, "it is cut off, or too large")
+            raise _unreadable(secret, "it is truncated, or too large")
         return Record.model_validate(json.loads(content))
     except ValidationError as error:
-        where = sorted({".".join(map(str, each["loc"])) for each in error.errors(include_input=False)})
-        raise _unreadable(secret, f"unexpected {', '.join(where)}") from None
+        fields = sorted({".".join(map(str, problem["loc"])) for problem in error.errors(include_input=False)})
+        raise _unreadable(secret, f"unexpected {', '.join(fields)}") from None
     except (KeyError, TypeError, ValueError, zlib.error) as error:
         raise _unreadable(secret, type(error).__name__) from None
 
 
-def _unreadable(secret: Object, why: str) -> Invalid:
+def _unreadable(secret: Object, reason: str) -> Invalid:
     return Invalid(
-        f"the record cannot be read: {why}",
+        f"the record cannot be read: {reason}",
         where=str(Ref.of(secret)),
-        hint="it was changed by hand or by another version; delete the Secret to forget it",
+        hint="it was changed by hand or by another version of prefect-cd; delete the Secret to drop the record",
     )

@@ -1,1 +1,1 @@
-"""Gates: run the tests that the pipeline file names, and judge what they proved."""
+"""Gates: run the tests that the pipeline file names, and decide what they proved."""

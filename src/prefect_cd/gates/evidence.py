@@ -1,14 +1,14 @@
-"""What a gate proved: test cases, pictures and console output, judged into one outcome.
+"""What a gate proved: test cases, screenshots and console output, reduced to one outcome.
 
-It decides what counts as proof: a JUnit report tells a test that failed (the answer is no) from one that errored
-(we could not find out), and a run in which nothing was tested has proved nothing. It knows nothing of how the tests
-were run. Reports are written by the commit's own code and are therefore not trusted: their size, depth and document
-type are bounded.
+This module decides what counts as proof: a JUnit report tells a test that failed (the answer is no) from one that
+errored (we could not find out), and a run without any executed test proves nothing. It does not know how the tests
+were run.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from enum import Enum
+from typing import NamedTuple
 
 from pydantic import Field
 
@@ -16,13 +16,14 @@ from prefect_cd.errors import GateErrored, GateFailed
 from prefect_cd.process import Finished
 from prefect_cd.release.model import Result
 
-_LONGEST_MESSAGE = 4000
-_OUTPUT = 8000
-_TOLD = 5
-_LAST_LINES = 30
-_REPORT_HINT = "make the command write a JUnit XML report there"
+LONGEST_MESSAGE = 4000
+REPORT_HINT = "make the command write a JUnit XML report there"
+_LONGEST_OUTPUT = 8000
+_TESTS_QUOTED = 5
+_LINES_QUOTED = 30
 _NO_TESTS_RAN = 5  # pytest's exit code, https://docs.pytest.org/en/stable/reference/exit-codes.html
-_KILLED = (-9, -15, 137, 143)  # by SIGKILL or SIGTERM: nothing that a test decides; 128 + n is how a shell says it
+# Killed by SIGKILL or SIGTERM, which says nothing about the tests. A shell reports signal n as exit code 128 + n.
+_KILLED = (-9, -15, 137, 143)
 
 
 class Outcome(str, Enum):
@@ -37,17 +38,17 @@ class Outcome(str, Enum):
 class TestCase(Result):
     """One test of a JUnit report."""
 
-    __test__ = False  # pytest: not a test of ours
+    __test__ = False  # keeps pytest from collecting this class
 
     name: str
-    suite: str = Field(description="its class, module or suite")
+    suite: str = Field(description="the test's class, module or suite")
     outcome: Outcome
     seconds: float = Field(ge=0)
-    message: str = Field(default="", description="the first 4000 characters of why")
+    message: str = Field(default="", description="why it did not pass, at most 4000 characters")
 
     @property
     def title(self) -> str:
-        """Suite and name, as people look for it."""
+        """Suite and name, as a test runner prints them."""
         return f"{self.suite}: {self.name}" if self.suite else self.name
 
 
@@ -78,29 +79,37 @@ class Evidence(Result):
     output: str = Field(default="", description="the last lines of the program's output")
 
 
+class _Answer(NamedTuple):
+    """An outcome, its reason in a few words, and what to do about it."""
+
+    outcome: Outcome
+    reason: str
+    hint: str = ""
+
+
 def evaluate(gate: str, finished: Finished, cases: Sequence[TestCase] | None, *, unreadable: str = "") -> Evidence:
-    """What a finished test program proved.
+    """Decide what a finished test program proved.
 
     Args:
         gate: its name.
         finished: how the program ended.
-        cases: what its report says; None when it is not asked for a report.
-        unreadable: why the report that it was asked for could not be read.
+        cases: the test cases of its report; None when no report was requested.
+        unreadable: why the requested report could not be read.
     """
-    outcome, said, hint = _verdict(finished, tuple(cases) if cases is not None else None, unreadable)
+    answer = _answer(finished, tuple(cases) if cases is not None else None, unreadable)
     return Evidence(
         gate=gate,
-        outcome=outcome,
-        summary=f"{said} in {finished.seconds:.1f} s",
-        hint="" if outcome is Outcome.PASSED else hint,
+        outcome=answer.outcome,
+        summary=f"{answer.reason} in {finished.seconds:.1f} s",
+        hint=answer.hint,
         seconds=finished.seconds,
         cases=tuple(cases or ()),
-        output=finished.output[-_OUTPUT:],
+        output=finished.output[-_LONGEST_OUTPUT:],
     )
 
 
 def require_passed(evidence: Evidence) -> None:
-    """Go on only with proof.
+    """Raise an error unless the gate passed.
 
     Raises:
         GateFailed: the answer is no; the failing tests are in the detail.
@@ -109,65 +118,70 @@ def require_passed(evidence: Evidence) -> None:
     if evidence.outcome is Outcome.PASSED:
         return
     failed = evidence.outcome is Outcome.FAILED
-    kind, word = (GateFailed, "failed") if failed else (GateErrored, "did not answer")
+    error, word = (GateFailed, "failed") if failed else (GateErrored, "errored")
     hint = evidence.hint
     if evidence.trace:
-        hint += f"; see what the browser saw: playwright show-trace {evidence.trace}"
-    raise kind(f"{evidence.gate} {word}: {evidence.summary}", detail="\n\n".join(_told(evidence)), hint=hint)
+        hint += f"; to replay the browser session: playwright show-trace {evidence.trace}"
+    raise error(f"{evidence.gate} {word}: {evidence.summary}", detail="\n\n".join(_details(evidence)), hint=hint)
 
 
-def _verdict(finished: Finished, cases: tuple[TestCase, ...] | None, unreadable: str) -> tuple[Outcome, str, str]:
-    """Outcome, summary and hint. What a report says of a failed test outweighs how the program ended."""
-    counted, outcomes = _counted(cases or ()), {case.outcome for case in cases or ()}
+def _answer(finished: Finished, cases: tuple[TestCase, ...] | None, unreadable: str) -> _Answer:
+    """The outcome, with its reason. A failed test in the report outweighs how the program ended."""
+    counts, outcomes = _counts(cases or ()), {case.outcome for case in cases or ()}
     if Outcome.FAILED in outcomes:
-        return Outcome.FAILED, counted, "correct what the failing tests show, and push"
+        return _Answer(Outcome.FAILED, counts, "correct what the failing tests show, and push")
     if finished.timed_out:
-        return Outcome.ERRORED, "no answer", "raise the gate's timeout in the pipeline file, or make it faster"
+        hint = "raise the gate's timeout in the pipeline file, or make the tests faster"
+        return _Answer(Outcome.ERRORED, "not finished", hint)
     if finished.code in _KILLED:
-        return Outcome.ERRORED, f"killed (exit code {finished.code})", "a program is often killed for want of memory"
+        hint = "a common reason is lack of memory: give the worker more, or make the tests use less"
+        return _Answer(Outcome.ERRORED, f"killed (exit code {finished.code})", hint)
     if unreadable:
-        return Outcome.ERRORED, f"{unreadable}, exit code {finished.code},", _REPORT_HINT
+        return _Answer(Outcome.ERRORED, f"{unreadable}, exit code {finished.code},", REPORT_HINT)
     if cases is None:
-        return _verdict_of_code(finished)
-    return _verdict_of_report(finished.code, counted, outcomes)
+        return _answer_of_exit_code(finished)
+    return _answer_of_report(finished.code, counts, outcomes)
 
 
-def _verdict_of_code(finished: Finished) -> tuple[Outcome, str, str]:
+def _answer_of_exit_code(finished: Finished) -> _Answer:
     if finished.code == 0:
-        return Outcome.PASSED, "passed", ""
+        return _Answer(Outcome.PASSED, "passed")
+    # Any program may exit with 5: only together with pytest's own words does it mean that nothing was tested.
     if finished.code == _NO_TESTS_RAN and re.search(r"no tests ran|collected 0 items", finished.output):
-        return Outcome.ERRORED, "no tests ran", "give the command a suite that has tests"
-    return Outcome.FAILED, f"exit code {finished.code}", "correct what the last lines show, and push"
+        return _Answer(Outcome.ERRORED, "no tests ran", "name a suite that has tests in the command")
+    return _Answer(Outcome.FAILED, f"exit code {finished.code}", "correct what the last lines show, and push")
 
 
-def _verdict_of_report(code: int, counted: str, outcomes: set[Outcome]) -> tuple[Outcome, str, str]:
+def _answer_of_report(code: int, counts: str, outcomes: set[Outcome]) -> _Answer:
     if Outcome.ERRORED in outcomes:
-        return Outcome.ERRORED, counted, "these tests could not be run to their end; see their messages"
+        return _Answer(Outcome.ERRORED, counts, "some tests could not be completed; see their messages")
     if Outcome.PASSED not in outcomes:
-        skipped = f" ({counted})" if counted else ""
-        return Outcome.ERRORED, f"no tests ran{skipped}", "a gate needs at least one test that is not skipped"
+        skipped = f" ({counts})" if counts else ""
+        return _Answer(Outcome.ERRORED, f"no tests ran{skipped}", "a gate needs at least one test that is not skipped")
     if code != 0:
-        hint = "see the last lines: the program complains about something besides its tests"
-        return Outcome.ERRORED, f"{counted}, yet exit code {code}", hint
-    return Outcome.PASSED, counted, ""
+        hint = "see the last lines of output: the program failed for a reason other than its tests"
+        return _Answer(Outcome.ERRORED, f"{counts}, but exit code {code}", hint)
+    return _Answer(Outcome.PASSED, counts)
 
 
-def _counted(cases: Sequence[TestCase]) -> str:
+def _counts(cases: Sequence[TestCase]) -> str:
+    """Test cases by outcome: `5 passed, 1 failed`."""
     numbers = ((sum(case.outcome is outcome for case in cases), outcome) for outcome in Outcome)
     return ", ".join(f"{number} {outcome.value}" for number, outcome in numbers if number)
 
 
-def _told(evidence: Evidence) -> Iterator[str]:
-    """The failing tests with their messages, or else the last lines, and what the browser's console said."""
+def _details(evidence: Evidence) -> Iterator[str]:
+    """The failing tests with their messages, or else the last lines of output; then the browser's console."""
     bad = [case for case in evidence.cases if case.outcome in (Outcome.FAILED, Outcome.ERRORED)]
-    for case in bad[:_TOLD]:
+    for case in bad[:_TESTS_QUOTED]:
         yield f"{case.title} {case.outcome.value}\n{case.message}".rstrip()
-    if len(bad) > _TOLD:
-        yield f"and {len(bad) - _TOLD} more: {', '.join(case.title for case in bad[_TOLD:])}"[:_LONGEST_MESSAGE]
+    if len(bad) > _TESTS_QUOTED:
+        titles = ", ".join(case.title for case in bad[_TESTS_QUOTED:])
+        yield f"and {len(bad) - _TESTS_QUOTED} more: {titles}"[:LONGEST_MESSAGE]
     if not bad and evidence.output:
-        yield "\n".join(evidence.output.splitlines()[-_LAST_LINES:])
+        yield "\n".join(evidence.output.splitlines()[-_LINES_QUOTED:])
     if evidence.console:
-        yield "\n".join(["the browser's console:", *evidence.console[:_LAST_LINES]])
+        yield "\n".join(["browser console:", *evidence.console[:_LINES_QUOTED]])
 
 
 __all__ = ["Evidence", "Outcome", "Picture", "TestCase", "evaluate", "require_passed"]

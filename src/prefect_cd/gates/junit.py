@@ -1,6 +1,7 @@
 """JUnit XML reports as test cases.
 
-The commit's own code writes these reports, so they are not trusted: their size, depth and document type are bounded.
+The commit's own code writes these reports, so they are untrusted input: size and nesting are bounded, and document
+types (entities, external files) are refused.
 """
 
 import math
@@ -8,16 +9,16 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
-from xml.etree import ElementTree  # noqa: ICN001 - a name says more than two letters
+from xml.etree import ElementTree  # noqa: ICN001 - the full name reads better than ET
 from xml.parsers import expat
 
 import junitparser
 
 from prefect_cd.errors import GateErrored
-from prefect_cd.gates.evidence import _LONGEST_MESSAGE, _REPORT_HINT, Outcome, TestCase
+from prefect_cd.gates.evidence import LONGEST_MESSAGE, REPORT_HINT, Outcome, TestCase
 
-LARGEST_REPORT = 20_000_000
-_DEEPEST_REPORT = 50
+LARGEST_REPORT = 20_000_000  # bytes
+_DEEPEST_NESTING = 50
 
 
 def read_junit(path: Path) -> tuple[TestCase, ...]:
@@ -26,34 +27,36 @@ def read_junit(path: Path) -> tuple[TestCase, ...]:
     Raises:
         GateErrored: the report is missing, too large, malformed, or something other than a JUnit report.
     """
-    root = _tree(path)
+    root = _root(path)
     if root.tag not in ("testsuites", "testsuite"):
-        _unreadable(path, f"begins with <{root.tag}>, so it is not a JUnit report")
+        _refuse(path, f"begins with <{root.tag}>, so it is not a JUnit report")
     return tuple(_case(element, suite) for element, suite in _cases(root, root.get("name", "")))
 
 
-def _tree(path: Path) -> ElementTree.Element:
+def _root(path: Path) -> ElementTree.Element:
     try:
+        # lstat, so that a symbolic link of the commit is not followed out of the checkout
         if not stat.S_ISREG(path.lstat().st_mode):
-            _unreadable(path, "is not a plain file")
+            _refuse(path, "is not a regular file")
         with path.open("rb") as file:
             data = file.read(LARGEST_REPORT + 1)
         if len(data) > LARGEST_REPORT:
-            _unreadable(path, f"is larger than {LARGEST_REPORT // 1_000_000} MB")
-        _inspect(path, data)
-        return ElementTree.fromstring(data)  # noqa: S314 - inspected: no document type, no entities
+            _refuse(path, f"is larger than {LARGEST_REPORT // 1_000_000} MB")
+        _refuse_unsafe(path, data)
+        return ElementTree.fromstring(data)  # noqa: S314 - checked above: no document type, no entities
     except FileNotFoundError as error:
-        raise GateErrored(f"no report {path.name}", where=str(path), hint=_REPORT_HINT) from error
+        raise GateErrored(f"no report {path.name}", where=str(path), hint=REPORT_HINT) from error
     except (OSError, ElementTree.ParseError, expat.ExpatError, ValueError, LookupError) as error:
         raise GateErrored(
-            f"the report {path.name} cannot be read: {error}", where=str(path), hint=_REPORT_HINT
+            f"the report {path.name} cannot be read: {error}", where=str(path), hint=REPORT_HINT
         ) from error
 
 
-def _inspect(path: Path, data: bytes) -> None:
-    """Refuse a document type (entities that expand, files that are included) and absurd depth.
+def _refuse_unsafe(path: Path, data: bytes) -> None:
+    """Refuse a document type (entity expansion, included files) and excessive nesting.
 
-    Up to the first element the parser is fed in pieces that end at `>`: so it stops before any entity is used.
+    A document type can only precede the first element. Up to there the parser gets pieces that end at `>`, so that it
+    stops at the declaration, before it expands an entity.
     """
     parser, depth, deepest = expat.ParserCreate(), 0, 0
 
@@ -61,15 +64,15 @@ def _inspect(path: Path, data: bytes) -> None:
         nonlocal depth, deepest
         depth += 1
         deepest = max(deepest, depth)
-        if depth > _DEEPEST_REPORT:
-            _unreadable(path, "is nested too deeply")
+        if depth > _DEEPEST_NESTING:
+            _refuse(path, "is nested too deeply")
 
     def end(*_: object) -> None:
         nonlocal depth
         depth -= 1
 
     def doctype(*_: object) -> None:
-        _unreadable(path, "has a document type, which no JUnit report needs")
+        _refuse(path, "has a document type, which no JUnit report needs")
 
     parser.StartElementHandler, parser.EndElementHandler = start, end
     parser.StartDoctypeDeclHandler = doctype
@@ -80,8 +83,8 @@ def _inspect(path: Path, data: bytes) -> None:
     parser.Parse(data[position:], True)
 
 
-def _unreadable(path: Path, why: str) -> NoReturn:
-    raise GateErrored(f"the report {path.name} {why}", where=str(path), hint=_REPORT_HINT)
+def _refuse(path: Path, reason: str) -> NoReturn:
+    raise GateErrored(f"the report {path.name} {reason}", where=str(path), hint=REPORT_HINT)
 
 
 def _cases(parent: ElementTree.Element, suite: str) -> Iterator[tuple[ElementTree.Element, str]]:
@@ -106,14 +109,14 @@ def _case(element: ElementTree.Element, suite: str) -> TestCase:
         suite=case.classname or suite,
         outcome=outcome,
         seconds=_seconds(case),
-        message="\n".join(_message(result.message, result.text) for result in case.result)[:_LONGEST_MESSAGE],
+        message="\n".join(_message(result.message, result.text) for result in case.result)[:LONGEST_MESSAGE],
     )
 
 
 def _message(message: str | None, text: str | None) -> str:
-    """Pytest writes the point as the attribute and the traceback, which repeats it late, as text."""
-    short, long = (message or "").strip(), (text or "").strip()
-    return long if long.startswith(short) else f"{short}\n{long}".strip()
+    """The `message` attribute and the text, which in reports of pytest are the assertion and its traceback."""
+    summary, details = (message or "").strip(), (text or "").strip()
+    return details if details.startswith(summary) else f"{summary}\n{details}".strip()
 
 
 def _seconds(case: junitparser.TestCase) -> float:

@@ -1,7 +1,7 @@
-"""Checks and gates: run what the pipeline file asks for, and hand back what it proved.
+"""Run the checks and gates of the pipeline file and return what they proved.
 
-It decides what a command of the commit may see (a clean environment, a fresh report) and what an HTTP answer must
-be. How an ended program is judged is `evidence`'s matter, and browsers are `browser`'s.
+This module decides what a command of the commit may see (a clean environment, no report from an earlier run) and
+which HTTP response is correct. `evidence` evaluates a program that has ended; `browser` runs browser suites.
 """
 
 import ipaddress
@@ -9,44 +9,47 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from time import monotonic
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
 import stamina
 
 from prefect_cd.errors import GateErrored
-from prefect_cd.gates.browser.suite import inside, run_suite
+from prefect_cd.gates.browser.suite import run_suite
+from prefect_cd.gates.checkout import checkout_path
 from prefect_cd.gates.evidence import Evidence, Outcome, TestCase, evaluate
 from prefect_cd.gates.junit import read_junit
 from prefect_cd.pipeline.models import Check, Gate, HttpCheck
 from prefect_cd.process import clean_environment, ignore, run
 
+# A connection that could not be made, or that broke before a response. A wrong response is an answer: no retry.
 _RETRIED = (httpx.NetworkError, httpx.ConnectTimeout, httpx.RemoteProtocolError)
 _RETRY_FOR = timedelta(seconds=10)
-_LARGEST_BODY = 2_000_000
-_SHOWN_BODY = 500
+_LARGEST_BODY = 2_000_000  # bytes
+_BODY_SHOWN = 500  # characters
 
 
-def run_check(check: Check, tree: Path, *, on_line: Callable[[str], None] = ignore) -> Evidence:
+def run_check(check: Check, checkout: Path, *, on_line: Callable[[str], None] = ignore) -> Evidence:
     """Run a check's command in the checkout.
 
     Args:
         check: from the pipeline file.
-        tree: the checkout.
+        checkout: the folder of the checkout.
         on_line: called with each line of output.
 
     Raises:
-        MissingSuite: the commit has no such directory.
+        MissingSuite: the commit does not have the check's directory.
         MissingTool: the program is not installed.
     """
-    return _run(check, check.run, tree, check.environment, on_line)
+    return _run_command(check, check.run, checkout, check.environment, on_line)
 
 
 def run_gate(
     gate: Gate,
-    tree: Path,
+    checkout: Path,
     url: str,
-    keep: Path,
+    evidence_folder: Path,
     *,
     on_line: Callable[[str], None] = ignore,
     variables: Mapping[str, str] = {},
@@ -55,80 +58,92 @@ def run_gate(
 
     Args:
         gate: exactly one of browser, http or run.
-        tree: the checkout that suites and commands come from.
-        url: where the environment answers; commands and suites find it in BASE_URL.
-        keep: a folder for pictures, traces and reports of browser suites.
+        checkout: the folder of the checkout that suites and commands come from.
+        url: the environment's URL; commands and suites get it as BASE_URL.
+        evidence_folder: for the pictures, traces and reports of browser suites.
         on_line: called with each line of output.
-        variables: for commands and suites, besides the gate's own, which win.
+        variables: for commands and suites; the gate's own variables take precedence.
 
     Raises:
-        MissingSuite: the commit has no such suite or directory.
+        MissingSuite: the commit does not have the gate's suite or directory.
         MissingTool: a program or browser is not installed.
     """
     if gate.browser is not None:
-        return run_suite(gate, tree, url, keep, on_line=on_line, variables=variables)
+        return run_suite(gate, checkout, url, evidence_folder, on_line=on_line, variables=variables)
     if gate.http is not None:
-        return _request(gate, gate.http, url, on_line)
+        return _run_http_check(gate, gate.http, url, on_line)
     if gate.run is not None:
-        return _run(gate, gate.run, tree, {**variables, **gate.environment, "BASE_URL": url}, on_line)
+        return _run_command(gate, gate.run, checkout, {**variables, **gate.environment, "BASE_URL": url}, on_line)
     raise AssertionError("a gate is exactly one of browser, http or run")
 
 
-def _run(
-    asked: Check | Gate,
+def _run_command(
+    test: Check | Gate,
     command: Sequence[str],
-    tree: Path,
+    checkout: Path,
     variables: Mapping[str, str],
     on_line: Callable[[str], None],
 ) -> Evidence:
-    start = inside(tree, asked.directory, asked.name)
-    report = start / asked.report if asked.report else None
+    directory = checkout_path(checkout, test.directory, test.name)
+    report = directory / test.report if test.report else None
     if report:
-        _remove_stale(report, tree)
-    finished = run(command, cwd=start, env=clean_environment(variables), timeout=asked.timeout, on_line=on_line)
+        _remove_stale(report, checkout)
+    finished = run(command, cwd=directory, env=clean_environment(variables), timeout=test.timeout, on_line=on_line)
     if report is None:
-        return evaluate(asked.name, finished, None)
+        return evaluate(test.name, finished, None)
     try:
-        return evaluate(asked.name, finished, read_junit(report))
+        return evaluate(test.name, finished, read_junit(report))
     except GateErrored as error:
-        return evaluate(asked.name, finished, (), unreadable=error.reason)
+        return evaluate(test.name, finished, (), unreadable=error.reason)
 
 
-def _remove_stale(report: Path, tree: Path) -> None:
-    """A report that the commit contains proves nothing; one that a link leads out of the checkout is not ours."""
-    if not report.parent.resolve().is_relative_to(tree.resolve()):
+def _remove_stale(report: Path, checkout: Path) -> None:
+    """Remove a report that was there before the command ran, for example one that the commit contains."""
+    # Never delete outside of the checkout, where a symbolic link of the commit may lead.
+    if not report.parent.resolve().is_relative_to(checkout.resolve()):
         raise GateErrored(
             f"the report {report.name} would be written outside the checkout",
             where=str(report),
-            hint="a symbolic link of the commit leads there; remove it",
+            hint="remove the symbolic link of the commit that leads there",
         )
     if report.is_symlink() or report.is_file():
         report.unlink()
 
 
-def _request(gate: Gate, check: HttpCheck, url: str, on_line: Callable[[str], None]) -> Evidence:
-    """One GET. Only a connection that fails is tried again, for ten seconds: a wrong answer is an answer."""
+class _Response(NamedTuple):
+    """The parts of an HTTP response that a check looks at."""
+
+    status: int
+    location: str
+    body: str
+
+
+def _run_http_check(gate: Gate, check: HttpCheck, url: str, on_line: Callable[[str], None]) -> Evidence:
+    """Send one GET request; only a failed connection is tried again, for ten seconds."""
     address, started = url.rstrip("/") + check.path, monotonic()
     deadline = started + gate.timeout.total_seconds()
+    body, hint = "", ""
     try:
         for attempt in stamina.retry_context(
             on=_RETRIED, attempts=None, timeout=min(_RETRY_FOR, gate.timeout), wait_max=1
         ):
             with attempt:
-                status, location, body = _get(address, deadline)
-        outcome, said, hint = _compare(check, status, location, body)
-        shown = body[:_SHOWN_BODY]
+                response = _get(address, deadline)
+        passed, result = _compare(check, response)
+        outcome = Outcome.PASSED if passed else Outcome.FAILED
+        body = response.body[:_BODY_SHOWN]
+        hint = "" if passed else "correct the application, and push"
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        outcome, shown, said = Outcome.ERRORED, "", f"no answer: {error or type(error).__name__}"
-        hint = "look whether the Service has ready endpoints and the URL is right"
-    seconds, summary = monotonic() - started, f"GET {check.path}: {said}"
+        outcome, result = Outcome.ERRORED, f"no response: {error or type(error).__name__}"
+        hint = "check that the Service has ready endpoints and that the environment's url is right"
+    seconds, summary = monotonic() - started, f"GET {check.path}: {result}"
     on_line(summary)
     case = TestCase(
         name=f"GET {check.path}",
         suite="http",
         outcome=outcome,
         seconds=seconds,
-        message=f"{said}\n{shown}".strip() if outcome is not Outcome.PASSED else "",
+        message=f"{result}\n{body}".strip() if outcome is not Outcome.PASSED else "",
     )
     return Evidence(
         gate=gate.name,
@@ -137,39 +152,41 @@ def _request(gate: Gate, check: HttpCheck, url: str, on_line: Callable[[str], No
         hint=hint,
         seconds=seconds,
         cases=(case,),
-        output=shown,
+        output=body,
     )
 
 
-def _get(address: str, deadline: float) -> tuple[int, str, str]:
-    """Status, where a redirect leads, and the body as text, at most 2 MB of it."""
+def _get(address: str, deadline: float) -> _Response:
+    """Send one GET request and read at most 2 MB of the body."""
     body = b""
-    left = max(deadline - monotonic(), 0.001)
-    # A proxy of the deployer's network does not know the loopback that a port forward listens on.
+    remaining = max(deadline - monotonic(), 0.001)
+    # A proxy cannot reach this machine's loopback, where a port forward listens.
     with (
-        httpx.Client(timeout=left, trust_env=not _is_loopback(address)) as client,
-        client.stream("GET", address) as answer,
+        httpx.Client(timeout=remaining, trust_env=not _is_loopback(address)) as client,
+        client.stream("GET", address) as response,
     ):
-        for chunk in answer.iter_bytes():
+        for chunk in response.iter_bytes():
             body += chunk
             if len(body) > _LARGEST_BODY:
                 break
+            # httpx limits the wait for each chunk, not the whole response.
             if monotonic() > deadline:
                 raise httpx.ReadTimeout("the body did not end within the gate's timeout")
-        return (
-            answer.status_code,
-            answer.headers.get("location", ""),
-            body.decode(answer.encoding or "utf-8", "replace"),
+        return _Response(
+            response.status_code,
+            response.headers.get("location", ""),
+            body.decode(response.encoding or "utf-8", "replace"),
         )
 
 
-def _compare(check: HttpCheck, status: int, location: str, body: str) -> tuple[Outcome, str, str]:
-    if status != check.status:
-        redirect = f" (to {location})" if location else ""
-        return Outcome.FAILED, f"{status}{redirect} instead of {check.status}", "correct the application, and push"
-    if check.contains and check.contains not in body:
-        return Outcome.FAILED, f"{status}, but the body lacks {check.contains!r}", "correct the application, and push"
-    return Outcome.PASSED, str(status), ""
+def _compare(check: HttpCheck, response: _Response) -> tuple[bool, str]:
+    """Whether the response is the expected one, and the result in a few words."""
+    if response.status != check.status:
+        redirect = f" (to {response.location})" if response.location else ""
+        return False, f"{response.status}{redirect} instead of {check.status}"
+    if check.contains and check.contains not in response.body:
+        return False, f"{response.status}, but the body does not contain {check.contains!r}"
+    return True, str(response.status)
 
 
 def _is_loopback(address: str) -> bool:

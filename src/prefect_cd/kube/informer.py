@@ -1,8 +1,9 @@
-"""A local copy of all objects that a query selects, kept by a watch.
+"""A local copy of all objects that a query selects, kept up to date by a watch.
 
-It decides when to go on and when to start over: a watch that drops is resumed where it was; where the server has
-forgotten that place (410) or does not know it yet, everything is listed anew. An API server that starts may refuse
-before it has read its roles, so what was granted once is not given up for one refusal. It knows nothing of rollouts.
+Decides when to resume and when to list again: a watch that drops is resumed at the last version; where the server no
+longer has that version (410), or does not have it yet, everything is listed again. An API server that starts may refuse
+requests until it has read its roles, so one refusal does not end an informer that had access before. Knows nothing of
+rollouts.
 
 The rules of list and watch: https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
 """
@@ -19,19 +20,18 @@ from prefect_cd.errors import ClusterUnreachable, Forbidden
 from prefect_cd.kube.client import Cluster
 from prefect_cd.kube.objects import Object
 from prefect_cd.kube.resources import Kind, WatchEvent
-from prefect_cd.kube.responses import ApiError
+from prefect_cd.kube.responses import GONE, ApiError
 
-_GONE = 410
-_AHEAD = "too large resource version"
-"""Said by a server that is behind the one that answered before (kube-apiserver, `storage/errors.go`)."""
-_FIRST_WAIT, _LAST_WAIT = 0.1, 1.0
-_SHORT_SECONDS = 1.0
-_LOOKS = 3
+_VERSION_TOO_NEW = "too large resource version"
+"""The error of a server that is behind the one that answered before (kube-apiserver, `storage/errors.go`)."""
+_FIRST_PAUSE_SECONDS, _LAST_PAUSE_SECONDS = 0.1, 1.0
+_SHORT_WATCH_SECONDS = 1.0
+_LIST_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
 class Query:
-    """What to mirror."""
+    """Which objects to watch."""
 
     kind: Kind
     namespace: str
@@ -40,12 +40,12 @@ class Query:
 
 
 class Informer:
-    """The objects of one query, as they are on the server, or were when it was last heard.
+    """The objects of one query, as they are on the server, or were at the last contact with it.
 
     Args:
         cluster: the server.
         query: which objects.
-        told: called after every change with what changed; after a list with None.
+        on_change: called after every change with the changed object, after a list with None.
         keep: whether to keep an object that the query selects.
     """
 
@@ -54,114 +54,123 @@ class Informer:
         cluster: Cluster,
         query: Query,
         *,
-        told: Callable[[Object | None], None] = lambda _: None,
+        on_change: Callable[[Object | None], None] = lambda _: None,
         keep: Callable[[Object], bool] = lambda _: True,
     ) -> None:
         self.query = query
         self.objects: dict[str, Object] = {}  # by uid
         self.lost_since: datetime | None = None
-        self.lists = 0
+        self.list_count = 0
         self._cluster = cluster
-        self._told = told
+        self._on_change = on_change
         self._keep = keep
         self._version = ""
-        self._heard = datetime.now(timezone.utc)
+        self._last_contact = datetime.now(timezone.utc)
         self._failures = 0
 
-    async def look(self) -> None:
-        """List everything now, whatever the watch has told.
+    async def refresh(self) -> None:
+        """List everything now, independent of the watch.
 
-        What it tells while the list is read may be newer, and is not told again: then the list is read once more. A
-        watch that speaks during each of them is no dead one, and what it told is what a list would say.
+        An event that arrives during a list may be newer than the list, and is not sent again, so such a list is
+        discarded and repeated. When events arrive during each attempt, the watch is alive, and the objects are as new
+        as a list would be.
         """
         query = self.query
-        for _ in range(_LOOKS):
-            before = self._version
-            taken = await self._cluster.snapshot(query.kind, query.namespace, labels=query.labels, fields=query.fields)
-            if self._version == before:
-                self.objects = {_uid(item): _slim(item) for item in taken.items if self._keep(item)}
-                self._version = taken.version
-                self.lists += 1
-                self._in_touch()
-                self._told(None)
+        for _ in range(_LIST_ATTEMPTS):
+            version_before = self._version
+            snapshot = await self._cluster.snapshot(
+                query.kind, query.namespace, labels=query.labels, fields=query.fields
+            )
+            if self._version == version_before:
+                self.objects = {
+                    _uid(item): _without_managed_fields(item) for item in snapshot.items if self._keep(item)
+                }
+                self._version = snapshot.version
+                self.list_count += 1
+                self._mark_contact()
+                self._on_change(None)
                 return
 
-    async def follow(self) -> None:
-        """Take over every change; never returns.
+    async def run(self) -> None:
+        """Follow every change; never returns.
 
         Raises:
-            ClusterUnreachable: the server was not heard for longer than the cluster's patience.
-            Forbidden: we may not watch this.
+            ClusterUnreachable: there was no contact with the server for longer than the cluster's patience.
+            Forbidden: this identity may not watch these objects.
         """
-        hasty = 0
+        short_watches = 0
         while True:
-            began = time.monotonic()
+            started = time.monotonic()
             try:
                 if not self._version:
-                    await self.look()
+                    await self.refresh()
                 await self._watch()
             except ApiError as error:
-                if error.status != _GONE:
+                if error.status != GONE:
                     raise
                 self._version = ""
             except (ClusterUnreachable, Forbidden) as error:
-                await self._wait(error)
+                await self._pause_after(error)
                 continue
-            # one that ends at once is not asked for again at once: a proxy may not let it stream
-            hasty = hasty + 1 if time.monotonic() - began < _SHORT_SECONDS else 0
-            if hasty:
-                await _pause(hasty)
+            # a proxy that does not stream may end each watch at once: do not flood the server with new ones
+            if time.monotonic() - started < _SHORT_WATCH_SECONDS:
+                short_watches += 1
+                await _pause(short_watches)
+            else:
+                short_watches = 0
 
     async def _watch(self) -> None:
-        query, since = self.query, self._version
-        watching = self._cluster.watch(
-            query.kind, query.namespace, labels=query.labels, fields=query.fields, version=since
+        query = self.query
+        watch = self._cluster.watch(
+            query.kind, query.namespace, labels=query.labels, fields=query.fields, version=self._version
         )
-        async with aclosing(watching) as changes:
-            async for change in changes:
-                self._take(change)
+        async with aclosing(watch) as events:
+            async for event in events:
+                self._handle(event)
 
-    def _take(self, change: WatchEvent) -> None:
-        self._version = change.version
-        self._in_touch()
-        item = change.item
+    def _handle(self, event: WatchEvent) -> None:
+        self._version = event.version
+        self._mark_contact()
+        item = event.item
         if item is None or not self._keep(item):
             return
-        if change.gone:
+        if event.deleted:
             self.objects.pop(_uid(item), None)
         else:
-            self.objects[_uid(item)] = _slim(item)
-        self._told(item)
+            self.objects[_uid(item)] = _without_managed_fields(item)
+        self._on_change(item)
 
-    def _in_touch(self) -> None:
-        self._heard, self._failures, self.lost_since = datetime.now(timezone.utc), 0, None
+    def _mark_contact(self) -> None:
+        self._last_contact, self._failures, self.lost_since = datetime.now(timezone.utc), 0, None
 
-    async def _wait(self, error: ClusterUnreachable | Forbidden) -> None:
-        """Until the next attempt, unless there is none."""
+    async def _pause_after(self, error: ClusterUnreachable | Forbidden) -> None:
+        """Pause until the next attempt; raises the error when there is none."""
         now = datetime.now(timezone.utc)
         if not self.lost_since:
-            silent = isinstance(error.__cause__, asyncio.TimeoutError)  # then it was lost before we noticed
-            self.lost_since = self._heard if silent else now
-        if not self.lists or now - self.lost_since > self._cluster.patience:
+            # a silent watch was lost before its timeout noticed
+            timed_out = isinstance(error.__cause__, asyncio.TimeoutError)
+            self.lost_since = self._last_contact if timed_out else now
+        # an error before the first list is not a lost connection
+        if not self.list_count or now - self.lost_since > self._cluster.patience:
             raise error
         self._failures += 1
-        if _AHEAD in error.reason.lower():
+        if _VERSION_TOO_NEW in error.reason.lower():
             self._version = ""
         await _pause(self._failures)
 
 
-async def _pause(times: int) -> None:
-    """Before the next attempt, longer after each."""
-    wait = min(_FIRST_WAIT * 2**times, _LAST_WAIT)
-    await asyncio.sleep(wait * random.uniform(0.5, 1))  # noqa: S311  so that not all come back at one moment
+async def _pause(attempt: int) -> None:
+    """Pause before the next attempt, longer after each; random, so that many informers do not return at once."""
+    longest = min(_FIRST_PAUSE_SECONDS * 2**attempt, _LAST_PAUSE_SECONDS)
+    await asyncio.sleep(longest * random.uniform(0.5, 1))  # noqa: S311
 
 
 def _uid(item: Object) -> str:
     return str(item["metadata"]["uid"])
 
 
-def _slim(item: Object) -> Object:
-    """Without what nobody reads here, and what is half of an object's size."""
+def _without_managed_fields(item: Object) -> Object:
+    """The object without `managedFields`, which is half of its size and is not read from copies."""
     item["metadata"].pop("managedFields", None)
     return item
 

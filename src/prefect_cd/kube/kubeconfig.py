@@ -25,7 +25,7 @@ _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 @dataclass(frozen=True)
 class LoadedKubeconfig:
-    """A kubeconfig that somebody else read, for example from a Prefect block. Never printed."""
+    """A kubeconfig that is loaded already, for example from a Prefect block. Never printed."""
 
     content: Mapping[str, Any] = field(repr=False)
     context: str | None = None
@@ -51,19 +51,19 @@ async def load_configuration(access: Access) -> Configuration:
             load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         else:
             file = _file(access)
-            _refuse_unknown_context(access, file)
+            _reject_unknown_context(access, file)
             await load_kube_config(config_file=file, context=access.context, client_configuration=configuration)
     except (ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, AttributeError) as error:
         raise Invalid(
-            f"no cluster to talk to: {_unreadable(error)}",
+            f"no cluster to talk to: {_reason(error)}",
             where=_source(access),
             hint="name a kubeconfig and context in the pipeline file, or set KUBECONFIG",
-        ) from None  # the library's errors quote the kubeconfig, and so its tokens
+        ) from None  # the library's errors quote the kubeconfig, with its tokens
     return configuration
 
 
-def _unreadable(error: Exception) -> str:
-    """What is wrong with a kubeconfig, without a word of what it says."""
+def _reason(error: Exception) -> str:
+    """What is wrong with a kubeconfig, without any of its content."""
     if isinstance(error, yaml.MarkedYAMLError):
         return f"not YAML, line {error.problem_mark.line + 1}" if error.problem_mark else "not YAML"
     if isinstance(error, (ConfigException, OSError)):
@@ -72,12 +72,13 @@ def _unreadable(error: Exception) -> str:
 
 
 def is_in_pod(access: ClusterAccess) -> bool:
-    """Whether `access` means the service account of the pod that we run in."""
-    named = access.kubeconfig or access.context or os.environ.get("KUBECONFIG")
-    return access.in_cluster or (not named and (_SERVICE_ACCOUNT / "token").exists())
+    """Whether `access` means the service account of the pod that this process runs in."""
+    configured = access.kubeconfig or access.context or os.environ.get("KUBECONFIG")
+    return access.in_cluster or (not configured and (_SERVICE_ACCOUNT / "token").exists())
 
 
-def _refuse_unknown_context(access: ClusterAccess, file: str) -> None:
+def _reject_unknown_context(access: ClusterAccess, file: str) -> None:
+    """Raise with the names of the contexts: the library's error only says that there is no such context."""
     if access.context is None:
         return
     merged = KubeConfigMerger(file).config
@@ -91,19 +92,19 @@ def _refuse_unknown_context(access: ClusterAccess, file: str) -> None:
 
 
 def default_namespace(access: ClusterAccess) -> str:
-    """The namespace that `access` means where none is named: the context's own, the pod's own, or `default`."""
+    """The namespace that `access` implies: that of the pod or of the context, else `default`."""
     if is_in_pod(access):
         return (_SERVICE_ACCOUNT / "namespace").read_text().strip()
     try:
         merged: Any = KubeConfigMerger(_file(access)).config
-        found: Any = merged["contexts"].get_with_name(access.context or merged["current-context"])
-        return str(found["context"].safe_get("namespace") or "default")
+        entry: Any = merged["contexts"].get_with_name(access.context or merged["current-context"])
+        return str(entry["context"].safe_get("namespace") or "default")
     except (ConfigException, yaml.YAMLError, OSError, TypeError):
-        return "default"  # connecting says what is wrong with the file
+        return "default"  # `load_configuration` raises what is wrong with the file
 
 
 def _file(access: ClusterAccess) -> str:
-    # the library reads KUBECONFIG once, when it is imported
+    # the library reads KUBECONFIG only once, at its import
     return access.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
 
 

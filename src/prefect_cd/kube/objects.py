@@ -1,7 +1,6 @@
-"""Reading objects that may lack anything: an old cluster, a half-written status, a controller of one's own.
+"""Reads objects that may lack anything: from an old cluster, with a half-written status, or from a custom controller.
 
-Decides nothing about a rollout. Every function answers something for every input, so that the rules can be read as
-rules.
+Decides nothing about a rollout. Every function has a result for every input, so that rules need no checks of their own.
 """
 
 from collections.abc import Sequence
@@ -11,15 +10,11 @@ from typing import Any
 Object = dict[str, Any]
 """One Kubernetes object as JSON: apiVersion, kind, metadata and the rest."""
 
-
-def dig_mapping(value: object, *path: str) -> Object:
-    """The JSON object at `path`; empty where there is none."""
-    found = dig(value, *path)
-    return found if isinstance(found, dict) else {}
-
-
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
-"""The label of an EndpointSlice that says whose it is."""
+"""The label of an EndpointSlice that names its Service."""
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
 
 
 def dig(value: object, *path: str) -> Any:  # noqa: ANN401  JSON is anything
@@ -29,6 +24,12 @@ def dig(value: object, *path: str) -> Any:  # noqa: ANN401  JSON is anything
             return None
         value = value.get(step)
     return value
+
+
+def dig_mapping(value: object, *path: str) -> Object:
+    """The JSON object at `path`; empty where it is missing."""
+    mapping = dig(value, *path)
+    return mapping if isinstance(mapping, dict) else {}
 
 
 def as_objects(value: object) -> list[Object]:
@@ -47,7 +48,7 @@ def as_text(value: object) -> str:
 
 
 def as_time(value: object) -> datetime | None:
-    """A Kubernetes timestamp as an aware datetime; None for missing ones and for 1970, the kubelet's 'never'."""
+    """A Kubernetes timestamp as an aware datetime; None for a missing one and for 1970, which the kubelet writes."""
     if isinstance(value, datetime):
         parsed = value
     else:
@@ -59,75 +60,87 @@ def as_time(value: object) -> datetime | None:
     return parsed if parsed.year > 1970 else None  # noqa: PLR2004
 
 
-def kind_and_name(thing: Object) -> str:
+# --- metadata --------------------------------------------------------------------------------------------------------
+
+
+def kind_and_name(item: Object) -> str:
     """Kind and name as kubectl takes them: `pod/shop-6d4f`."""
-    return f"{as_text(thing.get('kind')).lower() or 'object'}/{as_text(dig(thing, 'metadata', 'name')) or '?'}"
+    return f"{as_text(item.get('kind')).lower() or 'object'}/{as_text(dig(item, 'metadata', 'name')) or '?'}"
 
 
-def names_in(thing: Object) -> tuple[str, ...]:
-    """The names that people chose and messages repeat: of an object, its namespace, and its containers."""
-    metadata = [as_text(dig(thing, "metadata", key)) for key in ("name", "namespace")]
-    kinds = ("initContainers", "containers")
-    return (*metadata, *(as_text(each.get("name")) for kind in kinds for each in as_objects(dig(thing, "spec", kind))))
+def names_in(item: Object) -> tuple[str, ...]:
+    """The names that a user chose and that messages repeat: of an object, its namespace, and its containers."""
+    metadata = [as_text(dig(item, "metadata", key)) for key in ("name", "namespace")]
+    containers = [*as_objects(dig(item, "spec", "initContainers")), *as_objects(dig(item, "spec", "containers"))]
+    return (*metadata, *(as_text(container.get("name")) for container in containers))
 
 
-def namespace_of(thing: Object) -> str:
-    """Where it is; the default namespace when it does not say."""
-    return as_text(dig(thing, "metadata", "namespace")) or "default"
+def namespace_of(item: Object) -> str:
+    """The object's namespace; `default` where it has none."""
+    return as_text(dig(item, "metadata", "namespace")) or "default"
 
 
-def uid_of(thing: Object) -> str:
-    """What tells it from an earlier one of the same name; the name where there is no uid."""
-    return as_text(dig(thing, "metadata", "uid")) or as_text(dig(thing, "metadata", "name"))
+def uid_of(item: Object) -> str:
+    """The object's uid, which differs from that of an earlier object with the same name; the name without a uid."""
+    return as_text(dig(item, "metadata", "uid")) or as_text(dig(item, "metadata", "name"))
 
 
-def created_at(thing: Object) -> datetime | None:
-    """When it was created."""
-    return as_time(dig(thing, "metadata", "creationTimestamp"))
+def created_at(item: Object) -> datetime | None:
+    """When the object was created."""
+    return as_time(dig(item, "metadata", "creationTimestamp"))
 
 
-def condition(thing: Object, kind: str) -> Object:
-    """The condition called `kind`, or an empty object."""
-    found = [each for each in as_objects(dig(thing, "status", "conditions")) if each.get("type") == kind]
-    return found[0] if found else {}
+# --- status ----------------------------------------------------------------------------------------------------------
 
 
-def condition_holds(thing: Object, kind: str) -> bool:
-    """Whether the condition called `kind` is True."""
-    return condition(thing, kind).get("status") == "True"
+def condition(item: Object, kind: str) -> Object:
+    """The condition of type `kind`, or an empty object."""
+    conditions = as_objects(dig(item, "status", "conditions"))
+    return next((entry for entry in conditions if entry.get("type") == kind), {})
+
+
+def condition_holds(item: Object, kind: str) -> bool:
+    """Whether the condition of type `kind` is True."""
+    return condition(item, kind).get("status") == "True"
+
+
+def endpoint_is_ready(endpoint: Object) -> bool:
+    """Whether an endpoint of an EndpointSlice gets requests.
+
+    A missing `ready` means ready (k8s.io/api, `discovery/v1` `EndpointConditions`).
+    """
+    return dig(endpoint, "conditions", "ready") is not False
 
 
 # --- events ----------------------------------------------------------------------------------------------------------
 
 
+_FIRST_TIMES = (("firstTimestamp",), ("eventTime",), ("metadata", "creationTimestamp"), ("lastTimestamp",))
+_LAST_TIMES = (("series", "lastObservedTime"), ("lastTimestamp",), ("eventTime",), ("metadata", "creationTimestamp"))
+
+
 def first_time(event: Object) -> datetime | None:
-    """When an event happened first."""
-    for path in (("firstTimestamp",), ("eventTime",), ("metadata", "creationTimestamp"), ("lastTimestamp",)):
-        if found := as_time(dig(event, *path)):
-            return found
-    return None
+    """When an event happened for the first time."""
+    return next((at for path in _FIRST_TIMES if (at := as_time(dig(event, *path)))), None)
 
 
 def last_time(event: Object) -> datetime | None:
-    """When an event happened last."""
-    for path in (("series", "lastObservedTime"), ("lastTimestamp",), ("eventTime",), ("metadata", "creationTimestamp")):
-        if found := as_time(dig(event, *path)):
-            return found
-    return None
+    """When an event happened for the last time."""
+    return next((at for path in _LAST_TIMES if (at := as_time(dig(event, *path)))), None)
 
 
 def earliest(events: Sequence[Object]) -> datetime | None:
-    """When the first of several events happened first."""
+    """When the first of several events happened for the first time."""
     return min((at for event in events if (at := first_time(event))), default=None)
 
 
 def latest(events: Sequence[Object]) -> datetime | None:
-    """When the last of several events happened last."""
+    """When the last of several events happened for the last time."""
     return max((at for event in events if (at := last_time(event))), default=None)
 
 
 def later(one: datetime | None, other: datetime | None) -> bool:
-    """Whether `one` is known to be no earlier than `other`: events are written in whole seconds."""
+    """Whether `one` is known to be no earlier than `other`: events have times in whole seconds."""
     return one is not None and other is not None and one >= other
 
 
@@ -136,17 +149,16 @@ def with_reason(events: Sequence[Object], *reasons: str) -> list[Object]:
     return [event for event in events if event.get("reason") in reasons]
 
 
-def events_about(thing: Object, events: Sequence[Object]) -> tuple[Object, ...]:
+def events_about(item: Object, events: Sequence[Object]) -> tuple[Object, ...]:
     """The events about one object, oldest first."""
-    uid, name = dig(thing, "metadata", "uid"), dig(thing, "metadata", "name")
-    mine = [
-        event
-        for event in events
-        if (dig(event, "involvedObject", "uid") == uid if uid and dig(event, "involvedObject", "uid") else
-            dig(event, "involvedObject", "name") == name
-            and dig(event, "involvedObject", "kind") in (None, thing.get("kind")))
-    ]  # fmt: skip
-    return tuple(sorted(mine, key=lambda e: (str(first_time(e)), as_text(dig(e, "metadata", "name")), str(e))))
+    about = [event for event in events if _is_about(event, item)]
+    return tuple(sorted(about, key=lambda e: (str(first_time(e)), as_text(dig(e, "metadata", "name")), str(e))))
 
 
-__all__ = ["dig_mapping"]
+def _is_about(event: Object, item: Object) -> bool:
+    """Whether an event is about an object: by uid where both have one, else by name and kind."""
+    involved = dig_mapping(event, "involvedObject")
+    uid = dig(item, "metadata", "uid")
+    if uid and involved.get("uid"):
+        return bool(involved["uid"] == uid)
+    return involved.get("name") == dig(item, "metadata", "name") and involved.get("kind") in (None, item.get("kind"))

@@ -28,7 +28,7 @@ class Ref:
 
 @dataclass(frozen=True)
 class Kind:
-    """How the API server serves one kind."""
+    """How the API server serves one kind of objects."""
 
     api_version: str
     kind: str
@@ -50,7 +50,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class ObjectList:
-    """All objects of a query, and the resourceVersion at which that was so."""
+    """All objects of a query, and the resourceVersion of that list."""
 
     items: list[Object]
     version: str
@@ -58,20 +58,17 @@ class ObjectList:
 
 @dataclass(frozen=True)
 class WatchEvent:
-    """A line of a watch: an object as it is now, or as it was when it went, or only how far we have come."""
+    """One event of a watch: an object as it is now, or as it was before it was deleted, or only a newer version."""
 
     version: str
     item: Object | None = None
-    gone: bool = False
+    deleted: bool = False
 
 
 class Route(str, Enum):
-    """The way requests went; what is not the users' way may lose what they do not, and keep what they lose."""
+    """The route that requests took. Only the users' own route loses exactly the requests that users lose."""
 
     URL = "the environment's URL"
     SERVICE = "the Service's name inside the cluster"
     ADDRESS = "the Service's load balancer or node port"
     PORT_FORWARD = "a port-forward through the API server"
-
-
-__all__ = ["Route"]

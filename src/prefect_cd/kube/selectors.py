@@ -1,14 +1,14 @@
-"""How objects are asked for: label and field selectors in the words of a query, few enough to be watched.
+"""Selectors of labels and names: as queries of the API server, and as tests of an object's labels.
 
-Pure. The words: https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#api
+Pure. The syntax of queries: https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#api
 """
 
 from collections.abc import Callable, Mapping, Sequence
 
-from prefect_cd.kube.objects import Object, as_objects, as_text, dig_mapping
+from prefect_cd.kube.objects import Object, as_objects, as_text, dig, dig_mapping
 
-_SEPARATE = 4
-"""Queries of one kind that are asked side by side; what needs more is asked as one."""
+_MAX_QUERIES = 4
+"""Queries of one kind that run side by side, a watch each; more than these become one query."""
 _TERMS = {
     "In": "{key} in ({values})",
     "NotIn": "{key} notin ({values})",
@@ -17,54 +17,78 @@ _TERMS = {
 }
 
 
+# --- queries ---------------------------------------------------------------------------------------------------------
+
+
 def selector_query(selector: Object) -> str:
-    """A LabelSelector object in the words of a query; empty selects everything."""
+    """A LabelSelector object as a query; an empty query selects everything."""
     parts = [f"{key}={value}" for key, value in (selector.get("matchLabels") or {}).items()]
-    parts += [
-        _TERMS[each["operator"]].format(key=each["key"], values=",".join(each.get("values") or []))
-        for each in selector.get("matchExpressions") or []
-    ]
+    for expression in selector.get("matchExpressions") or []:
+        term = _TERMS[expression["operator"]]
+        parts.append(term.format(key=expression["key"], values=",".join(expression.get("values") or [])))
     return ",".join(parts)
 
 
 def covering_queries(selectors: Sequence[Object]) -> tuple[str, ...]:
     """Few queries that together select all that any of `selectors` does, and little else.
 
-    A few are asked one by one. Many become one: by the label that all of them want, with every value that one of
-    them wants (`app in (a,b,c)`), else without labels.
+    A few selectors keep a query each. Many become one query: by a label that all of them require, with every value
+    that one of them requires (`app in (a,b,c)`); without a common label, the query selects everything.
     """
     queries = tuple(dict.fromkeys(map(selector_query, selectors)))
-    if len(queries) <= _SEPARATE:
+    if len(queries) <= _MAX_QUERIES:
         return queries
-    wanted = [each.get("matchLabels") or {} for each in selectors]
-    shared = sorted(set.intersection(*map(set, wanted)))
-    if not shared:
+    required: list[dict[str, str]] = [selector.get("matchLabels") or {} for selector in selectors]
+    values = {key: sorted({labels[key] for labels in required}) for key in set.intersection(*map(set, required))}
+    if not values:
         return ("",)
-    # the key with most values tells most apart: `app`, and not `part-of`
-    key = max(shared, key=lambda each: len({labels[each] for labels in wanted}))
-    return (f"{key} in ({','.join(sorted({labels[key] for labels in wanted}))})",)
+    # the key with the most values selects the fewest other objects: `app`, and not `part-of`
+    key = max(sorted(values), key=lambda key: len(values[key]))
+    return (f"{key} in ({','.join(values[key])})",)
 
 
 def name_queries(names: Sequence[str]) -> tuple[str, ...]:
-    """Field queries that select the objects called `names`: a few one by one, many as one that selects all."""
-    return tuple(f"metadata.name={name}" for name in names) if len(names) <= _SEPARATE else ("",)
+    """Field queries that select the objects called `names`: for a few names one each, for many one for everything."""
+    return tuple(f"metadata.name={name}" for name in names) if len(names) <= _MAX_QUERIES else ("",)
 
 
-def matches(selector: object, labels: Mapping[str, str]) -> bool:
-    """Whether a LabelSelector means pods with these labels: an empty one means all, a missing one none."""
+# --- tests of labels -------------------------------------------------------------------------------------------------
+
+
+def selector_matches(selector: object, labels: Mapping[str, str]) -> bool:
+    """Whether a LabelSelector object selects pods with these labels; an empty one selects all, a missing one none."""
     if not isinstance(selector, dict):
         return False
-    wanted = dig_mapping(selector, "matchLabels")
-    return (not wanted or matches_labels(wanted, labels)) and all(
-        _OPERATORS.get(as_text(each.get("operator")), _never)(
-            labels.get(as_text(each.get("key"))), each.get("values") or ()
-        )
-        for each in as_objects(selector.get("matchExpressions"))
+    return _has_labels(labels, dig_mapping(selector, "matchLabels")) and all(
+        _expression_holds(expression, labels) for expression in as_objects(selector.get("matchExpressions"))
     )
 
 
-def _never(_value: str | None, _values: Sequence[str]) -> bool:
-    return False
+def has_selector(service: Object) -> bool:
+    """Whether Kubernetes finds the endpoints of a Service by labels.
+
+    It does not for an ExternalName, which is a DNS alias, and without a selector, where another controller or a user
+    writes the endpoints (https://kubernetes.io/docs/concepts/services-networking/service/#services-without-selectors).
+    """
+    return dig(service, "spec", "type") != "ExternalName" and bool(dig_mapping(service, "spec", "selector"))
+
+
+def service_selects(service: Object, labels: object) -> bool:
+    """Whether a Service sends requests to pods with these labels."""
+    if not has_selector(service) or not isinstance(labels, Mapping):
+        return False
+    return _has_labels(labels, dig_mapping(service, "spec", "selector"))
+
+
+def _has_labels(labels: Mapping[str, str], required: Mapping[str, str]) -> bool:
+    return all(labels.get(key) == value for key, value in required.items())
+
+
+def _expression_holds(expression: Object, labels: Mapping[str, str]) -> bool:
+    """Whether labels satisfy one of `matchExpressions`; an operator that does not exist is never satisfied."""
+    operator = _OPERATORS.get(as_text(expression.get("operator")))
+    value = labels.get(as_text(expression.get("key")))
+    return operator is not None and operator(value, expression.get("values") or ())
 
 
 _OPERATORS: dict[str, Callable[[str | None, Sequence[str]], bool]] = {
@@ -75,11 +99,4 @@ _OPERATORS: dict[str, Callable[[str | None, Sequence[str]], bool]] = {
 }
 
 
-def matches_labels(selector: object, labels: object) -> bool:
-    """Whether the plain `selector` of a Service takes what bears `labels`; an empty one takes nothing."""
-    if not isinstance(selector, dict) or not isinstance(labels, dict) or not selector:
-        return False
-    return all(labels.get(key) == value for key, value in selector.items())
-
-
-__all__ = ["covering_queries", "matches", "name_queries", "selector_query"]
+__all__ = ["covering_queries", "has_selector", "name_queries", "selector_matches", "selector_query", "service_selects"]

@@ -1,4 +1,4 @@
-"""Compare two states of an object for people; values of Secrets stay hidden."""
+"""Compare two states of an object, readable and without values of Secrets."""
 
 import difflib
 from typing import Any
@@ -9,7 +9,7 @@ from prefect_cd.kube.objects import Object
 
 HIDDEN = "(hidden)"
 HIDDEN_CHANGED = "(hidden, changed)"
-# libyaml where PyYAML was built with it, as its wheels are: a thousand objects feel it
+# libyaml where PyYAML was built with it, as its wheels are: several times faster, which a thousand objects need
 _DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _SERVER_METADATA = (
     "managedFields", "uid", "resourceVersion", "generation", "creationTimestamp", "selfLink", "deletionTimestamp",
@@ -23,9 +23,10 @@ _LAST_APPLIED = _SERVER_ANNOTATIONS[0]
 
 
 def strip(item: Object) -> Object:
-    """The object without what only the server writes: fit for comparing and for applying again."""
+    """The object without fields that only the server writes, to compare it or to apply it again."""
     metadata = {key: value for key, value in item["metadata"].items() if key not in _SERVER_METADATA}
-    annotations = {k: v for k, v in (metadata.get("annotations") or {}).items() if k not in _SERVER_ANNOTATIONS}
+    live_annotations = metadata.get("annotations") or {}
+    annotations = {key: value for key, value in live_annotations.items() if key not in _SERVER_ANNOTATIONS}
     metadata.pop("annotations", None)
     if annotations:
         metadata["annotations"] = annotations
@@ -33,29 +34,34 @@ def strip(item: Object) -> Object:
 
 
 def diff(before: Object | None, after: Object | None) -> str:
-    """What changes from `before` to `after`, as a unified diff of YAML; values of Secrets are hidden."""
+    """A unified diff of YAML from `before` to `after`; values of Secrets are hidden."""
     shown_before, shown_after = _hide(before, None), _hide(after, before)
     lines = difflib.unified_diff(_yaml(shown_before), _yaml(shown_after), "now", "then", lineterm="", n=2)
     return "\n".join(list(lines)[2:])
 
 
+def changed_lines(unified: str) -> list[str]:
+    """The removed and added lines of a unified diff, without its context."""
+    return [line for line in unified.splitlines() if line.startswith(("+", "-"))]
+
+
 def _hide(item: Object | None, earlier: Object | None) -> Object | None:
-    """The object without values of Secrets, wherever a Secret may keep them."""
+    """The object without values of Secrets; with `earlier`, changed ones are marked."""
     if item is None or item["kind"] != "Secret":
         return item
     hidden = dict(item)
     for key in ("data", "stringData"):
         if isinstance(item.get(key), dict):
-            known = (earlier or {}).get(key)
-            known = known if isinstance(known, dict) else {}
+            before = (earlier or {}).get(key)
+            before = before if isinstance(before, dict) else {}
             hidden[key] = {
-                name: HIDDEN if earlier is None or known.get(name) == value else HIDDEN_CHANGED
+                name: HIDDEN if earlier is None or before.get(name) == value else HIDDEN_CHANGED
                 for name, value in item[key].items()
             }
-        elif item.get(key):
+        elif item.get(key):  # of a wrong shape, which the server will refuse
             hidden[key] = HIDDEN
     annotations = item["metadata"].get("annotations") or {}
-    if _LAST_APPLIED in annotations:
+    if _LAST_APPLIED in annotations:  # `kubectl apply` copies the whole object into it
         hidden["metadata"] = {**item["metadata"], "annotations": {**annotations, _LAST_APPLIED: HIDDEN}}
     return hidden
 

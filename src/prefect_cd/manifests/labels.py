@@ -12,15 +12,21 @@ MANAGER = "prefect-cd"
 WORKLOADS = frozenset({"Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"})
 
 
-def label(item: Object, application: str, environment: str, release: str = "") -> Object:
-    """The object as ours: labels on every object, the release's id on workloads' own metadata only.
+def ownership_labels(application: str, environment: str) -> dict[str, str]:
+    """The labels of every object that we apply in an application's environment.
 
-    The environment is a label because cluster-scoped objects of two environments may live in one cluster. The pod
-    template stays as it is, so that pods which did not change are not restarted.
+    The environment is a label because cluster-scoped objects of two environments may live in one cluster.
+    """
+    return {MANAGED_BY: MANAGER, APPLICATION: application, ENVIRONMENT: environment}
+
+
+def label(item: Object, application: str, environment: str, release: str = "") -> Object:
+    """The object with our labels, and on a workload an annotation with the release's id.
+
+    The pod template stays as it is, so that unchanged pods are not restarted.
     """
     metadata = dict(item["metadata"])
-    ours = {MANAGED_BY: MANAGER, APPLICATION: application, ENVIRONMENT: environment}
-    metadata["labels"] = {**(metadata.get("labels") or {}), **ours}
+    metadata["labels"] = {**(metadata.get("labels") or {}), **ownership_labels(application, environment)}
     if release and item["kind"] in WORKLOADS:
         metadata["annotations"] = {**(metadata.get("annotations") or {}), RELEASE: release}
     return {**item, "metadata": metadata}

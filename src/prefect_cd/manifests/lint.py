@@ -1,30 +1,32 @@
-"""What in a set of objects will lose requests while it is rolled out, said before it is. Pure.
+"""Find what will lose requests during a rollout, before it starts. Pure.
 
-Decides from the manifests alone; what the API server would fill in (one replica, 25 % surge, 30 s to end) is filled in
-here. Only pods that a Service of the set sends requests to are looked at: a worker that nobody calls has no user to
-lose. These are warnings with a fix, and no verdict: an application may know how to end gently by itself.
+Decides from the manifests alone, with the defaults of the API server (one replica, 25 % surge and unavailable, 30 s
+grace period). Only pods behind a Service of the same set are checked: a worker without a Service receives no requests.
+The findings are warnings with a fix and never fail a release: an application may shut down gracefully by itself.
 
-Sources of the rules: Kubernetes' documentation of pod termination (endpoints are told of the end at the same time as
-the container), and kubernetes/kubernetes `pkg/controller/deployment/util` `ResolveFenceposts` (surge rounds up,
-unavailable rounds down, and where both come to 0 one pod may be unavailable).
+Sources of the rules: Kubernetes' documentation of pod termination (a pod is removed from endpoints at the same time as
+its containers get SIGTERM, so requests still arrive for a while), and kubernetes/kubernetes
+`pkg/controller/deployment/util` `ResolveFenceposts` (surge rounds up, unavailable rounds down, and where both come to 0
+one pod may be unavailable).
 """
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from prefect_cd.kube.objects import Object, as_int, as_objects, as_text, dig, dig_mapping, kind_and_name
-from prefect_cd.kube.selectors import matches, matches_labels
+from prefect_cd.kube.selectors import has_selector, selector_matches, service_selects
 from prefect_cd.manifests.pod_templates import PodTemplate, pod_template_of, resolve_amount
 from prefect_cd.release.model import Result
 
-_GRACE_SECONDS = 30
+_DEFAULT_GRACE_SECONDS = 30  # terminationGracePeriodSeconds, when it is not set
 _SLEEP = re.compile(r"\bsleep\s+([0-9.]+)(s?)(?![\w.])")
 
 
 class Rule(str, Enum):
-    """What kind of weakness it is. The values are a stable contract: people filter on them."""
+    """What a finding is about. The values are a stable contract: users filter on them."""
 
     NO_PODS = "service-selects-nothing"
     NO_PORT = "service-port-name"
@@ -38,67 +40,131 @@ class Rule(str, Enum):
     BLOCKING_BUDGET = "blocking-disruption-budget"
 
 
-class Finding(Result):
-    """One weakness of one object, and its fix in one sentence."""
+class RuleText(NamedTuple):
+    """What the documentation says about a rule (docs/lint.md is generated from these texts)."""
 
-    hazard: Rule
+    finding: str
+    consequence: str
+    fix: str
+
+
+RULE_TEXTS = {
+    Rule.NO_PODS: RuleText(
+        "A Service's selector matches no pod template of the release.",
+        "Requests to the Service get no answer.",
+        "Make `spec.selector` match the labels of a pod template, unless its pods are deployed elsewhere.",
+    ),
+    Rule.NO_PORT: RuleText(
+        "A Service's targetPort is a name that no container of its pods declares.",
+        "Connections to the port fail.",
+        "Name a container port so, or use the name of an existing one.",
+    ),
+    Rule.NOT_READY: RuleText(
+        "A Service that is not headless sets `publishNotReadyAddresses`.",
+        "It sends requests to pods that are not ready.",
+        "Remove `publishNotReadyAddresses`, or set it on a headless Service only.",
+    ),
+    Rule.NO_READINESS: RuleText(
+        "A container that serves requests has no readiness probe and no startup probe, and its pod no readiness gate.",
+        "It receives requests before it listens.",
+        "Add a `readinessProbe` that succeeds once the application can answer.",
+    ),
+    Rule.NO_PRE_STOP: RuleText(
+        "A container that serves requests has no preStop hook that waits.",
+        "It ends while it still receives requests: a pod gets SIGTERM while it is being removed from endpoints.",
+        "Add `lifecycle: {preStop: {sleep: {seconds: 5}}}`, or serve for some seconds after SIGTERM.",
+    ),
+    Rule.KILLED_EARLY: RuleText(
+        "The preStop hook waits as long as the termination grace period, or longer.",
+        "The container is killed together with the requests in progress.",
+        "Set `terminationGracePeriodSeconds` well above the hook's wait.",
+    ),
+    Rule.RECREATE: RuleText(
+        "A Deployment has the strategy Recreate.",
+        "All old pods end before the first new one starts.",
+        "Use `strategy: {type: RollingUpdate}`, or announce the downtime.",
+    ),
+    Rule.ALL_AT_ONCE: RuleText(
+        "All replicas may be unavailable at once during the rollout; a StatefulSet with one replica always is.",
+        "Requests fail until a new pod is ready.",
+        "Set `maxUnavailable: 0` and `maxSurge: 1`, or more replicas.",
+    ),
+    Rule.NO_BUDGET: RuleText(
+        "Two or more replicas have no PodDisruptionBudget.",
+        "Draining nodes may evict all pods at once.",
+        "Add a PodDisruptionBudget with `maxUnavailable: 1` and the selector of these pods.",
+    ),
+    Rule.BLOCKING_BUDGET: RuleText(
+        "A PodDisruptionBudget allows no eviction.",
+        "Draining a node hangs.",
+        "Use `maxUnavailable: 1`, with two replicas or more.",
+    ),
+}
+"""The documentation of every rule."""
+
+
+class Finding(Result):
+    """One problem of one object, and its fix in one sentence."""
+
+    rule: Rule
     where: str
     summary: str
     fix: str
 
 
 def lint(manifests: Sequence[Object]) -> tuple[Finding, ...]:
-    """What will lose requests, each weakness of an object once.
+    """What will lose requests; the same finding of an object is reported once.
 
     Args:
-        manifests: the full set that an environment gets.
+        manifests: the full set of objects of an environment.
     """
-    pods = [each for item in manifests if (each := pod_template_of(item, manifests))]
-    services = [item for item in manifests if item.get("kind") == "Service" and dig_mapping(item, "spec", "selector")]
-    found = [weakness for service in services for weakness in _service(service, pods)]
-    for each in pods:
-        called = [item for item in services if _sends_to(item, each)]
-        if called and each.replicas:
-            found += [*_containers(each, called), *_strategy(each), *_budget(each, manifests)]
-    return tuple({(weakness.hazard, weakness.where, weakness.summary): weakness for weakness in found}.values())
+    templates = [template for item in manifests if (template := pod_template_of(item, manifests))]
+    services = [item for item in manifests if item.get("kind") == "Service" and has_selector(item)]
+    findings = [finding for service in services for finding in _service(service, templates)]
+    for pods in templates:
+        their_services = [service for service in services if _selects(service, pods)]
+        if their_services and pods.replicas:
+            findings += [*_containers(pods, their_services), *_strategy(pods), *_budget(pods, manifests)]
+    return tuple({(finding.rule, finding.where, finding.summary): finding for finding in findings}.values())
 
 
-def _sends_to(service: Object, pods: PodTemplate) -> bool:
-    same = (dig(service, "metadata", "namespace") or "") == pods.namespace
-    return same and matches_labels(dig(service, "spec", "selector"), pods.labels)
+def _selects(service: Object, pods: PodTemplate) -> bool:
+    same_namespace = (dig(service, "metadata", "namespace") or "") == pods.namespace
+    return same_namespace and service_selects(service, pods.labels)
 
 
 # --- services --------------------------------------------------------------------------------------------------------
 
 
-def _service(service: Object, pods: Sequence[PodTemplate]) -> Iterator[Finding]:
+def _service(service: Object, templates: Sequence[PodTemplate]) -> Iterator[Finding]:
     where = kind_and_name(service)
-    targets = [each for each in pods if _sends_to(service, each)]
-    if not targets:
-        wanted = ", ".join(f"{key}={value}" for key, value in sorted(dig_mapping(service, "spec", "selector").items()))
+    selected = [pods for pods in templates if _selects(service, pods)]
+    if not selected:
+        labels = dig_mapping(service, "spec", "selector")
+        selector = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
         yield Finding(
-            hazard=Rule.NO_PODS,
+            rule=Rule.NO_PODS,
             where=where,
-            summary=f"its selector ({wanted}) matches no pod template of this release, so nobody answers",
-            fix="make `spec.selector` equal to labels of the pod template, unless somebody else deploys these pods",
+            summary=f"selector {selector} matches no pod template of this release, so its requests get no answer",
+            fix="make `spec.selector` match the labels of a pod template, unless its pods are deployed elsewhere",
         )
     for port in as_objects(dig(service, "spec", "ports")):
         target = port.get("targetPort")
-        for each in targets:
-            names = sorted(as_text(known.get("name")) for known in _ports(each.containers))
+        for pods in selected:
+            names = sorted(filter(None, (as_text(port.get("name")) for port in _ports(pods.containers))))
             if isinstance(target, str) and not target.isdigit() and target not in names:
                 yield Finding(
-                    hazard=Rule.NO_PORT,
+                    rule=Rule.NO_PORT,
                     where=where,
-                    summary=f"its targetPort {target!r} is no port name of {each.where}, so connections are refused",
-                    fix=f"name a container port {target!r}; there are: {', '.join(filter(None, names)) or 'none'}",
+                    summary=f"targetPort {target!r}: {pods.where} has no port of this name, so connections fail",
+                    fix=f"name a container port {target!r}, or use one of the existing: {', '.join(names) or 'none'}",
                 )
     if dig(service, "spec", "publishNotReadyAddresses") and dig(service, "spec", "clusterIP") != "None":
         yield Finding(
-            hazard=Rule.NOT_READY,
+            rule=Rule.NOT_READY,
             where=where,
-            summary="it sends requests to pods that are not ready, too (publishNotReadyAddresses)",
-            fix="remove `publishNotReadyAddresses`, or keep it for a headless Service only",
+            summary="publishNotReadyAddresses: it sends requests to pods that are not ready",
+            fix="remove `publishNotReadyAddresses`, or set it on a headless Service only",
         )
 
 
@@ -106,58 +172,58 @@ def _ports(containers: Iterable[Object]) -> list[Object]:
     return [port for container in containers for port in as_objects(container.get("ports"))]
 
 
-# --- the beginning and the end of a pod ------------------------------------------------------------------------------
+# --- start and end of a pod ------------------------------------------------------------------------------------------
 
 
 def _containers(pods: PodTemplate, services: Sequence[Object]) -> Iterator[Finding]:
     grace = pods.spec.get("terminationGracePeriodSeconds")
-    grace = _GRACE_SECONDS if grace is None else as_int(grace)
+    grace = _DEFAULT_GRACE_SECONDS if grace is None else as_int(grace)
     for container in _serving(pods, services):
         name = as_text(container.get("name"))
         if not (container.get("readinessProbe") or container.get("startupProbe") or pods.spec.get("readinessGates")):
             yield Finding(
-                hazard=Rule.NO_READINESS,
+                rule=Rule.NO_READINESS,
                 where=pods.where,
-                summary=f"container {name!r} has no readinessProbe: it gets requests before it listens",
+                summary=f"container {name!r} has no readinessProbe: it receives requests before it listens",
                 fix="add a `readinessProbe` that succeeds once the application can answer",
             )
         hook = _PreStop.of(container)
         if not hook.waits:
             yield Finding(
-                hazard=Rule.NO_PRE_STOP,
+                rule=Rule.NO_PRE_STOP,
                 where=pods.where,
-                summary=f"container {name!r} ends while requests are still sent to it: it has no preStop wait",
-                fix="add `lifecycle: {preStop: {sleep: {seconds: 5}}}`, or let it serve on for seconds after SIGTERM",
+                summary=f"container {name!r} has no preStop hook that waits: it ends while it still receives requests",
+                fix="add `lifecycle: {preStop: {sleep: {seconds: 5}}}`, or serve for some seconds after SIGTERM",
             )
         elif hook.seconds >= grace:
             yield Finding(
-                hazard=Rule.KILLED_EARLY,
+                rule=Rule.KILLED_EARLY,
                 where=pods.where,
                 summary=f"container {name!r} waits {hook.seconds:g} s in preStop and is killed after {grace} s, "
-                "with the requests that it is answering",
+                "together with the requests in progress",
                 fix=f"set `terminationGracePeriodSeconds` well above {hook.seconds:g}",
             )
 
 
 def _serving(pods: PodTemplate, services: Sequence[Object]) -> list[Object]:
-    """The containers that a Service's ports lead to; where that is not written down, all that might be."""
-    ports = [port for each in services for port in as_objects(dig(each, "spec", "ports"))]
-    wanted = [port.get("targetPort") or port.get("port") for port in ports]
+    """The containers that the Services send requests to; a guess where no container declares their ports."""
+    service_ports = [port for service in services for port in as_objects(dig(service, "spec", "ports"))]
+    targets = [port.get("targetPort") or port.get("port") for port in service_ports]
 
-    def leads_to(container: Object) -> bool:
-        return any(port.get("name") in wanted or port.get("containerPort") in wanted for port in _ports([container]))
+    def is_target(container: Object) -> bool:
+        return any(port.get("name") in targets or port.get("containerPort") in targets for port in _ports([container]))
 
-    named = [container for container in pods.containers if leads_to(container)]
-    if named or len(pods.containers) == 1:
-        return named or list(pods.containers)
-    # undeclared ports: a pod with a careful container is not accused for its sidecars
-    careful = [each for each in pods.containers if each.get("readinessProbe")]
-    return careful or list(pods.containers[:1])
+    declared = [container for container in pods.containers if is_target(container)]
+    if declared or len(pods.containers) == 1:
+        return declared or list(pods.containers)
+    # Ports need not be declared. Containers with a readiness probe are the likely servers, the others sidecars.
+    with_probe = [container for container in pods.containers if container.get("readinessProbe")]
+    return with_probe or list(pods.containers[:1])
 
 
 @dataclass(frozen=True)
 class _PreStop:
-    """How long a container's preStop hook holds SIGTERM back; `seconds` is 0 where that cannot be read."""
+    """How long a container's preStop hook delays SIGTERM; `seconds` is 0 where the hook does not say."""
 
     waits: bool
     seconds: float = 0
@@ -170,11 +236,11 @@ class _PreStop:
             return cls(seconds > 0, seconds)
         command = dig(hook, "exec", "command")
         command = " ".join(map(str, command)) if isinstance(command, list) else ""
-        found = _SLEEP.search(command)
-        return cls(bool(hook), float(found[1].rstrip(".")) if found else 0)
+        sleep = _SLEEP.search(command)
+        return cls(bool(hook), float(sleep[1].rstrip(".")) if sleep else 0)
 
 
-# --- how many at once ------------------------------------------------------------------------------------------------
+# --- pods that are unavailable at once -------------------------------------------------------------------------------
 
 
 def _strategy(pods: PodTemplate) -> Iterator[Finding]:
@@ -182,32 +248,34 @@ def _strategy(pods: PodTemplate) -> Iterator[Finding]:
         strategy = dig_mapping(pods.workload, "strategy")
         if strategy.get("type") == "Recreate":
             yield Finding(
-                hazard=Rule.RECREATE,
+                rule=Rule.RECREATE,
                 where=pods.where,
-                summary="strategy Recreate ends every old pod before the first new one starts",
-                fix="use `strategy: {type: RollingUpdate}`; else tell your users when it is down",
+                summary="strategy Recreate ends all old pods before the first new one starts",
+                fix="use `strategy: {type: RollingUpdate}`, or announce the downtime",
             )
-        elif (gone := _unavailable(dig_mapping(strategy, "rollingUpdate"), pods.replicas)) >= pods.replicas:
+            return
+        unavailable = _unavailable(dig_mapping(strategy, "rollingUpdate"), pods.replicas)
+        if unavailable >= pods.replicas:
             yield Finding(
-                hazard=Rule.ALL_AT_ONCE,
+                rule=Rule.ALL_AT_ONCE,
                 where=pods.where,
-                summary=f"{gone} of {pods.replicas} replicas may be away at once: nobody answers meanwhile",
+                summary=f"{unavailable} of {pods.replicas} replicas may be unavailable at once",
                 fix="set `maxUnavailable: 0` and `maxSurge: 1`, or more replicas",
             )
     elif pods.kind == "StatefulSet" and pods.replicas == 1:
         yield Finding(
-            hazard=Rule.ALL_AT_ONCE,
+            rule=Rule.ALL_AT_ONCE,
             where=pods.where,
-            summary="a StatefulSet ends a pod before it starts its successor, and there is only one",
+            summary="a StatefulSet ends a pod before it starts its replacement, and it has only one replica",
             fix="use two replicas or more, or a Deployment",
         )
 
 
 def _unavailable(rolling: Object, replicas: int) -> int:
-    """How many pods a rolling update may take away at once."""
-    away = resolve_amount(rolling.get("maxUnavailable", "25%"), replicas, up=False)
+    """How many pods may be unavailable at once during a rolling update."""
+    unavailable = resolve_amount(rolling.get("maxUnavailable", "25%"), replicas, up=False)
     surge = resolve_amount(rolling.get("maxSurge", "25%"), replicas, up=True)
-    return 1 if away == 0 and surge == 0 else away
+    return 1 if unavailable == 0 and surge == 0 else unavailable  # with neither, the rollout could not proceed
 
 
 def _budget(pods: PodTemplate, manifests: Sequence[Object]) -> Iterator[Finding]:
@@ -218,30 +286,31 @@ def _budget(pods: PodTemplate, manifests: Sequence[Object]) -> Iterator[Finding]
         for item in manifests
         if item.get("kind") == "PodDisruptionBudget"
         and (dig(item, "metadata", "namespace") or "") == pods.namespace
-        and matches(dig(item, "spec", "selector"), pods.labels)
+        and selector_matches(dig(item, "spec", "selector"), pods.labels)
     ]
-    if not budgets and pods.replicas > 1:  # one replica cannot be kept: a budget would only block
+    if not budgets and pods.replicas > 1:  # for one replica, a budget would only block the drain of its node
         yield Finding(
-            hazard=Rule.NO_BUDGET,
+            rule=Rule.NO_BUDGET,
             where=pods.where,
-            summary=f"no PodDisruptionBudget: a drain of nodes may end all {pods.replicas} pods at once",
+            summary=f"no PodDisruptionBudget: draining nodes may evict all {pods.replicas} pods at once",
             fix="add a PodDisruptionBudget with `maxUnavailable: 1` and the selector of these pods",
         )
     for budget in budgets:
-        if not _allowed(budget, pods.replicas):
+        if not _disruptions_allowed(budget, pods.replicas):
             yield Finding(
-                hazard=Rule.BLOCKING_BUDGET,
+                rule=Rule.BLOCKING_BUDGET,
                 where=kind_and_name(budget),
-                summary=f"it lets none of the {pods.replicas} pods of {pods.where} go, so a drain of their node hangs",
+                summary=f"it allows no eviction of the {pods.replicas} pods of {pods.where}: draining a node hangs",
                 fix="use `maxUnavailable: 1`" + ("" if pods.replicas > 1 else " and two replicas or more"),
             )
 
 
-def _allowed(budget: Object, replicas: int) -> int:
-    """How many pods a budget lets go at once; percentages of it round up, both of them."""
-    if (most := dig(budget, "spec", "maxUnavailable")) is not None:
-        return resolve_amount(most, replicas, up=True)
+def _disruptions_allowed(budget: Object, replicas: int) -> int:
+    """How many pods may be evicted at once; both percentages round up (the API reference of PodDisruptionBudget)."""
+    max_unavailable = dig(budget, "spec", "maxUnavailable")
+    if max_unavailable is not None:
+        return resolve_amount(max_unavailable, replicas, up=True)
     return replicas - resolve_amount(dig(budget, "spec", "minAvailable") or 0, replicas, up=True)
 
 
-__all__ = ["Finding", "Rule", "lint"]
+__all__ = ["RULE_TEXTS", "Finding", "Rule", "RuleText", "lint"]

@@ -1,28 +1,29 @@
-"""Which pods a set of manifests will make, and which of them a selector means. Pure.
+"""The pod templates in a set of manifests. Pure.
 
-It knows where a workload keeps its pod template, how many pods there will be, and how labels, selectors and
-percentages are read (the API reference's LabelSelector and IntOrString). What is good or bad is for others to say.
+It knows where a workload has its pod template, how many pods there will be at least, and how amounts are read (the API
+reference's IntOrString). What is good or bad about them is decided by `lint`.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from prefect_cd.kube.objects import Object, as_int, as_objects, as_text, dig, dig_mapping, kind_and_name
 
 
 @dataclass(frozen=True)
 class PodTemplate:
-    """The pods that one workload will make.
+    """The pods that one workload will have.
 
-    Args:
+    Attributes:
         where: kind and name of the workload.
         kind: its kind.
-        namespace: empty where the manifest leaves it to others.
-        workload: its spec.
-        labels: what the pods carry.
-        spec: what the pods are.
-        replicas: how many, at least: those of a HorizontalPodAutoscaler's minimum where there is one.
+        namespace: empty where the manifest does not set it.
+        workload: the spec of the workload.
+        labels: the labels of the pods.
+        spec: the spec of the pods.
+        replicas: how many pods there are at least; a HorizontalPodAutoscaler may raise it.
     """
 
     where: str
@@ -35,22 +36,24 @@ class PodTemplate:
 
     @property
     def containers(self) -> tuple[Object, ...]:
-        """Those that run as long as the pod: init containers that always restart are sidecars."""
-        early = [each for each in as_objects(self.spec.get("initContainers")) if each.get("restartPolicy") == "Always"]
-        return (*as_objects(self.spec.get("containers")), *early)
+        """Those that run as long as the pod: an init container with restartPolicy Always is a sidecar."""
+        init_containers = as_objects(self.spec.get("initContainers"))
+        sidecars = [container for container in init_containers if container.get("restartPolicy") == "Always"]
+        return (*as_objects(self.spec.get("containers")), *sidecars)
 
 
 def pod_template_of(item: Object, manifests: Sequence[Object]) -> PodTemplate | None:
-    """The pods of a workload of any kind, or None where it makes none.
+    """The pods of a workload of any kind, or None for an object without a pod template.
 
     Args:
         item: the workload, or a bare pod.
-        manifests: the set that it belongs to; an autoscaler in it says how many pods there are at least.
+        manifests: the set that it belongs to; an autoscaler in it determines how many pods there are at least.
     """
     spec = dig_mapping(item, "spec")
-    template = (
-        item if item.get("kind") == "Pod" else dig(spec, "template") or dig(spec, "jobTemplate", "spec", "template")
-    )
+    if item.get("kind") == "Pod":
+        template: Any = item
+    else:
+        template = dig(spec, "template") or dig(spec, "jobTemplate", "spec", "template")
     containers = as_objects(dig(template, "spec", "containers"))
     if not containers:
         return None
@@ -66,20 +69,23 @@ def pod_template_of(item: Object, manifests: Sequence[Object]) -> PodTemplate | 
 
 
 def _replicas(item: Object, manifests: Sequence[Object]) -> int:
-    written = dig(item, "spec", "replicas")
-    scalers = [
-        as_int(dig(each, "spec", "minReplicas")) or 1
-        for each in manifests
-        if each.get("kind") == "HorizontalPodAutoscaler"
-        and dig(each, "metadata", "namespace") == dig(item, "metadata", "namespace")
-        and dig(each, "spec", "scaleTargetRef", "kind") == item.get("kind")
-        and dig(each, "spec", "scaleTargetRef", "name") == dig(item, "metadata", "name")
+    """How many pods a workload has at least: its own number, or the minimum of its autoscaler if that is more."""
+    replicas = dig(item, "spec", "replicas")
+    if replicas == 0:  # scaled down on purpose; an autoscaler is inactive then, too
+        return 0
+    minimums = [
+        as_int(dig(other, "spec", "minReplicas")) or 1
+        for other in manifests
+        if other.get("kind") == "HorizontalPodAutoscaler"
+        and dig(other, "metadata", "namespace") == dig(item, "metadata", "namespace")
+        and dig(other, "spec", "scaleTargetRef", "kind") == item.get("kind")
+        and dig(other, "spec", "scaleTargetRef", "name") == dig(item, "metadata", "name")
     ]
-    return max([1 if written is None else as_int(written), *scalers]) if written != 0 else 0
+    return max([1 if replicas is None else as_int(replicas), *minimums])
 
 
 def resolve_amount(value: object, replicas: int, *, up: bool) -> int:
-    """A number of pods, written as a number or as a percentage of `replicas`; what is neither counts as 0."""
+    """A number of pods from a number or a percentage of `replicas`, rounded up or down; anything else counts as 0."""
     if isinstance(value, str) and value.removesuffix("%").isdigit() and value.endswith("%"):
         share = int(value[:-1]) * replicas / 100
         return math.ceil(share) if up else math.floor(share)

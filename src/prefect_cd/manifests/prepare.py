@@ -1,8 +1,6 @@
-"""From a folder of a commit to the objects of a release: load, pin, label, order, compare.
+"""Prepare the objects of a release for an environment: set namespaces, pin the image, order the writes. Pure.
 
-Pure but for reading files and running kustomize. What the cluster thinks of the objects is asked elsewhere.
-A commit's manifests are not trusted: what could lead out of the commit, out of the environment or out of memory is
-refused here, with file:line.
+A commit's manifests are not trusted: objects outside of the environment's namespace are refused with file:line.
 """
 
 import copy
@@ -14,7 +12,8 @@ from prefect_cd.kube.objects import Object
 from prefect_cd.manifests.load import Manifest, display_name, name_of, refuse_duplicates
 from prefect_cd.release.model import BuiltImage
 
-# Earlier waves exist before later ones are written; what is not named here comes with the workloads.
+# A wave is written when the objects of earlier waves exist. Kinds that are not listed are written with the workloads,
+# between the last of these waves and `_LAST`.
 _WAVES: tuple[frozenset[str], ...] = (
     frozenset({"Namespace"}),
     frozenset({"CustomResourceDefinition", "PriorityClass", "StorageClass", "RuntimeClass", "IngressClass"}),
@@ -30,50 +29,57 @@ _LAST = frozenset(
 
 
 def set_namespaces(
-    found: Sequence[Manifest], namespace: str, namespaced: Mapping[tuple[str, str], bool], allowed: Sequence[str]
+    manifests: Sequence[Manifest], namespace: str, namespaced: Mapping[tuple[str, str], bool], allowed: Sequence[str]
 ) -> tuple[Object, ...]:
     """The objects with their namespace filled in.
 
     Args:
-        found: the manifests.
+        manifests: the objects of the commit, and where they are defined.
         namespace: the environment's.
         namespaced: (apiVersion, kind) -> whether its objects live in a namespace.
-        allowed: kinds of cluster-scoped objects that the pipeline file permits.
+        allowed: kinds of cluster-scoped objects that the pipeline file allows.
 
     Raises:
-        InvalidManifest: an object that belongs elsewhere, or that is there twice once the namespace is filled in.
+        InvalidManifest: an object of another namespace, a cluster-scoped one that is not allowed, or two manifests of
+            one object once the namespace is set.
     """
-    placed = [
-        Manifest(_placed(each, namespace, namespaced[each.item["apiVersion"], each.item["kind"]], allowed), each.where)
-        for each in found
-    ]
+    placed = []
+    for manifest in manifests:
+        item = manifest.item
+        if namespaced[item["apiVersion"], item["kind"]]:
+            item = _in_namespace(manifest, namespace)
+        else:
+            _check_cluster_scoped(manifest, namespace, allowed)
+        placed.append(Manifest(item, manifest.where))
     refuse_duplicates(placed)
-    return tuple(each.item for each in placed)
+    return tuple(manifest.item for manifest in placed)
 
 
-def _placed(manifest: Manifest, namespace: str, namespaced: bool, allowed: Sequence[str]) -> Object:  # noqa: FBT001
+def _in_namespace(manifest: Manifest, namespace: str) -> Object:
     item = manifest.item
-    said = item["metadata"].get("namespace") or ""
-    if namespaced and said not in {"", namespace}:
+    own = item["metadata"].get("namespace") or ""
+    if own not in {"", namespace}:
         raise InvalidManifest(
-            f"{display_name(item)} is in namespace {said!r}, the environment's is {namespace!r}",
+            f"{display_name(item)} is in namespace {own!r}, the environment's is {namespace!r}",
             where=manifest.where,
-            hint="leave metadata.namespace out; the environment fills it in",
+            hint="leave metadata.namespace out: it is set to the environment's",
         )
-    if namespaced:
-        return {**item, "metadata": {**item["metadata"], "namespace": namespace}}
-    own_namespace = item["kind"] == "Namespace" and name_of(item) == namespace
-    if not own_namespace and item["kind"] not in allowed:
+    return {**item, "metadata": {**item["metadata"], "namespace": namespace}}
+
+
+def _check_cluster_scoped(manifest: Manifest, namespace: str, allowed: Sequence[str]) -> None:
+    item = manifest.item
+    is_own_namespace = item["kind"] == "Namespace" and name_of(item) == namespace
+    if not is_own_namespace and item["kind"] not in allowed:
         raise InvalidManifest(
-            f"{display_name(item)} belongs to the whole cluster, and the pipeline file does not allow that",
+            f"{display_name(item)} is cluster-scoped, and the pipeline file does not allow this kind",
             where=manifest.where,
             hint=f"add {item['kind']} to the environment's cluster_scoped, if every release may change it",
         )
-    return item
 
 
 def pin_image(objects: Sequence[Object], image: BuiltImage, *, where: str) -> tuple[Object, ...]:
-    """The objects with the image's name, under any tag or digest, replaced by name@digest.
+    """The objects with every reference to the image, under any tag or digest, replaced by name@digest.
 
     Raises:
         InvalidManifest: no container uses the image.
@@ -82,15 +88,15 @@ def pin_image(objects: Sequence[Object], image: BuiltImage, *, where: str) -> tu
     if not any(image.reference in images_of(item) for item in pinned):
         others = sorted({name for item in objects for name in images_of(item)})
         raise InvalidManifest(
-            f"no container uses the image {image.name}; there are: {', '.join(others) or 'none'}",
+            f"no container uses the image {image.name}; images: {', '.join(others) or 'none'}",
             where=where,
-            hint="write the image's name of the pipeline file, without a tag, into a container",
+            hint="use `image.name` of the pipeline file, without a tag, as the image of a container",
         )
     return pinned
 
 
 def images_of(item: Object) -> list[str]:
-    """All images that the object's containers name."""
+    """The image references of all containers of an object."""
     return [container["image"] for container in _containers(item) if isinstance(container.get("image"), str)]
 
 
@@ -103,16 +109,16 @@ def _pinned(item: Object, image: BuiltImage) -> Object:
 
 
 def _containers(value: object) -> Iterator[dict[str, Any]]:
-    """Every container below `value`, wherever a kind keeps its pod template."""
+    """Every container below `value`: a custom resource may have its pod template anywhere."""
     if isinstance(value, list):
-        for each in value:
-            yield from _containers(each)
+        for item in value:
+            yield from _containers(item)
     elif isinstance(value, dict):
-        for key, each in value.items():
-            if key in {"containers", "initContainers", "ephemeralContainers"} and isinstance(each, list):
-                yield from (container for container in each if isinstance(container, dict))
+        for key, child in value.items():
+            if key in {"containers", "initContainers", "ephemeralContainers"} and isinstance(child, list):
+                yield from (container for container in child if isinstance(container, dict))
             else:
-                yield from _containers(each)
+                yield from _containers(child)
 
 
 def _repository(reference: str) -> str:
@@ -123,10 +129,14 @@ def _repository(reference: str) -> str:
 
 
 def waves(objects: Sequence[Object]) -> list[list[Object]]:
-    """The objects in the order of writing; those of one wave may be written at the same time."""
+    """The objects in the order of writing; the objects of one wave may be written at the same time."""
     ordered: list[list[Object]] = [[] for _ in range(len(_WAVES) + 2)]
     for item in objects:
-        kind = item["kind"]
-        named_wave = next((number for number, kinds in enumerate(_WAVES) if kind in kinds), len(_WAVES))
-        ordered[len(_WAVES) + 1 if kind in _LAST else named_wave].append(item)
+        ordered[_wave_of(item["kind"])].append(item)
     return [wave for wave in ordered if wave]
+
+
+def _wave_of(kind: str) -> int:
+    if kind in _LAST:
+        return len(_WAVES) + 1
+    return next((number for number, kinds in enumerate(_WAVES) if kind in kinds), len(_WAVES))

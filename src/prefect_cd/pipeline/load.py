@@ -1,8 +1,7 @@
-"""The pipeline file: from text to a Pipeline, and what is wrong with it, each complaint with file:line.
+"""Load a pipeline file, and report each mistake in it with file:line.
 
-What is a mistake is decided by the models in `pipeline`, and how it is told by `complaints`. This module
-finds the lines, and what the models cannot see: keys that are there twice, keys that YAML does not read
-as text, and which of two equal entries is the second.
+`models` decides what a mistake is, and `messages` phrases it. This module finds the line, and the mistakes that the
+models cannot see: duplicate keys, keys that YAML does not read as text, and which of two equal entries is the second.
 """
 
 import copy
@@ -19,104 +18,108 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import ErrorDetails
 
 from prefect_cd.errors import InvalidPipeline
-from prefect_cd.pipeline.messages import Loc, kind_of, meant, message_of, quoted
+from prefect_cd.pipeline.messages import Loc, closest_key, error_message, quoted, yaml_type
 from prefect_cd.pipeline.models import Pipeline
 from prefect_cd.pipeline.types import duration_text
-
-_TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+from prefect_cd.pipeline.yaml_lines import MERGE_TAG, TEXT_TAG, PositionedLoader, line_of
 
 
 @dataclass(frozen=True)
-class Complaint:
+class Mistake:
     """One mistake in the pipeline file."""
 
     file: Path
     line: int
-    text: str
+    message: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.text}"
+        return f"{self.file}:{self.line}: {self.message}"
 
 
 def load(path: Path) -> Pipeline:
     """Read a pipeline file.
 
     Args:
-        path: the file; `repository` and `kubeconfig` paths in it are made absolute, seen from its folder.
+        path: the file; paths in its `repository` and `kubeconfig` are relative to its folder, and made absolute.
 
     Raises:
-        InvalidPipeline: with all complaints, one per line.
+        InvalidPipeline: with all mistakes, one per line.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise InvalidPipeline(f"cannot read {path}: {error}", hint="give the path of a pipeline file") from error
-    pipeline, complaints = parse(text, path)
-    if complaints or pipeline is None:
+    pipeline, mistakes = parse(text, path)
+    if mistakes or pipeline is None:
         raise InvalidPipeline(
-            f"{len(complaints)} mistake{'s' if len(complaints) != 1 else ''} in {path}",
-            detail="\n".join(map(str, complaints)),
-            hint="correct the lines above; `prefect-cd schema` prints what a pipeline file may say",
+            f"{len(mistakes)} mistake{'s' if len(mistakes) != 1 else ''} in {path}",
+            detail="\n".join(map(str, mistakes)),
+            hint="correct the lines above; `prefect-cd schema` prints the JSON schema of pipeline files",
         )
     return _absolute(pipeline, path.resolve().parent)
 
 
-def parse(text: str, file: Path = Path("pipeline.yaml")) -> tuple[Pipeline | None, list[Complaint]]:
-    """The pipeline that `text` describes, or None, and everything that is wrong with it, by line."""
+def parse(text: str, file: Path = Path("pipeline.yaml")) -> tuple[Pipeline | None, list[Mistake]]:
+    """Read the text of a pipeline file.
+
+    Returns:
+        The pipeline, or None when there are mistakes; and all mistakes, ordered by line.
+    """
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
         if root is None:
-            return None, [Complaint(file, 1, "the file is empty")]
-        said = set(_bad_keys(root))  # before construction, which rewrites nodes with merge keys
+            return None, [Mistake(file, 1, "the file is empty")]
+        messages = set(_bad_keys(root))  # before construction, which rewrites nodes with merge keys
         data = loader.construct_document(root)
-        pipeline, more = _validated(data, root)
+        pipeline, invalid = _validated(data, root)
     except yaml.YAMLError as error:
-        return None, [Complaint(file, *_not_yaml(error, text))]
+        return None, [Mistake(file, *_not_yaml(error, text))]
     except RecursionError:
-        return None, [Complaint(file, 1, "nested too deeply for a pipeline file")]
-    said |= more
-    return (None if said else pipeline), [Complaint(file, line, what) for line, what in sorted(said)]
+        return None, [Mistake(file, 1, "nested too deeply for a pipeline file")]
+    messages |= invalid
+    return (None if messages else pipeline), [Mistake(file, line, message) for line, message in sorted(messages)]
 
 
 def schema() -> dict[str, Any]:
     """The JSON schema of pipeline files, for editors."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "prefect-cd pipeline file",
         **Pipeline.model_json_schema(schema_generator=_SchemaGenerator),
+        "title": "prefect-cd pipeline file",
     }
 
 
 class _SchemaGenerator(GenerateJsonSchema):
     def encode_default(self, dft: object) -> Any:  # noqa: ANN401 - as declared by pydantic
-        """Durations as the file writes them; pydantic writes PT15M, which the file does not take."""
+        """Write durations as in the pipeline file; pydantic would write PT15M, which the file does not accept."""
         return duration_text(dft) if isinstance(dft, timedelta) else super().encode_default(dft)
 
 
 def _absolute(pipeline: Pipeline, folder: Path) -> Pipeline:
-    """Paths in the file mean: seen from the file."""
+    """Resolve the paths in the file relative to its folder."""
     source = pipeline.source
-    if "://" not in source.repository and not re.match(r"^[^/]+@[^/]+:", source.repository):
-        source = source.model_copy(update={"repository": _from(folder, source.repository)})
+    is_url = "://" in source.repository or re.match(r"^[^/]+@[^/]+:", source.repository)  # git@host:path is ssh
+    if not is_url:
+        source = source.model_copy(update={"repository": _resolved(folder, source.repository)})
     environments = []
     for environment in pipeline.environments:
         cluster = environment.cluster
         if cluster.kubeconfig:
-            cluster = cluster.model_copy(update={"kubeconfig": _from(folder, cluster.kubeconfig)})
+            cluster = cluster.model_copy(update={"kubeconfig": _resolved(folder, cluster.kubeconfig)})
         environments.append(environment.model_copy(update={"cluster": cluster}))
     return pipeline.model_copy(update={"source": source, "environments": tuple(environments)})
 
 
-def _from(folder: Path, path: str) -> str:
+def _resolved(folder: Path, path: str) -> str:
     return str((folder / Path(path).expanduser()).resolve())
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as PyYAML reads it, except that every mistake has a line."""
+class _Loader(PositionedLoader):
+    """YAML as PyYAML reads it, where every mistake has a line, and an alias a line of its own."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """An alias is a node of its own, so that complaints point at its line and not at the anchor's."""
+        """Give an alias a node of its own, so that mistakes are reported at its line and not at the anchor's."""
         if not self.check_event(yaml.AliasEvent):
             return super().compose_node(parent, index)
         event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -125,31 +128,21 @@ class _Loader(yaml.SafeLoader):
             node.start_mark = event.start_mark
         return node
 
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # noqa: ANN401, FBT001, FBT002
-        """Values that PyYAML chokes on (a date in month 13, `!!int x`) are mistakes with a line, too."""
-        try:
-            return super().construct_object(node, deep)
-        except (ValueError, KeyError, IndexError, OverflowError, AttributeError, TypeError) as error:
-            raise yaml.MarkedYAMLError(None, None, f"cannot read this value: {error}", node.start_mark) from error
-
 
 def _not_yaml(error: yaml.YAMLError, text: str) -> tuple[int, str]:
+    line = line_of(error, text)
     if isinstance(error, yaml.MarkedYAMLError):
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
         if error.problem == "but found another document":
             return (
                 line,
-                "a second document begins here; a pipeline file is one document, without `---` inside",
+                "a second YAML document starts here; a pipeline file is one document, without `---` in between",
             )
         return line, f"not YAML: {error.problem or error.context}"
-    # Only the reader complains without a mark: a character that YAML does not allow.
-    position = getattr(error, "position", 0)
-    return text.count("\n", 0, position) + 1, f"not YAML: {str(error).splitlines()[0]}"
+    return line, f"not YAML: {str(error).splitlines()[0]}"
 
 
 def _bad_keys(root: yaml.Node) -> Iterator[tuple[int, str]]:
-    """Keys that are there twice and keys that are not text; every node once, however often it is aliased."""
+    """Duplicate keys and keys that are not text; each node is visited once, so that nested aliases cost nothing."""
     nodes, visited = [root], set[int]()
     while nodes:
         node = nodes.pop()
@@ -168,24 +161,24 @@ def _bad_keys_of(keys: Sequence[yaml.ScalarNode]) -> Iterator[tuple[int, str]]:
     seen: set[str] = set()
     for key in keys:
         line = key.start_mark.line + 1
-        if key.tag not in (_TEXT, _MERGE):
-            said = f"the key {key.value} is {kind_of(key)} in YAML, not text"
-            yield line, f"{said}; write it in quotes: {quoted(key.value)}"
+        if key.tag not in (TEXT_TAG, MERGE_TAG):
+            problem = f"the key {key.value} is {yaml_type(key)} in YAML, not text"
+            yield line, f"{problem}; write it in quotes: {quoted(key.value)}"
         if key.value in seen:
-            yield line, f"the key {key.value!r} is there twice; the second would win"
+            yield line, f"duplicate key {key.value!r}; YAML would use the last one only"
         seen.add(key.value)
 
 
-def _find(root: yaml.Node, loc: Loc) -> tuple[int, yaml.Node | None]:
-    """The line of the deepest part of `loc` that the file has, and the node at `loc` when it is there."""
+def _locate(root: yaml.Node, loc: Loc) -> tuple[int, yaml.Node | None]:
+    """The line of the deepest part of `loc` that exists in the file, and the node at `loc` if that exists."""
     node, line = root, root.start_mark.line
     for step in loc:
         if isinstance(node, yaml.MappingNode):
-            found = [(key, value) for key, value in node.value if key.value == str(step)]
-            if not found:
+            items = [(key, value) for key, value in node.value if key.value == str(step)]
+            if not items:
                 return line + 1, None
-            key, value = found[-1]
-            # A key from before its own mapping was merged in with `<<`: the mistake is where it is merged.
+            key, value = items[-1]
+            # A key that comes from an earlier line was merged in with `<<`; report the line of the merge.
             line = max(key.start_mark.line, line)
             node = value
         elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
@@ -197,56 +190,64 @@ def _find(root: yaml.Node, loc: Loc) -> tuple[int, yaml.Node | None]:
 
 
 def _validated(data: object, root: yaml.Node) -> tuple[Pipeline | None, set[tuple[int, str]]]:
-    said = {(_find(root, loc)[0], text) for loc, text in _duplicates(data, root)}
+    messages = {(_locate(root, loc)[0], message) for loc, message in _duplicates(data, root)}
     try:
-        return Pipeline.model_validate(data), said
-    except ValidationError as error:
-        errors = error.errors(include_url=False)
-        misspelt = {(*e["loc"][:-1], meant(e["loc"])) for e in errors if e["type"] == "extra_forbidden"}
-        for each in errors:
-            follows = each["type"] == "missing" and each["loc"] in misspelt
-            if not follows and not _said_elsewhere(each):
-                line, node = _find(root, each["loc"])
-                said.add((line, message_of(each, node)))
-        return None, said
+        return Pipeline.model_validate(data), messages
+    except ValidationError as invalid:
+        errors = invalid.errors(include_url=False)
+        unknown_keys = [error["loc"] for error in errors if error["type"] == "extra_forbidden"]
+        # A key that is missing only because it is misspelt is reported once, as the unknown key.
+        misspelt = {(*loc[:-1], closest_key(loc)) for loc in unknown_keys}
+        for error in errors:
+            is_misspelt = error["type"] == "missing" and error["loc"] in misspelt
+            if not is_misspelt and not _is_reported_elsewhere(error):
+                line, node = _locate(root, error["loc"])
+                messages.add((line, error_message(error, node)))
+        return None, messages
 
 
-def _said_elsewhere(error: ErrorDetails) -> bool:
-    """Complaints that follow from others, or that the checks on nodes and data say with a better line."""
-    if error["type"] == "too_short":  # pydantic counts valid items only; the invalid ones are told by themselves
+def _is_reported_elsewhere(error: ErrorDetails) -> bool:
+    """Whether the error follows from another one, or is also found in the YAML nodes or data, with a better line."""
+    if error["type"] == "too_short":  # pydantic counts valid items only; invalid ones have errors of their own
         return len(error["input"]) >= cast("int", error["ctx"]["min_length"])
     return error["type"] in ("duplicate", "invalid_key") or error["loc"][-1:] == ("[key]",)
 
 
 def _duplicates(data: object, root: yaml.Node) -> Iterator[tuple[Loc, str]]:
-    """Second entries with the same name, and second environments in the same place.
+    """Entries with the same name, and environments with the same namespace of the same cluster.
 
-    On the data and not on the models, because pydantic does not come to compare entries while one is invalid.
+    They are searched in the data, because pydantic does not compare entries while one of them is invalid.
     """
     yield from _same_names(data, ("checks",), "check", root)
     yield from _same_names(data, ("environments",), "environment", root)
-    places: dict[str, int] = {}
+    first_by_location: dict[str, int] = {}
     for index, environment in _entries(data, "environments"):
         yield from _same_names(environment, ("environments", index, "gates"), "gate", root)
         if isinstance(environment.get("namespace"), str):
-            cluster = environment.get("cluster")
-            access = sorted((k, v) for k, v in cluster.items() if v) if isinstance(cluster, dict) else cluster or []
-            first = places.setdefault(f"{environment['namespace']} {access!r}", index)
+            location = f"{environment['namespace']} {_access(environment.get('cluster'))!r}"
+            first = first_by_location.setdefault(location, index)
             if first != index:
-                line, _ = _find(root, ("environments", first, "namespace"))
+                line, _ = _locate(root, ("environments", first, "namespace"))
                 yield (
                     ("environments", index, "namespace"),
-                    f"the same namespace of the same cluster as in line {line}; environments are kept apart",
+                    f"the same namespace of the same cluster as in line {line}; each environment needs its own",
                 )
 
 
-def _same_names(data: object, loc: Loc, what: str, root: yaml.Node) -> Iterator[tuple[Loc, str]]:
+def _access(cluster: object) -> object:
+    """The settings of a `cluster` in comparable form: in any order, and a missing one equal to an empty one."""
+    if isinstance(cluster, dict):
+        return sorted((key, value) for key, value in cluster.items() if value)
+    return cluster or []
+
+
+def _same_names(data: object, loc: Loc, kind: str, root: yaml.Node) -> Iterator[tuple[Loc, str]]:
     first: dict[str, int] = {}
     for index, entry in _entries(data, str(loc[-1])):
         name = entry.get("name")
         if isinstance(name, str) and first.setdefault(name, index) != index:
-            line, _ = _find(root, (*loc, first[name], "name"))
-            yield (*loc, index, "name"), f"a second {what} called {name!r}; the first is in line {line}"
+            line, _ = _locate(root, (*loc, first[name], "name"))
+            yield (*loc, index, "name"), f"a second {kind} called {name!r}; the first is in line {line}"
 
 
 def _entries(data: object, key: str) -> Iterator[tuple[int, Mapping[Any, Any]]]:
@@ -256,4 +257,4 @@ def _entries(data: object, key: str) -> Iterator[tuple[int, Mapping[Any, Any]]]:
             yield index, entry
 
 
-__all__ = ["Complaint", "load", "parse", "schema"]
+__all__ = ["Mistake", "load", "parse", "schema"]

@@ -1,8 +1,7 @@
-"""How a mistake in the pipeline file is told: in plain words, with the edit that mends it.
+"""Turn a pydantic error about the pipeline file into a sentence that says how to correct it.
 
-A pydantic error goes in, a sentence comes out. It knows the models' keys, so that a wrong key is
-answered with the nearest right one, or with the level where it belongs. It knows nothing of files and
-lines.
+This module knows the models' keys, so that it can suggest the closest key for an unknown one, or the level where it
+belongs. It knows nothing of files and lines.
 """
 
 import difflib
@@ -18,15 +17,16 @@ from pydantic_core import ErrorDetails
 from prefect_cd.pipeline.models import Pipeline
 
 Loc = tuple[str | int, ...]
-"""Where a value stands: keys and indexes from the top."""
+"""The location of a value, as in pydantic: the keys and indexes that lead to it from the top of the file."""
 
-_YAML_KINDS = {
-    "bool": "a truth value",
+_YAML_TYPES = {
+    "bool": "a boolean",
     "int": "a number",
     "float": "a number",
-    "null": "nothing",
+    "null": "null",
     "timestamp": "a date",
 }
+# By pydantic's error type, https://docs.pydantic.dev/latest/errors/validation_errors/
 _MUST_BE = {
     "string_type": "text",
     "tuple_type": "a list",
@@ -42,20 +42,20 @@ _MUST_BE = {
     "less_than_equal": "at most {le}",
     "literal_error": "{expected}",
 }
-_SIMPLY = {
+_WITHOUT_VALUE = {
     "too_short": "must not be empty",
     "string_too_short": "must not be empty",
     "string_too_long": "must have at most {max_length} characters",
     "string_unicode": "has characters that are not Unicode",
 }
-_A_SLIP = 0.85  # so similar that a key is mistyped rather than misplaced
-_LINE = 80
+_TYPO_SIMILARITY = 0.85  # from here on a key is taken for a typo, even if another level has a key of that name
+_LONGEST_VALUE = 80  # characters
 
 
-def kind_of(node: yaml.ScalarNode) -> str:
-    """What YAML takes a plain scalar for: `on` is a truth value."""
+def yaml_type(node: yaml.ScalarNode) -> str:
+    """The type that YAML gives a plain scalar: `on` is a boolean."""
     tag = node.tag.rpartition(":")[2]
-    return _YAML_KINDS.get(tag, tag)
+    return _YAML_TYPES.get(tag, tag)
 
 
 def quoted(text: str) -> str:
@@ -63,12 +63,12 @@ def quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def message_of(error: ErrorDetails, node: yaml.Node | None) -> str:
+def error_message(error: ErrorDetails, node: yaml.Node | None) -> str:
     """One pydantic error in words.
 
     Args:
-        error: as `ValidationError.errors()` lists it.
-        node: what the file has there, if anything.
+        error: an item of `ValidationError.errors()`.
+        node: the YAML node at its location, if there is one.
     """
     loc, kind = error["loc"], error["type"]
     where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in loc).lstrip(".")
@@ -76,35 +76,36 @@ def message_of(error: ErrorDetails, node: yaml.Node | None) -> str:
         return f"unknown key {where!r}; {_advice(loc)}"
     if kind == "missing":
         return f"{where!r} is missing"
-    said = _expected(error, node)
-    return f"{where}: {said}" if where else said
+    problem = _problem(error, node)
+    return f"{where}: {problem}" if where else problem
 
 
-def _expected(error: ErrorDetails, node: yaml.Node | None) -> str:
-    """What should stand there, what stands there instead, and the edit."""
+def _problem(error: ErrorDetails, node: yaml.Node | None) -> str:
+    """The expected value, the actual one, and how to correct it."""
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     if value is None and kind.endswith("_type"):
         return "has no value; write one or leave the key out" if error["loc"] else "the file is empty"
     if kind == "string_pattern_mismatch":
-        return f"{_shown(value)} does not fit: {_form(error['loc'])}"
-    if kind in _SIMPLY:
-        return _SIMPLY[kind].format(**context)
+        return f"{_shown(value)} is not valid; expected: {_expected_value(error['loc'])}"
+    if kind in _WITHOUT_VALUE:
+        return _WITHOUT_VALUE[kind].format(**context)
     if kind in _MUST_BE:
-        return f"must be {_MUST_BE[kind].format(**context)}, not {_shown(value, node)}{_edit(error, node)}"
+        return f"must be {_MUST_BE[kind].format(**context)}, not {_shown(value, node)}{_correction(error, node)}"
     return error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
 
 
-def _edit(error: ErrorDetails, node: yaml.Node | None) -> str:
+def _correction(error: ErrorDetails, node: yaml.Node | None) -> str:
     kind, value = error["type"], error["input"]
     if kind == "string_type" and isinstance(node, yaml.ScalarNode):
-        return f" ({kind_of(node)} in YAML); write it in quotes: {quoted(node.value)}"
+        return f" ({yaml_type(node)} in YAML); write it in quotes: {quoted(node.value)}"
     if kind == "tuple_type":
         return _as_list(value)
     if kind == "model_type":
-        return f"; possible: {', '.join(sorted(_model_at(error['loc']).model_fields))}"
+        return f"; possible keys: {', '.join(sorted(_model_at(error['loc']).model_fields))}"
     if kind == "literal_error":
-        near = difflib.get_close_matches(str(value), re.findall(r"'([^']+)'", error["ctx"]["expected"]), n=1)
-        return f"; did you mean {near[0]!r}?" if near else ""
+        choices = re.findall(r"'([^']+)'", error["ctx"]["expected"])  # pydantic's text: 'automatic' or 'never'
+        matches = difflib.get_close_matches(str(value), choices, n=1)
+        return f"; did you mean {matches[0]!r}?" if matches else ""
     return ""
 
 
@@ -112,11 +113,11 @@ def _shown(value: object, node: yaml.Node | None = None) -> str:
     if isinstance(value, (dict, list)):
         return "a mapping" if isinstance(value, dict) else "a list"
     text = node.value if isinstance(node, yaml.ScalarNode) and not isinstance(value, str) else repr(value)
-    return text if len(text) <= _LINE else f"{text[:_LINE]}…"
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
 
 
 def _as_list(value: object) -> str:
-    """The edit: `pytest -q` -> `; write [pytest, -q]`."""
+    """How to write the value as a list: `pytest -q` -> `; write [pytest, -q]`."""
     if isinstance(value, dict):
         return "; begin each entry with `- `"
     if not isinstance(value, str):
@@ -129,42 +130,45 @@ def _as_list(value: object) -> str:
     return f"; write {line}" if words else ""
 
 
-def meant(loc: Loc) -> str | None:
-    """The key of the same level that the unknown key at `loc` most resembles."""
-    near = difflib.get_close_matches(str(loc[-1]), list(_model_at(loc[:-1]).model_fields), n=1)
-    return near[0] if near else None
+def closest_key(loc: Loc) -> str | None:
+    """The key of the same level that is most similar to the unknown key at `loc`."""
+    matches = difflib.get_close_matches(str(loc[-1]), list(_model_at(loc[:-1]).model_fields), n=1)
+    return matches[0] if matches else None
 
 
 def _advice(loc: Loc) -> str:
-    """What to write instead of an unknown key: a key of this level, or the level where the key belongs."""
-    key, here, near = str(loc[-1]), _path(loc[:-1]), meant(loc)
-    if near and difflib.SequenceMatcher(None, key, near).ratio() >= _A_SLIP:
-        return f"did you mean {near!r}?"
-    homes = {path: list(model.model_fields) for path, model in _levels(Pipeline) if path != here}
-    exact = [path for path, keys in homes.items() if key in keys]
-    if exact:
-        nearest = min(_distance(here, path) for path in exact)
-        return f"it belongs {_places([path for path in exact if _distance(here, path) == nearest], here)}"
-    if near:
-        return f"did you mean {near!r}?"
-    for path, keys in sorted(homes.items(), key=lambda home: _distance(here, home[0])):
-        other = difflib.get_close_matches(key, keys, n=1, cutoff=0.8)
-        if other:
-            return f"did you mean {other[0]!r}? It belongs {_places([path], here)}"
-    return f"possible: {', '.join(sorted(_model_at(loc[:-1]).model_fields))}"
+    """What to write instead of an unknown key: a similar key of this level, or the level where the key belongs."""
+    key, here, similar = str(loc[-1]), _path(loc[:-1]), closest_key(loc)
+    if similar and difflib.SequenceMatcher(None, key, similar).ratio() >= _TYPO_SIMILARITY:
+        return f"did you mean {similar!r}?"
+    levels = {path: list(model.model_fields) for path, model in _levels(Pipeline) if path != here}
+    with_key = [path for path, keys in levels.items() if key in keys]
+    if with_key:
+        shortest = min(_distance(here, path) for path in with_key)
+        return f"it belongs {_levels_text([path for path in with_key if _distance(here, path) == shortest], here)}"
+    if similar:
+        return f"did you mean {similar!r}?"
+    for path, keys in sorted(levels.items(), key=lambda level: _distance(here, level[0])):
+        matches = difflib.get_close_matches(key, keys, n=1, cutoff=0.8)
+        if matches:
+            return f"did you mean {matches[0]!r}? It belongs {_levels_text([path], here)}"
+    return f"possible keys: {', '.join(sorted(_model_at(loc[:-1]).model_fields))}"
 
 
-def _places(paths: Sequence[tuple[str, ...]], here: tuple[str, ...]) -> str:
+def _levels_text(paths: Sequence[tuple[str, ...]], here: tuple[str, ...]) -> str:
+    """The levels in words, with the direction if all of them are below or all above this one."""
     names = [f"in {'.'.join(path)!r}" if path else "at the top level" for path in paths]
-    level = ""
+    direction = ""
     if all(path[: len(here)] == here for path in paths):
-        level = ", one level lower" if len(paths[0]) == len(here) + 1 else ", further down"
+        direction = ", one level lower" if len(paths[0]) == len(here) + 1 else ", further down"
     elif all(here[: len(path)] == path for path in paths):
-        level = ", one level higher" if len(paths[0]) == len(here) - 1 else ", further up"
-    return (" or ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]) + level
+        direction = ", one level higher" if len(paths[0]) == len(here) - 1 else ", further up"
+    text = f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else names[0]
+    return text + direction
 
 
 def _distance(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+    """How many levels up and down one has to go from one level to the other."""
     shared = 0
     while shared < min(len(one), len(other)) and one[shared] == other[shared]:
         shared += 1
@@ -172,6 +176,7 @@ def _distance(one: tuple[str, ...], other: tuple[str, ...]) -> int:
 
 
 def _levels(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], type[BaseModel]]]:
+    """Every level of the file by its path without indexes, with its model."""
     yield path, model
     for name, field in model.model_fields.items():
         for child in _models_in(field.annotation):
@@ -179,6 +184,7 @@ def _levels(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tupl
 
 
 def _models_in(annotation: object) -> Iterator[type[BaseModel]]:
+    """The models inside a type such as `tuple[Gate, ...] | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in get_args(annotation):
@@ -193,12 +199,12 @@ def _model_at(loc: Loc) -> type[BaseModel]:
     return dict(_levels(Pipeline)).get(_path(loc), Pipeline)
 
 
-def _form(loc: Loc) -> str:
-    """The description and an example of the field at `loc`."""
+def _expected_value(loc: Loc) -> str:
+    """The description of the field at `loc`, with an example."""
     last = max(index for index, step in enumerate(loc) if isinstance(step, str))
     field = _model_at(loc[:last]).model_fields[str(loc[last])]
     examples = "".join(f", for example {example}" for example in (field.examples or [])[:1])
-    return f"{field.description or 'another form is expected'}{examples}"
+    return f"{field.description or 'another format'}{examples}"
 
 
-__all__ = ["Loc", "kind_of", "meant", "message_of", "quoted"]
+__all__ = ["Loc", "closest_key", "error_message", "quoted", "yaml_type"]

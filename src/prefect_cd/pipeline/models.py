@@ -1,8 +1,8 @@
-"""The pipeline: what its file may say, as frozen models with descriptions and bounds.
+"""The models of the pipeline file: frozen, with a description and bounds for every key.
 
-This file is the operator's. It decides about environments, approvals and credentials, so it is read from
-the operator's disk only, never from the commit that is being released. The models know nothing of
-clusters, git or YAML: `pipeline_file` reads the file and complains by line.
+The file belongs to the operator. It decides about environments, approvals and credentials, so it is read from the
+operator's disk only, never from the commit that is being released. The models know nothing of clusters, git or YAML:
+`load` reads the file and reports its mistakes by line. The descriptions are published in the JSON schema.
 """
 
 import re
@@ -28,92 +28,97 @@ from prefect_cd.pipeline.types import (
 )
 
 _MINUTE = timedelta(minutes=1)
-_MOST_IN_FLIGHT = 500  # connections at once; a process may usually have 1024 files open
+_MOST_IN_FLIGHT = 500  # concurrent connections; the usual limit of open files of a process is 1024
 
 
 class Settings(BaseModel):
-    """A part of the pipeline file: frozen, and without unknown keys."""
+    """A section of the pipeline file; unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class SourceSettings(Settings):
-    """Where commits come from."""
+    """The repository that commits are released from."""
 
-    repository: Annotated[str, Field(min_length=1, description="https or ssh URL, or a path (seen from this file)")]
-    branch: Annotated[str, Field(description="what a run without a revision releases")] = "main"
+    repository: Annotated[str, Field(min_length=1, description="https or ssh URL, or a path relative to this file")]
+    branch: Annotated[str, Field(description="released when a run names no revision")] = "main"
     credentials: Annotated[
         str | None,
         Field(description="Prefect block for a private repository, for example github-credentials/acme"),
     ] = None
-    submodules: Annotated[bool, Field(description="check submodules out, too")] = False
-    timeout: Annotated[Timeout, Field(description="for resolving and for checking out, each")] = 5 * _MINUTE
+    submodules: Annotated[bool, Field(description="also check out submodules")] = False
+    timeout: Annotated[
+        Timeout, Field(description="time limit for resolving the revision, and again for the checkout")
+    ] = 5 * _MINUTE
 
 
 class ImageSettings(Settings):
-    """How the commit becomes an image."""
+    """How the image of a commit is built."""
 
     name: Annotated[
         str,
         Field(
             pattern=r"^[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)+$",
-            description="repository in a registry, without tag; manifests name it, the digest is filled in",
+            description="image repository without tag; the digest is filled in where the manifests use this name",
             examples=["registry.example.com/acme/shop"],
         ),
     ]
-    context: Annotated[RelativePath, Field(description="build context")] = "."
-    dockerfile: Annotated[RelativePath, Field(description="seen from the context")] = "Dockerfile"
-    args: Annotated[dict[str, str], Field(description="build arguments; VERSION is the commit unless given")] = {}
+    context: Annotated[RelativePath, Field(description="folder of the build context")] = "."
+    dockerfile: Annotated[RelativePath, Field(description="relative to the context")] = "Dockerfile"
+    args: Annotated[dict[str, str], Field(description="build arguments; VERSION defaults to the commit")] = {}
     builder: Annotated[
         Literal["docker", "podman", "buildah", "embedded"] | None,
         Field(
-            description="default: the first of docker, podman, buildah that works; where none is installed and the "
-            "registry is on this machine, embedded, whose images only the embedded cluster runs"
+            description="default: the first of docker, podman and buildah that works; or embedded, if none of them is "
+            "installed and the registry is on this machine (only the embedded cluster can run its images)"
         ),
     ] = None
-    options: Annotated[tuple[str, ...], Field(description="further flags for the builder's build command")] = ()
+    options: Annotated[tuple[str, ...], Field(description="additional flags for the builder's build command")] = ()
     insecure: Annotated[
-        bool | None, Field(description="plain HTTP registry; default: only for localhost and loopback")
+        bool | None,
+        Field(description="use plain HTTP for the registry; default: only for localhost and loopback addresses"),
     ] = None
-    timeout: Annotated[Timeout, Field(description="for build and push together")] = 30 * _MINUTE
+    timeout: Annotated[Timeout, Field(description="time limit for build and push together")] = 30 * _MINUTE
 
 
 class Check(Settings):
     """A command that must pass before anything is deployed."""
 
     name: Label
-    run: Annotated[Command, Field(description="program and arguments; no shell; starts in the checkout")]
+    run: Annotated[Command, Field(description="program and arguments, run without a shell")]
     report: Annotated[
-        RelativePath | None, Field(description="the JUnit XML that the command writes, seen from directory")
+        RelativePath | None, Field(description="JUnit XML report that the command writes, relative to directory")
     ] = None
-    directory: Annotated[RelativePath, Field(description="where it starts, seen from the commit")] = "."
+    directory: Annotated[RelativePath, Field(description="working directory, relative to the repository")] = "."
     environment: Annotated[
-        dict[str, str], Field(description="variables for the command; it sees no others of ours")
+        dict[str, str], Field(description="environment variables; those of the worker are not passed on")
     ] = {}
-    timeout: Annotated[Timeout, Field(description="after this the check has not answered")] = 15 * _MINUTE
+    timeout: Annotated[Timeout, Field(description="a check that takes longer is errored")] = 15 * _MINUTE
 
 
 class HttpCheck(Settings):
-    """A request and what its answer must be."""
+    """An HTTP GET request and its expected response."""
 
-    path: Annotated[str, Field(pattern="^/", description="from the first slash on", examples=["/health"])] = "/"
-    status: Annotated[int, Field(ge=100, le=599)] = 200
-    contains: Annotated[str | None, Field(description="text that the body must contain")] = None
+    path: Annotated[
+        str, Field(pattern="^/", description="the path of the request, beginning with a slash", examples=["/health"])
+    ] = "/"
+    status: Annotated[int, Field(ge=100, le=599, description="expected status code")] = 200
+    contains: Annotated[str | None, Field(description="text that the response body must contain")] = None
 
 
 class Gate(Settings):
-    """A test of a running environment: one of browser, http or run."""
+    """A test of a running environment: exactly one of browser, http or run."""
 
     name: Label
-    browser: Annotated[RelativePath | None, Field(description="folder of a pytest + Playwright suite")] = None
+    browser: Annotated[RelativePath | None, Field(description="path of a pytest + Playwright suite")] = None
     http: HttpCheck | None = None
-    run: Annotated[Command | None, Field(description="command; BASE_URL is set")] = None
+    run: Annotated[Command | None, Field(description="command; BASE_URL is the environment's URL")] = None
     report: Annotated[
-        RelativePath | None, Field(description="the JUnit XML that `run` writes, seen from directory")
+        RelativePath | None, Field(description="JUnit XML report that `run` writes, relative to directory")
     ] = None
-    directory: Annotated[RelativePath, Field(description="where it starts, seen from the commit")] = "."
-    environment: Annotated[dict[str, str], Field(description="further variables")] = {}
-    timeout: Annotated[Timeout, Field(description="after this the gate has not answered")] = 10 * _MINUTE
+    directory: Annotated[RelativePath, Field(description="working directory, relative to the repository")] = "."
+    environment: Annotated[dict[str, str], Field(description="additional environment variables")] = {}
+    timeout: Annotated[Timeout, Field(description="a gate that takes longer is errored")] = 10 * _MINUTE
 
     @model_validator(mode="after")
     def _exactly_one_kind(self) -> Self:
@@ -121,127 +126,148 @@ class Gate(Settings):
         if len(kinds) != 1:
             raise ValueError(f"a gate is exactly one of browser, http or run, not {' and '.join(kinds) or 'none'}")
         if self.report and not self.run:
-            raise ValueError("report belongs to a gate with run; a browser gate reports by itself")
+            raise ValueError("report is only for a gate with run; a browser gate always writes a report")
         return self
 
 
 class Approval(Settings):
-    """A person decides before the environment is touched."""
+    """A person must approve the release before it is applied to the environment."""
 
-    expires: Annotated[Timeout, Field(description="after this the release has to be started again")] = timedelta(days=1)
+    expires: Annotated[
+        Timeout, Field(description="time limit for the answer; after that the release must be started again")
+    ] = timedelta(days=1)
     approvers: Annotated[
         tuple[str, ...],
-        Field(description="names that may approve; empty: any name. Prefect does not prove a name"),
+        Field(description="names that may approve; empty: any name. Prefect does not verify names"),
     ] = ()
 
 
 class PatienceSettings(Settings):
-    """How long a trouble that may heal is given before it is doom: one duration for all, or each its own."""
+    """How long recoverable problems may last before the rollout has failed: one duration, or one for each kind."""
 
-    configuration: Annotated[
-        Duration, Field(description="a ConfigMap, Secret, key or service account that is missing")
-    ] = _MINUTE
+    configuration: Annotated[Duration, Field(description="a missing ConfigMap, Secret, key or service account")] = (
+        _MINUTE
+    )
     registry: Annotated[
-        Duration, Field(description="a registry that does not answer; nodes try again after 10, 30 and 70 s")
+        Duration, Field(description="a registry that does not respond; nodes retry after 10, 30 and 70 s")
     ] = timedelta(seconds=90)
     volume: Annotated[Duration, Field(description="a volume that is missing or cannot be mounted")] = _MINUTE
-    quota: Annotated[Duration, Field(description="a quota that is used up")] = _MINUTE
-    node: Annotated[Duration, Field(description="no node with room, or one that cannot set the pod up")] = _MINUTE
-    admission: Annotated[Duration, Field(description="a webhook that does not answer, and other refusals")] = _MINUTE
+    quota: Annotated[Duration, Field(description="an exhausted quota")] = _MINUTE
+    node: Annotated[Duration, Field(description="no node has room for the pod, or the node cannot set it up")] = _MINUTE
+    admission: Annotated[
+        Duration, Field(description="an admission webhook that does not respond, and other refusals of pods")
+    ] = _MINUTE
     readiness: Annotated[
-        Duration, Field(description="a pod that does not become ready, after the time that its own probes allow")
+        Duration,
+        Field(description="a pod that is not ready, counted from the end of the time that its own probes allow"),
     ] = _MINUTE
     service: Annotated[
         Duration,
         Field(
-            description="a Service that selects no pod, or whose port is closed, once the pods are up; "
-            "a minute more where only its controller is behind"
+            description="a Service whose selector matches no pods, or whose port is closed, once the pods are up; "
+            "one minute more while only its endpoints controller is behind"
         ),
     ] = timedelta(seconds=30)
-    other: Annotated[Duration, Field(description="every other trouble that may heal")] = _MINUTE
+    other: Annotated[Duration, Field(description="any other recoverable problem")] = _MINUTE
     stall: Annotated[
-        Timeout, Field(description="no progress at all; a longer progressDeadlineSeconds is respected")
+        Timeout, Field(description="no progress at all; a longer progressDeadlineSeconds takes precedence")
     ] = 10 * _MINUTE
 
     @model_validator(mode="before")
     @classmethod
-    def _one_for_all(cls, given: object) -> object:
-        if not isinstance(given, (str, timedelta)):
-            return given
-        duration = parse_duration(given)
+    def _one_for_all(cls, value: object) -> object:
+        if not isinstance(value, (str, timedelta)):
+            return value
+        duration = parse_duration(value)
         return {name: duration for name in cls.model_fields if name != "stall"}
 
     @property
     def text(self) -> str:
-        """For people: the one duration, or the shortest and the longest."""
+        """`30s` or `30s to 1m30s`: the shortest and the longest of the durations, without stall."""
         durations = {getattr(self, name) for name in type(self).model_fields if name != "stall"}
         shortest, longest = duration_text(min(durations)), duration_text(max(durations))
         return shortest if shortest == longest else f"{shortest} to {longest}"
 
 
 def _or_one_for_all(schema: JsonDict) -> None:
-    """In the schema, too, a duration may stand where the patience is."""
+    """Allow a single duration in the JSON schema, too."""
     one_for_all: JsonDict = {"type": "string", "pattern": f"^{DURATION.pattern}$", "examples": ["60s"]}
     schema["anyOf"] = [one_for_all, {"$ref": schema.pop("$ref")}]
 
 
 class RolloutSettings(Settings):
-    """How long to watch, and how patient to be."""
+    """How long a rollout is watched, and when it has failed."""
 
-    timeout: Annotated[Timeout, Field(description="after this an unfinished rollout has failed")] = 10 * _MINUTE
+    timeout: Annotated[Timeout, Field(description="a rollout that takes longer has failed")] = 10 * _MINUTE
     settle: Annotated[
-        Duration, Field(description="a complete rollout is watched on for this long: pods may die under the first load")
+        Duration,
+        Field(description="soak time: how long a complete rollout must stay healthy; pods may crash under first load"),
     ] = timedelta(seconds=30)
     crashes: Annotated[
-        int, Field(ge=1, le=20, description="failed starts of one container that are doom; 2 more while others come up")
+        int,
+        Field(
+            ge=1,
+            le=20,
+            description="failed starts of one container after which the rollout has failed; 2 more while other pods "
+            "become ready",
+        ),
     ] = 3
     patience: Annotated[
         PatienceSettings,
         Field(
-            description="for what may heal; one duration for all of it, or one for each trouble",
+            description="how long recoverable problems may last: one duration for all kinds, or one for each",
             json_schema_extra=_or_one_for_all,
         ),
     ] = PatienceSettings()
 
 
 class ProbeLimits(Settings):
-    """What users may notice of a rollout; more than this, and it has failed."""
+    """How much users may notice of a rollout; if they notice more, it has failed."""
 
-    failed: Annotated[int, Field(ge=0, description="requests that may get no good answer")] = 0
-    slow: Annotated[int | None, Field(ge=0, description="requests that may be slow; default: any number")] = None
-    gap: Annotated[
-        Timeout | None, Field(description="the longest time that may pass without a good answer; default: any")
-    ] = None
+    failed: Annotated[int, Field(ge=0, description="requests that may get no good response")] = 0
+    slow: Annotated[int | None, Field(ge=0, description="good responses that may be slow; default: any number")] = None
+    gap: Annotated[Timeout | None, Field(description="the longest time without a good response; default: any")] = None
 
 
 class Probe(Settings):
-    """Requests by the clock through the environment's url during the whole rollout: what do users see?
+    """Requests to the environment's url during the whole rollout, to measure what users see of it.
 
-    Without this key nothing is sent: traffic on somebody's URL, and what a good answer to it is, are not ours to
-    guess. `probe: {}` asks GET / ten times a second and allows no failed request.
+    Without this key no requests are sent, since which requests are harmless and which responses are good is for the
+    operator to decide. `probe: {}` sends GET / ten times a second and allows no failed request.
     """
 
     path: Annotated[
-        str, Field(pattern="^/", description="must be safe to ask for again and again", examples=["/api/products"])
+        str,
+        Field(
+            pattern="^/",
+            description="path of the GET request; must be safe to send repeatedly",
+            examples=["/api/products"],
+        ),
     ] = "/"
-    rate: Annotated[float, Field(ge=1, le=100, description="requests per second, however late the answers are")] = 10
-    timeout: Annotated[Timeout, Field(description="after this a request has failed")] = timedelta(seconds=5)
-    slow: Annotated[Timeout, Field(description="a good answer that takes longer is a slow one")] = timedelta(seconds=1)
-    status: Annotated[int | None, Field(ge=100, le=599, description="the good status; default: any 2xx or 3xx")] = None
+    rate: Annotated[
+        float, Field(ge=1, le=100, description="requests per second, sent on schedule even while responses are late")
+    ] = 10
+    timeout: Annotated[Timeout, Field(description="a request that takes longer has failed")] = timedelta(seconds=5)
+    slow: Annotated[Timeout, Field(description="a good response that takes longer is slow")] = timedelta(seconds=1)
+    status: Annotated[
+        int | None, Field(ge=100, le=599, description="the status of a good response; default: any 2xx or 3xx")
+    ] = None
     after: Annotated[
-        Duration, Field(description="goes on after the rollout is complete: the last old pods end only then")
+        Duration,
+        Field(description="how long to go on after the rollout is complete, while the last old pods shut down"),
     ] = timedelta(seconds=5)
     keep_alive: Annotated[
-        bool, Field(description="use connections again, as browsers do; default: a new one each time, as new users do")
+        bool,
+        Field(description="reuse connections, as browsers do; default: one for each request, as new users do"),
     ] = False
-    version_header: Annotated[str, Field(min_length=1, description="response header that names the version")] = (
+    version_header: Annotated[str, Field(min_length=1, description="response header that contains the version")] = (
         "X-Version"
     )
     version_pattern: Annotated[
         str | None,
         Field(
-            description="regular expression whose first group (or whole match) in the body is the version; "
-            "default: the header",
+            description="regular expression to find the version in the response body: its first group, or the whole "
+            "match; default: use the header",
             examples=['"version": "([^"]+)"'],
         ),
     ] = None
@@ -250,24 +276,24 @@ class Probe(Settings):
     @model_validator(mode="after")
     def _bounded_in_flight(self) -> Self:
         if self.rate * self.timeout.total_seconds() > _MOST_IN_FLIGHT:
-            raise ValueError(f"rate times timeout is how many may be in flight: at most {_MOST_IN_FLIGHT}")
+            raise ValueError(f"rate times timeout, the number of requests in flight, must be at most {_MOST_IN_FLIGHT}")
         if self.slow >= self.timeout and self.limits.slow is not None:
-            raise ValueError("nothing can be slow: write a timeout that is longer than slow")
+            raise ValueError("with this timeout no response can be slow: write a timeout that is longer than slow")
         try:
             re.compile(self.version_pattern or "")
         except re.error as error:
-            raise ValueError(f"version_pattern is no regular expression: {error}") from error
+            raise ValueError(f"version_pattern is not a regular expression: {error}") from error
         return self
 
 
 class ClusterAccess(Settings):
-    """How the cluster is reached: kubeconfig and context, in-cluster, or a Prefect block.
+    """How to connect to the cluster: kubeconfig and context, in-cluster, or a Prefect block.
 
-    Empty: in-cluster when there is a service account, else $KUBECONFIG or ~/.kube/config.
+    Default: in-cluster when the pod has a service account, else $KUBECONFIG or ~/.kube/config.
     """
 
-    kubeconfig: Annotated[str | None, Field(description="path, seen from this file")] = None
-    context: Annotated[str | None, Field(description="default: the current context")] = None
+    kubeconfig: Annotated[str | None, Field(description="path of a kubeconfig, relative to this file")] = None
+    context: Annotated[str | None, Field(description="context of the kubeconfig; default: the current context")] = None
     in_cluster: Annotated[bool, Field(description="use the pod's service account")] = False
     credentials: Annotated[str | None, Field(description="name of a KubernetesCredentials block")] = None
 
@@ -280,7 +306,7 @@ class ClusterAccess(Settings):
 
 
 class Environment(Settings):
-    """A namespace in a cluster with a URL, and what happens on the way in."""
+    """A namespace in a cluster with a URL, and how a release gets there."""
 
     name: Name
     namespace: Name
@@ -290,24 +316,24 @@ class Environment(Settings):
         str | None,
         Field(
             pattern=r"^(https?://.+|service/[a-z0-9]([-a-z0-9]*[a-z0-9])?(:[a-z0-9-]+)?)$",
-            description="https://… or service/NAME[:PORT]; gates are run against it",
+            description="https://… or service/NAME[:PORT]; gates test this URL",
             examples=["service/shop:80"],
         ),
     ] = None
     approval: Approval | None = None
-    gates: tuple[Gate, ...] = ()
+    gates: Annotated[tuple[Gate, ...], Field(description="tests of the environment after the rollout")] = ()
     rollout: RolloutSettings = RolloutSettings()
     probe: Annotated[
-        Probe | None, Field(description="measure what users see of a rollout; default: nothing is sent")
+        Probe | None, Field(description="measure what users see of a rollout; default: no requests are sent")
     ] = None
-    rollback: Annotated[Literal["automatic", "never"], Field(description="what follows a failed rollout or gate")] = (
-        "automatic"
-    )
+    rollback: Annotated[
+        Literal["automatic", "never"], Field(description="roll back after a failed rollout or gate, or not")
+    ] = "automatic"
     cluster_scoped: Annotated[
         tuple[str, ...], Field(description="kinds of cluster-scoped objects that the manifests may contain")
     ] = ()
     take_over: Annotated[
-        bool, Field(description="take objects and fields over from other managers instead of refusing")
+        bool, Field(description="take over objects and fields of other field managers instead of refusing to")
     ] = False
 
     @model_validator(mode="after")
@@ -326,31 +352,38 @@ class Pipeline(Settings):
     application: Name
     source: SourceSettings
     image: ImageSettings
-    checks: tuple[Check, ...] = ()
-    environments: Annotated[tuple[Environment, ...], Field(min_length=1)]
+    checks: Annotated[tuple[Check, ...], Field(description="commands that must pass before anything is deployed")] = ()
+    environments: Annotated[
+        tuple[Environment, ...], Field(min_length=1, description="in the order in which a release reaches them")
+    ]
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
         _unique([check.name for check in self.checks], "check")
         _unique([environment.name for environment in self.environments], "environment")
-        places = [f"{environment.namespace} in {environment.cluster!r}" for environment in self.environments]
-        _unique(places, "cluster and namespace")
+        locations = [f"{environment.namespace} in {environment.cluster!r}" for environment in self.environments]
+        _unique(locations, "cluster and namespace")
         return self
 
     def environment(self, name: str) -> Environment:
-        """The environment called `name`; KeyError with the known names otherwise."""
+        """The environment called `name`.
+
+        Raises:
+            KeyError: there is none; the message lists the environments.
+        """
         for environment in self.environments:
             if environment.name == name:
                 return environment
-        raise KeyError(f"no environment {name!r}; there are: {', '.join(e.name for e in self.environments)}")
+        names = ", ".join(environment.name for environment in self.environments)
+        raise KeyError(f"no environment {name!r}; there are: {names}")
 
 
-def _unique(values: Sequence[str], what: str) -> None:
-    """Refuse a second entry; of a type of its own, for `pipeline_file` says it first, with its line."""
+def _unique(values: Sequence[str], kind: str) -> None:
+    """Refuse duplicates. The error has a type of its own, because `load` reports duplicates itself, by line."""
     for value in sorted(set(values)):
         if values.count(value) > 1:
             raise PydanticCustomError(
-                "duplicate", "two entries with the same {what}: {value}", {"what": what, "value": value}
+                "duplicate", "two entries with the same {kind}: {value}", {"kind": kind, "value": value}
             )
 
 

@@ -1,4 +1,4 @@
-"""Types of single values in the pipeline file: durations, names, paths, commands."""
+"""The types of single values in the pipeline file: durations, names, paths, commands."""
 
 import re
 from datetime import timedelta
@@ -14,13 +14,18 @@ _LONGEST = timedelta(days=366)
 
 
 def parse_duration(value: object) -> timedelta:
+    """Read a duration as the pipeline file writes it: '1h30m' -> timedelta(minutes=90).
+
+    Raises:
+        ValueError: it is not a duration, or longer than a year.
+    """
     if isinstance(value, timedelta):
         return value
     if not isinstance(value, str) or not DURATION.fullmatch(value):
         raise ValueError(f"{value!r} is not a duration: write a number with a unit, for example 90s, 10m, 24h or 1h30m")
     try:
         duration = sum((timedelta(**{_UNITS[unit]: int(number)}) for number, unit in _PART.findall(value)), timedelta())
-    except OverflowError:
+    except OverflowError:  # longer than timedelta can hold
         duration = timedelta.max
     if duration > _LONGEST:
         raise ValueError(f"{value!r} is longer than a year")
@@ -35,17 +40,17 @@ def _positive(value: timedelta) -> timedelta:
 
 def duration_text(value: timedelta) -> str:
     """A duration as the pipeline file writes it: timedelta(minutes=90) -> '1h30m'."""
-    left, parts = round(value.total_seconds() * 1000), []
+    remaining, parts = round(value.total_seconds() * 1000), []
     for unit, milliseconds in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
-        number, left = divmod(left, milliseconds)
+        number, remaining = divmod(remaining, milliseconds)
         if number:
             parts.append(f"{number}{unit}")
     return "".join(parts) or "0s"
 
 
-def _inside(value: str) -> str:
+def _relative(value: str) -> str:
     if value.startswith("/") or ".." in PurePosixPath(value).parts:
-        raise ValueError(f"{value!r} leaves the commit: write a path below its top, without ..")
+        raise ValueError(f"{value!r} is not inside the repository: write a relative path without ..")
     if "\0" in value:
         raise ValueError("a path cannot contain NUL")
     return value
@@ -62,13 +67,25 @@ Name = Annotated[
     str,
     Field(
         pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
-        description="a DNS label: lowercase letters, digits and -, at most 63",
+        description="a DNS label: at most 63 lowercase letters, digits and hyphens",
         examples=["shop-staging"],
     ),
 ]
-Label = Annotated[str, Field(min_length=1, max_length=60)]
-RelativePath = Annotated[str, AfterValidator(_inside), Field(min_length=1, description="a path inside the commit")]
+Label = Annotated[str, Field(min_length=1, max_length=60, description="a short name for logs and reports")]
+RelativePath = Annotated[
+    str, AfterValidator(_relative), Field(min_length=1, description="a path relative to the root of the repository")
+]
 Command = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
-__all__ = ["duration_text"]
+__all__ = [
+    "DURATION",
+    "Command",
+    "Duration",
+    "Label",
+    "Name",
+    "RelativePath",
+    "Timeout",
+    "duration_text",
+    "parse_duration",
+]

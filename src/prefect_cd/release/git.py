@@ -1,9 +1,9 @@
-"""Where commits come from: one revision becomes one commit, and one commit becomes one folder.
+"""Read a git repository: resolve a revision to one commit, and check one commit out into a folder.
 
-Decides what a name means (once, and only when it means one thing), and which commits count: those that a branch
-or a tag of the repository contains. Knows nothing of images, pipelines or Prefect; calls git and nothing else.
+Decides which commit a name stands for (an ambiguous name is refused), and which commits are accepted: those that a
+branch or a tag of the repository contains. Knows nothing of images, pipelines or Prefect; runs git and nothing else.
 
-Why not Prefect's `GitRepository`: it needs 40 digits for a commit, checks no submodules out together with one,
+Why not Prefect's `GitRepository`: it needs 40 digits for a commit, cannot check out submodules together with a commit,
 has no log, and puts the credentials on command lines, where every user of the machine can read them.
 """
 
@@ -26,14 +26,14 @@ from prefect_cd.release.model import Commit
 _FULL = re.compile(r"[0-9a-f]{40}")
 _SHORT = re.compile(r"[0-9a-fA-F]{7,39}")
 _NAME = re.compile(r"(?!-)(?!.*(\.\.|@\{))[^\x00-\x20\x7f~^:?*\[\\]+")  # git help check-ref-format
-_LOCAL = timedelta(minutes=1)  # for calls that read a checkout and ask no server
-_RECORD = re.compile(r"([0-9a-f]{40})\0([^\0]*)\0(\d+)\0(.*)")
-_FORMAT = "--format=%H%x00%an%x00%ct%x00%s"
+_LOCAL_TIMEOUT = timedelta(minutes=1)  # for calls that read a checkout without the network
+_LOG_LINE = re.compile(r"([0-9a-f]{40})\0([^\0]*)\0(\d+)\0(.*)")
+_LOG_FORMAT = "--format=%H%x00%an%x00%ct%x00%s"
 
 
 @dataclass(frozen=True)
 class Repository:
-    """A git repository, and how we may read it.
+    """A git repository, and how to read it.
 
     Attributes:
         url: https or ssh URL, or an absolute path; credentials in an http(s) URL are moved out of it.
@@ -53,15 +53,15 @@ class Repository:
 
 
 def resolve(repository: Repository, revision: str, *, timeout: timedelta) -> str:
-    """The commit that a branch, a tag or a short SHA means now, as 40 hex digits.
+    """The commit that a branch, a tag or a short SHA stands for now, as 40 hex digits.
 
-    A full SHA is its own answer and is proved by `checkout`. Full names (refs/heads/…, refs/tags/…) are
-    understood and settle what is ambiguous.
+    A full SHA is returned unchecked; `checkout` checks that the repository has it. Full names (refs/heads/…,
+    refs/tags/…) are accepted and resolve ambiguity.
 
     Raises:
-        UnknownRevision: nothing has that name, or several things have.
+        UnknownRevision: there is no branch, tag or commit of that name, or more than one.
         RepositoryUnreachable: the repository does not answer within `timeout`.
-        Forbidden: it refuses us.
+        Forbidden: the repository denies access.
         Invalid: there is no such repository.
     """
     if not _NAME.fullmatch(revision):
@@ -73,60 +73,61 @@ def resolve(repository: Repository, revision: str, *, timeout: timedelta) -> str
     git = _Git(repository, _deadline(timeout))
     refs = _refs(git)
     names = [name for name in (revision, f"refs/heads/{revision}", f"refs/tags/{revision}") if name in refs]
-    meanings = {name: refs[name] for name in names}
+    candidates = {name: refs[name] for name in names}
     if _SHORT.fullmatch(revision):
-        meanings.update({f"commit {sha}": sha for sha in _commits_starting_with(git, revision.lower())})
-    if not meanings:
+        candidates.update({f"commit {sha}": sha for sha in _commits_starting_with(git, revision.lower())})
+    if not candidates:
         raise _unknown(repository, revision, refs)
-    if len(set(meanings.values())) > 1:
+    if len(set(candidates.values())) > 1:
+        matches = " and ".join(f"{name} ({sha[:12]})" for name, sha in candidates.items())
         raise UnknownRevision(
-            f"{revision!r} is ambiguous: it is {' and '.join(f'{name} ({meanings[name][:12]})' for name in meanings)}",
+            f"{revision!r} is ambiguous: it is {matches}",
             where=repository.url,
             hint="give the full name or the full SHA",
         )
-    return next(iter(meanings.values()))
+    return next(iter(candidates.values()))
 
 
 def checkout(
     repository: Repository, sha: str, into: Path, *, timeout: timedelta, revision: str | None = None
 ) -> Commit:
-    """Put exactly one commit into a folder, with the history of all commits but the contents of this one only.
+    """Check exactly one commit out into a folder, with the history of all commits but the contents of this one only.
 
-    A folder that we filled before is used again: what was changed, added or ignored there is gone afterwards,
-    and the network is needed only for what is missing. A clone appears at once or not at all.
+    A folder from an earlier call is reused: changed, added and ignored files are removed from it, and the network is
+    needed only for objects that it lacks. A new clone appears atomically, by a rename.
 
     Args:
         repository: where the commit is.
-        sha: 40 hex digits; a branch or a tag must contain it. Servers also hand out commits of forks and of
-            rejected pull requests by number; nobody of the repository has accepted those.
+        sha: 40 hex digits; a branch or a tag must contain it. Servers also serve commits of forks and of rejected
+            pull requests by SHA, which were never merged into this repository.
         into: the folder: absent, empty, or from an earlier call.
-        timeout: for everything together.
-        revision: what a person asked for; for the result only.
+        timeout: for the whole call.
+        revision: the revision of the request, for the result only.
 
     Raises:
         UnknownRevision: no branch or tag contains the commit.
         RepositoryUnreachable: the repository does not answer within `timeout`.
-        Forbidden: it refuses us.
+        Forbidden: the repository denies access.
         Invalid: there is no such repository, or the folder holds something else.
     """
     if not _FULL.fullmatch(sha):
         raise UnknownRevision(f"{sha!r} is not a full commit SHA", hint="resolve the revision first")
     git = _Git(repository, _deadline(timeout))
     try:
-        reused = _is_ours(git, into)
+        reused = _is_clone(git, into)
         if reused:
-            _fill(git, into, sha)
+            _check_out(git, into, sha)
     except Errored:
-        reused = False  # a lock, a half-written object: what an earlier process left when it was killed
+        reused = False  # an earlier process was killed and left a lock file or a half-written object
     if not reused:
         _clone(git, into)
-        _fill(git, into, sha)
+        _check_out(git, into, sha)
     (commit,) = _commits(git, into, "-1", sha)
     return commit.model_copy(update={"revision": revision or sha})
 
 
 def refresh(repository: Repository, tree: Path, *, timeout: timedelta) -> None:
-    """Learn what was pushed since the checkout; the folder's files stay as they are.
+    """Fetch commits that were pushed since the checkout; the folder's files stay as they are.
 
     Raises:
         RepositoryUnreachable, Forbidden, Invalid: as `checkout`.
@@ -143,67 +144,69 @@ def log(tree: Path, since: str | None, until: str, limit: int = 50) -> tuple[Com
         tree: a folder from `checkout`.
         since: full SHA; None, or a commit that the repository no longer has, means: from the beginning.
         until: full SHA.
-        limit: so many at most.
+        limit: maximum number of commits.
     """
-    git = _reading(tree)
-    bound = (f"^{since}",) if since and _has(git, tree, since) else ()
-    return _commits(git, tree, f"-{limit}", until, *bound)
+    git = _offline_git(tree)
+    exclude = (f"^{since}",) if since and _has(git, tree, since) else ()
+    return _commits(git, tree, f"-{limit}", until, *exclude)
 
 
 def is_ancestor(tree: Path, older: str, newer: str) -> bool | None:
-    """Whether `newer` contains `older`; None when the folder does not know one of them.
+    """Whether `newer` contains `older`; None when the folder lacks one of them.
 
-    None means: not known here. A commit that was pushed after the checkout is known after `refresh`; one that is
-    then still unknown is not in the repository (any longer).
+    The folder has a commit that was pushed after the checkout only after `refresh`. A commit that it lacks even then
+    is not, or no longer, in the repository.
     """
-    git = _reading(tree)
+    git = _offline_git(tree)
     if not (_has(git, tree, older) and _has(git, tree, newer)):
         return None
-    ended, _ = git.attempt("merge-base", "--is-ancestor", older, newer, at=tree, online=False)
-    if ended.code not in (0, 1):
-        raise _explain(ended, git.repository)
-    return ended.code == 0
+    finished, _ = git.attempt("merge-base", "--is-ancestor", older, newer, at=tree, online=False)
+    if finished.code not in (0, 1):
+        raise _git_error(finished, git.repository)
+    return finished.code == 0
 
 
 @dataclass(frozen=True)
 class _Git:
-    """A git that is called so that it asks nobody, runs nothing that a commit brought along, and shows no secret."""
+    """Runs git so that it never prompts, runs no code from a commit, and shows no secret."""
 
     repository: Repository
     deadline: float
 
     def __call__(self, *arguments: str, at: Path, online: bool = True) -> list[str]:
-        """The lines git writes; a typed error when it fails."""
-        ended, lines = self.attempt(*arguments, at=at, online=online)
-        if ended.code or ended.timed_out:
-            raise _explain(ended, self.repository)
+        """Run git and return its lines; raise a typed error when it fails."""
+        finished, lines = self.attempt(*arguments, at=at, online=online)
+        if finished.code or finished.timed_out:
+            raise _git_error(finished, self.repository)
         return lines
 
     def attempt(self, *arguments: str, at: Path, online: bool = True) -> tuple[Finished, list[str]]:
+        """Run git and return how it ended, and its lines."""
         lines: list[str] = []
-        ended = run(
+        finished = run(
             ["git", *arguments],
             cwd=at,
             env=_environment(self.repository, online=online),
             timeout=timedelta(seconds=max(self.deadline - time.monotonic(), 0.1)),
             on_line=lines.append,
         )
-        return ended, lines
+        return finished, lines
 
 
 def _deadline(timeout: timedelta) -> float:
     return time.monotonic() + timeout.total_seconds()
 
 
-def _reading(tree: Path) -> _Git:
-    """Call git for a folder of ours, without the network."""
-    git = _Git(Repository(str(tree)), _deadline(_LOCAL))
+def _offline_git(tree: Path) -> _Git:
+    """A git that reads a folder from `checkout`."""
+    git = _Git(Repository(str(tree)), _deadline(_LOCAL_TIMEOUT))
     (url,) = git("config", "--get", "remote.origin.url", at=tree, online=False)
     return _Git(Repository(url), git.deadline)
 
 
-# What git may take over from our own environment: how the operator reaches servers, nothing that redirects git itself.
-_OPERATORS = frozenset(
+# Variables that git gets from the operator's environment: how to reach servers. Variables that redirect git itself to
+# another repository or work tree (GIT_DIR, GIT_WORK_TREE and so on) are left out.
+_OPERATOR_VARIABLES = frozenset(
     {
         "SSH_AUTH_SOCK",
         "GIT_SSH",
@@ -214,6 +217,8 @@ _OPERATORS = frozenset(
         "XDG_CONFIG_HOME",
     }
 )
+# Settings that override those of the operator: no code of a commit or of a template runs, no URL is a command
+# (protocol.ext), and the files are exactly those of the commit.
 _SETTINGS = {
     "core.hooksPath": "/dev/null",
     "core.fsmonitor": "false",
@@ -222,36 +227,39 @@ _SETTINGS = {
     "safe.bareRepository": "explicit",
     "submodule.recurse": "false",
     "fetch.recurseSubmodules": "false",
-    "gc.auto": "0",  # it would go on in the background after us
+    "gc.auto": "0",  # it would continue in the background after the call
     "maintenance.auto": "false",
     "advice.detachedHead": "false",
     "log.showSignature": "false",
     "i18n.logOutputEncoding": "UTF-8",
     "color.ui": "false",
 }
-# The words of the secret stay in variables: a URL with credentials would be an argument of git's own helper programs
-# (git-remote-https), and so in the process list. git asks this line only for the host that it is scoped to.
-_HELPER = (
+# A credential helper that prints variables of its environment. A URL with credentials would be an argument of git's own
+# helper programs (git-remote-https), and so be visible in the process list. git runs this helper only for the host that
+# its setting names.
+_CREDENTIAL_HELPER = (
     '!f() { test "$1" = get && printf "username=%s\\npassword=%s\\n" '
     '"$PREFECT_CD_GIT_USERNAME" "$PREFECT_CD_GIT_PASSWORD"; }; f'
 )
 
 
 def _environment(repository: Repository, *, online: bool) -> dict[str, str]:
-    operators = {
-        name: value for name, value in os.environ.items() if name in _OPERATORS or name.startswith("GIT_CONFIG_")
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _OPERATOR_VARIABLES or name.startswith("GIT_CONFIG_")
     }
-    variables = {**operators, "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": ""}
+    variables = {**inherited, "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": ""}
     settings = list(_SETTINGS.items())
     if repository.authenticated_url:
-        settings += _access(repository.url, repository.authenticated_url)
-        variables.update(_secret(repository.authenticated_url))
+        settings += _credential_settings(repository.url, repository.authenticated_url)
+        variables.update(_credential_variables(repository.authenticated_url))
     if not online:
-        # A partial clone would fetch a missing object in the middle of a question about it.
+        # In a partial clone, git would fetch a missing object when a command only asks whether it is there.
         variables.update({"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1"})
-    elif "GIT_SSH" not in operators:
-        variables["GIT_SSH_COMMAND"] = f"{operators.get('GIT_SSH_COMMAND', 'ssh')} -o BatchMode=yes"
-    first = int(operators.get("GIT_CONFIG_COUNT", "0"))
+    elif "GIT_SSH" not in inherited:
+        variables["GIT_SSH_COMMAND"] = f"{inherited.get('GIT_SSH_COMMAND', 'ssh')} -o BatchMode=yes"
+    first = int(inherited.get("GIT_CONFIG_COUNT", "0"))
     for number, (key, value) in enumerate(settings, first):
         variables[f"GIT_CONFIG_KEY_{number}"] = key
         variables[f"GIT_CONFIG_VALUE_{number}"] = value
@@ -259,18 +267,18 @@ def _environment(repository: Repository, *, online: bool) -> dict[str, str]:
     return clean_environment(variables)
 
 
-def _access(url: str, authenticated: str) -> list[tuple[str, str]]:
-    """Settings of git for reading `url` the way `authenticated` says, without its secret."""
+def _credential_settings(url: str, authenticated: str) -> list[tuple[str, str]]:
+    """Git settings for reading `url` by way of `authenticated`, without the secret in it."""
     plain = _without_userinfo(authenticated)
     settings = [(f"url.{plain}.insteadOf", url)] if plain != url else []
     if plain != authenticated:
         parts = urlsplit(plain)
         host = f"{parts.scheme}://{parts.netloc}"
-        settings += [("credential.helper", ""), (f"credential.{host}.helper", _HELPER)]
+        settings += [("credential.helper", ""), (f"credential.{host}.helper", _CREDENTIAL_HELPER)]
     return settings
 
 
-def _secret(authenticated: str) -> dict[str, str]:
+def _credential_variables(authenticated: str) -> dict[str, str]:
     parts = urlsplit(authenticated)
     return {
         "PREFECT_CD_GIT_USERNAME": unquote(parts.username or ""),
@@ -287,27 +295,31 @@ def _without_userinfo(url: str) -> str:
 
 
 def _refs(git: _Git) -> dict[str, str]:
-    """Branches and tags with the commits they mean: refs/heads/main -> SHA; annotated tags are peeled."""
+    """Branches and tags with their commits: refs/heads/main -> SHA; annotated tags are peeled."""
     lines = git("ls-remote", "--quiet", "--heads", "--tags", "--", git.repository.url, at=Path("/"))
-    found = [line.partition("\t") for line in lines]
-    refs = {name: sha for sha, tab, name in found if tab and _FULL.fullmatch(sha)}
+    columns = [line.partition("\t") for line in lines]
+    refs = {name: sha for sha, tab, name in columns if tab and _FULL.fullmatch(sha)}
+    # An annotated tag is listed twice; the line that ends with ^{} has the commit.
     return {name: refs.get(f"{name}^{{}}", sha) for name, sha in refs.items() if not name.endswith("^{}")}
 
 
 def _commits_starting_with(git: _Git, prefix: str) -> list[str]:
-    """All commits of the repository whose SHA starts so; needs a clone, of commits only where the server can."""
+    """All commits of the repository whose SHA starts with the prefix.
+
+    It needs a clone, which has commits only where the server supports partial clones.
+    """
     with tempfile.TemporaryDirectory(prefix="prefect-cd-") as folder:
-        bare, here = f"{folder}/commits", Path(folder)
+        bare, parent = f"{folder}/commits", Path(folder)
         arguments = ("--quiet", "--bare", "--no-local", "--filter=tree:0", "--template=")
-        git("clone", *arguments, "--", git.repository.url, bare, at=here)
-        inside = (f"--git-dir={bare}",)
-        objects = git(*inside, "rev-parse", f"--disambiguate={prefix}", at=here, online=False)
-        kinds = {sha: git(*inside, "cat-file", "-t", sha, at=here, online=False) for sha in objects}
+        git("clone", *arguments, "--", git.repository.url, bare, at=parent)
+        git_dir = f"--git-dir={bare}"
+        objects = git(git_dir, "rev-parse", f"--disambiguate={prefix}", at=parent, online=False)
+        kinds = {sha: git(git_dir, "cat-file", "-t", sha, at=parent, online=False) for sha in objects}
     return [sha for sha, kind in kinds.items() if kind == ["commit"]]
 
 
-def _is_ours(git: _Git, into: Path) -> bool:
-    """Whether the folder is a clone of this repository; raises when it is anything else but empty."""
+def _is_clone(git: _Git, into: Path) -> bool:
+    """Whether the folder is a clone of this repository; raises Invalid when it holds anything else."""
     if not into.exists() or not any(into.iterdir()):
         return False
     if (into / ".git").is_dir():
@@ -321,7 +333,7 @@ def _clone(git: _Git, into: Path) -> None:
     into.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=into.parent, prefix=f".{into.name}-") as folder:
         fresh = Path(folder) / "tree"
-        # no-local: a path is read as a server would be, without the objects that no branch or tag contains.
+        # --no-local: git reads a path as it reads a server, without objects that no branch or tag contains.
         arguments = ("--quiet", "--no-checkout", "--no-local", "--filter=blob:none", "--template=")
         git("clone", *arguments, "--", git.repository.url, str(fresh), at=into.parent)
         if into.exists():
@@ -329,13 +341,13 @@ def _clone(git: _Git, into: Path) -> None:
         fresh.rename(into)
 
 
-def _fill(git: _Git, tree: Path, sha: str) -> None:
-    """Make the files of the folder those of the commit, whatever was done to them."""
+def _check_out(git: _Git, tree: Path, sha: str) -> None:
+    """Make the files of the folder exactly those of the commit."""
     if not _has(git, tree, sha):
         refresh(git.repository, tree, timeout=timedelta(seconds=git.deadline - time.monotonic()))
     if not _has(git, tree, sha):
         raise _unknown(git.repository, sha, _refs(git))
-    # Without its index git believes no file to be unchanged.
+    # Without its index git compares every file, also those that update-index told it to skip.
     (tree / ".git" / "index").unlink(missing_ok=True)
     git("checkout", "--quiet", "--force", "--detach", sha, at=tree)
     git("clean", "--quiet", "-xdff", at=tree)
@@ -345,12 +357,12 @@ def _fill(git: _Git, tree: Path, sha: str) -> None:
 
 
 def _has(git: _Git, tree: Path, sha: str) -> bool:
-    ended, lines = git.attempt("rev-parse", "--verify", "--quiet", f"{sha}^{{commit}}", at=tree, online=False)
-    return ended.code == 0 and any(line.startswith(sha) for line in lines)
+    finished, lines = git.attempt("rev-parse", "--verify", "--quiet", f"{sha}^{{commit}}", at=tree, online=False)
+    return finished.code == 0 and any(line.startswith(sha) for line in lines)
 
 
 def _commits(git: _Git, tree: Path, *arguments: str) -> tuple[Commit, ...]:
-    lines = git("log", _FORMAT, *arguments, "--", at=tree, online=False)
+    lines = git("log", _LOG_FORMAT, *arguments, "--", at=tree, online=False)
     return tuple(
         Commit(
             repository=git.repository.url,
@@ -360,7 +372,7 @@ def _commits(git: _Git, tree: Path, *arguments: str) -> tuple[Commit, ...]:
             committed_at=datetime.fromtimestamp(int(match[3]), tz=timezone.utc),
             subject=match[4],
         )
-        for match in map(_RECORD.fullmatch, lines)
+        for match in map(_LOG_LINE.fullmatch, lines)
         if match
     )
 
@@ -377,8 +389,8 @@ def _unknown(repository: Repository, revision: str, refs: Iterable[str]) -> Unkn
     return UnknownRevision(reason, where=repository.url, hint=hint)
 
 
-_REFUSED = "give credentials that may read it (source.credentials), or an ssh key that the server knows"
-_EXPLANATIONS: tuple[tuple[str, type[DeliveryError], str, str], ...] = (
+_ACCESS_HINT = "give credentials that may read it (source.credentials), or an ssh key that the server knows"
+_KNOWN_FAILURES: tuple[tuple[str, type[DeliveryError], str, str], ...] = (
     (
         r"dubious ownership in repository at '(?P<path>[^']+)'",
         Invalid,
@@ -394,8 +406,8 @@ _EXPLANATIONS: tuple[tuple[str, type[DeliveryError], str, str], ...] = (
     (
         r"Host key verification failed|REMOTE HOST IDENTIFICATION HAS CHANGED",
         Forbidden,
-        "the server's ssh host key is not known, or not the known one",
-        "compare the key with the one its owner publishes, then add it to ~/.ssh/known_hosts (ssh-keyscan prints it)",
+        "the server's ssh host key is unknown, or differs from the known one",
+        "compare the key with the published one, then add it to ~/.ssh/known_hosts (ssh-keyscan prints it)",
     ),
     (
         r"(?i)certificate (verification|verify|problem)|self.signed certificate",
@@ -406,41 +418,41 @@ _EXPLANATIONS: tuple[tuple[str, type[DeliveryError], str, str], ...] = (
     (
         r"(?i)repository.*not found|error: 404|does not appear to be a git repository|does not exist|project you were",
         Invalid,
-        "there is no such repository, or none that we may see",
+        "there is no such repository, or access to it is denied",
         "check source.repository; a private repository also needs source.credentials",
     ),
     (
         r"Authentication failed|could not read (Username|Password)|error: 40[13]|Permission denied|HTTP 40[13]",
         Forbidden,
-        "the repository refuses us",
-        _REFUSED,
+        "the repository denies access",
+        _ACCESS_HINT,
     ),
 )
 
 
-def _explain(ended: Finished, repository: Repository) -> DeliveryError:
-    """What git's failure means; what we do not recognise may heal, so it is errored, not wrong."""
-    said = _scrubbed(ended.last(20), repository)
-    if ended.timed_out:
+def _git_error(finished: Finished, repository: Repository) -> DeliveryError:
+    """The error for a failure of git; an unknown failure may be temporary, so it is Errored and not Invalid."""
+    message = _redacted(finished.last(20), repository)
+    if finished.timed_out:
         return RepositoryUnreachable(
-            f"git did not finish within {ended.seconds:.0f} s",
+            f"git did not finish within {finished.seconds:.0f} s",
             where=repository.url,
-            detail=said,
+            detail=message,
             hint="try again, or raise source.timeout",
         )
-    for pattern, kind, reason, hint in _EXPLANATIONS:
-        if found := re.search(pattern, said):
-            return kind(reason, where=repository.url, detail=said, hint=hint.format(**found.groupdict()))
+    for pattern, kind, reason, hint in _KNOWN_FAILURES:
+        if match := re.search(pattern, message):
+            return kind(reason, where=repository.url, detail=message, hint=hint.format(**match.groupdict()))
     return RepositoryUnreachable(
         "git cannot read the repository",
         where=repository.url,
-        detail=said,
+        detail=message,
         hint=f"try again; from this machine: git ls-remote {repository.url}",
     )
 
 
-def _scrubbed(text: str, repository: Repository) -> str:
-    """The text without anything secret; git is careful, but its helpers quote what servers say."""
+def _redacted(text: str, repository: Repository) -> str:
+    """The text without secrets: git itself writes none, but its helpers quote the messages of servers."""
     userinfo = urlsplit(repository.authenticated_url or "").netloc.rpartition("@")[0]
     secrets = {userinfo, *userinfo.split(":", 1)[-1:]}
     for secret in secrets | {unquote(secret) for secret in secrets}:

@@ -1,4 +1,4 @@
-"""What is deployed: one immutable candidate, and the identity that everything after hangs on.
+"""What is deployed: one immutable candidate, and its identity for all later stages.
 
 A release is a commit, an image digest and the rendered manifests of every environment. It knows nothing of
 clusters, builders or git: those produce its parts.
@@ -25,14 +25,14 @@ class Commit(Result):
 
     repository: str = Field(description="where it was cloned from: URL or path, without credentials")
     sha: str = Field(pattern="^[0-9a-f]{40}$")
-    revision: str = Field(description="what was asked for: a branch, tag or short SHA")
+    revision: str = Field(description="the revision of the request: a branch, tag or short SHA")
     subject: str
     author: str
     committed_at: datetime
 
     @property
     def short(self) -> str:
-        """The first seven digits, as people say it."""
+        """The first seven digits, as in logs and release ids."""
         return self.sha[:7]
 
 
@@ -67,7 +67,7 @@ class Release(Result):
 
     @property
     def id(self) -> str:
-        """The name people and labels use: short commit and eight digits of the hash."""
+        """The name in labels, logs and forms: short commit and eight digits of the hash."""
         return f"{self.commit.short}-{self.hash[:8]}"
 
 

@@ -1,9 +1,9 @@
-"""What a registry says about an image: the few calls of the OCI distribution specification that we need.
+"""Look an image up in its registry: the few calls of the OCI distribution specification that we need.
 
-Decides which digest a tag has, whether a registry is spoken to without TLS, and which credentials it gets.
+Decides which digest a tag has, whether a registry is reached without TLS, and which credentials it gets.
 Knows nothing of builders or commits. Sources: the distribution specification (opencontainers/distribution-spec,
 "Pulling manifests"), the token protocol (distribution.github.io/distribution/spec/auth/token/), and
-containers-auth.json(5) for where credentials lie.
+containers-auth.json(5) for the places of credentials.
 """
 
 import base64
@@ -13,7 +13,6 @@ import ipaddress
 import json
 import os
 import re
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -24,6 +23,7 @@ from urllib.request import parse_http_list, parse_keqv_list
 import httpx
 
 from prefect_cd.errors import Forbidden, Invalid, MissingTool, RegistryUnreachable
+from prefect_cd.process import run
 
 _ACCEPT = (
     "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
@@ -32,14 +32,14 @@ _ACCEPT = (
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _HUB = "docker.io"
 _HUB_NAMES = (_HUB, "index.docker.io", "registry-1.docker.io")
-_HUB_KEY = "https://index.docker.io/v1/"  # what docker login writes for it
-_HELPER_SECONDS = 30
-_TOO_MANY = 429
+_HUB_KEY = "https://index.docker.io/v1/"  # its key in the file that `docker login` writes
+_HELPER_TIMEOUT = timedelta(seconds=30)
+_TOO_MANY_REQUESTS = 429
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """What a registry is told about us.
+    """What we authenticate with at a registry.
 
     Attributes:
         username: empty for an identity token.
@@ -64,13 +64,13 @@ def find_digest(
         timeout: for each request.
 
     Raises:
-        RegistryUnreachable: no answer, or one that may be different next time.
-        Forbidden: the registry refuses us.
-        Invalid: it speaks TLS where we do not, or the other way round, or its certificate is not trusted.
+        RegistryUnreachable: no answer, or a temporary failure.
+        Forbidden: the registry denies access.
+        Invalid: the registry uses TLS and we do not, or the other way round, or its certificate is not trusted.
     """
     host, repository = split(name)
     plain = speaks_http(host, insecure=insecure)
-    # A proxy is for reaching others: what is on this machine is never behind it.
+    # A proxy cannot reach the loopback addresses of this machine.
     with httpx.Client(
         timeout=timeout.total_seconds(), follow_redirects=True, trust_env=not _is_loopback(host)
     ) as client:
@@ -81,7 +81,7 @@ def find_digest(
             raise _no_answer(call, error) from error
         except (httpx.InvalidURL, httpx.TooManyRedirects) as error:
             raise RegistryUnreachable(
-                f"the registry {host} answers with a redirect that leads nowhere: {error}", where=name
+                f"the registry {host} redirects to an invalid URL or too often: {error}", where=name
             ) from error
 
 
@@ -104,117 +104,123 @@ def speaks_http(host: str, *, insecure: bool | None) -> bool:
 
 
 def login_hint(host: str) -> str:
-    """What to do when a registry refuses us."""
-    return f"log in as someone who may: docker login {host} (or podman login, buildah login)"
+    """What to do when a registry denies access."""
+    return f"log in as a user with access: docker login {host} (or podman login, buildah login)"
 
 
 def credentials(host: str, repository: str) -> Credentials | None:
-    """What the auth files of docker, podman and buildah say about a registry; the first that says something.
+    """The credentials for a registry: the first that the auth files of docker, podman and buildah have.
 
     Raises:
-        MissingTool: they name a credential helper that is not installed.
+        MissingTool: a file names a credential helper that is not installed.
         Forbidden: the helper fails.
+        RegistryUnreachable: the helper does not answer in time.
     """
     for file in _auth_files():
         try:
             content = json.loads(file.read_text())
         except (OSError, ValueError):
             continue
-        if isinstance(content, dict) and (found := _credentials_in(content, file, host, repository)):
-            return found
+        if isinstance(content, dict) and (login := _credentials_in(content, file, host, repository)):
+            return login
     return None
 
 
 @dataclass(frozen=True)
 class _Call:
-    """Whom we speak to, and about what."""
+    """One look-up: the HTTP client, the registry and the repository."""
 
     client: httpx.Client
     host: str
     repository: str
     scheme: str
 
-    def manifest(self, tag: str) -> str:
+    def manifest_url(self, tag: str) -> str:
+        """The URL of the manifest of a tag."""
         api = "registry-1.docker.io" if self.host == _HUB else self.host
         return f"{self.scheme}://{api}/v2/{self.repository}/manifests/{tag}"
 
     @property
     def name(self) -> str:
+        """Host and repository, for error messages."""
         return f"{self.host}/{self.repository}"
 
 
 def _digest(call: _Call, tag: str) -> str | None:
     headers = {"Accept": _ACCEPT}
-    response = call.client.head(call.manifest(tag), headers=headers)
+    response = call.client.head(call.manifest_url(tag), headers=headers)
     if response.status_code == httpx.codes.UNAUTHORIZED:
         headers["Authorization"] = _authorization(call, response)
-        response = call.client.head(call.manifest(tag), headers=headers)
+        response = call.client.head(call.manifest_url(tag), headers=headers)
     digest = response.headers.get("Docker-Content-Digest", "")
+    # The specification only recommends HEAD and the digest's header; without them the digest is that of the content.
     if response.status_code == httpx.codes.METHOD_NOT_ALLOWED or (
         response.is_success and not _DIGEST.fullmatch(digest)
     ):
-        response = call.client.get(call.manifest(tag), headers=headers)
+        response = call.client.get(call.manifest_url(tag), headers=headers)
         digest = f"sha256:{hashlib.sha256(response.content).hexdigest()}"
     if response.status_code == httpx.codes.NOT_FOUND:
         return None
-    _check(call, response)
+    _raise_for_status(call, response)
     return str(digest)
 
 
-def _check(call: _Call, response: httpx.Response) -> None:
+def _raise_for_status(call: _Call, response: httpx.Response) -> None:
     code = response.status_code
     if code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-        raise _refusal(call)
+        raise _denied(call)
     if not response.is_success:
-        kind = "is busy" if code == _TOO_MANY else "has a problem"
+        problem = "is busy" if code == _TOO_MANY_REQUESTS else "has a problem"
         raise RegistryUnreachable(
-            f"the registry {call.host} {kind}: HTTP {code} for {call.repository}",
+            f"the registry {call.host} {problem}: HTTP {code} for {call.repository}",
             where=call.name,
             detail=response.text[:500],
-            hint="try again; the registry's own log says more",
+            hint="try again; see the registry's own log for details",
         )
 
 
-def _authorization(call: _Call, refused: httpx.Response) -> str:
+def _authorization(call: _Call, unauthorized: httpx.Response) -> str:
     """The Authorization header that the registry asks for."""
-    challenges = dict(_challenges(refused))
-    known = credentials(call.host, call.repository)
+    challenges = dict(_challenges(unauthorized))
+    login = credentials(call.host, call.repository)
     if "bearer" in challenges:
-        return f"Bearer {_token(call, challenges['bearer'], known)}"
-    if "basic" in challenges and known:
-        return "Basic " + base64.b64encode(f"{known.username}:{known.secret}".encode()).decode()
-    raise _refusal(call, known)
+        return f"Bearer {_token(call, challenges['bearer'], login)}"
+    if "basic" in challenges and login:
+        return "Basic " + base64.b64encode(f"{login.username}:{login.secret}".encode()).decode()
+    raise _denied(call, login)
 
 
 def _challenges(response: httpx.Response) -> Iterator[tuple[str, dict[str, str]]]:
+    """Scheme and parameters of each WWW-Authenticate header."""
     for header in response.headers.get_list("WWW-Authenticate"):
         scheme, _, rest = header.partition(" ")
         pairs = [pair for pair in parse_http_list(rest) if "=" in pair]
         yield scheme.lower(), {key.lower(): value for key, value in parse_keqv_list(pairs).items()}
 
 
-def _token(call: _Call, challenge: dict[str, str], known: Credentials | None) -> str:
+def _token(call: _Call, challenge: dict[str, str], login: Credentials | None) -> str:
+    """A token from the service that the challenge names, for pulling from the repository."""
     realm = httpx.URL(challenge.get("realm", ""))
     if realm.scheme != "https" and call.scheme == "https":
         raise RegistryUnreachable(
-            f"the registry {call.host} sends us for a token to {str(realm)!r}, which is not https",
+            f"the registry {call.host} names {str(realm)!r} as its token service, which is not https",
             where=call.name,
-            hint="nothing was sent there; correct the registry's token realm",
+            hint="no credentials were sent there; correct the registry's token realm",
         )
-    asked = {
+    query = {
         "service": challenge.get("service", ""),
         "scope": challenge.get("scope", f"repository:{call.repository}:pull"),
     }
-    # No redirects here: the next host would get what the registry's token service was meant to get.
-    if known and not known.username:
-        form = {"grant_type": "refresh_token", "refresh_token": known.secret, "client_id": "prefect-cd", **asked}
+    # No redirects here: the next host would get credentials that are for the registry's token service.
+    if login and not login.username:
+        form = {"grant_type": "refresh_token", "refresh_token": login.secret, "client_id": "prefect-cd", **query}
         response = call.client.post(realm, data=form, follow_redirects=False)
     else:
-        auth = (known.username, known.secret) if known else None
-        response = call.client.get(realm.copy_merge_params(asked), auth=auth, follow_redirects=False)
+        auth = (login.username, login.secret) if login else None
+        response = call.client.get(realm.copy_merge_params(query), auth=auth, follow_redirects=False)
     if response.status_code in (httpx.codes.BAD_REQUEST, httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-        raise _refusal(call, known)
-    _check(call, response)
+        raise _denied(call, login)
+    _raise_for_status(call, response)
     try:
         answer = response.json()
         return str(answer.get("token") or answer["access_token"])
@@ -224,32 +230,32 @@ def _token(call: _Call, challenge: dict[str, str], known: Credentials | None) ->
         ) from error
 
 
-def _refusal(call: _Call, known: Credentials | None = None) -> Forbidden:
-    known = known or credentials(call.host, call.repository)
-    who = f"the credentials of {known.origin}" if known else "us, because we have no credentials for it"
+def _denied(call: _Call, login: Credentials | None = None) -> Forbidden:
+    login = login or credentials(call.host, call.repository)
+    reason = f"with the credentials of {login.origin}" if login else "without credentials, and there are none for it"
     return Forbidden(
-        f"the registry {call.host} refuses {who}: no access to {call.repository}",
+        f"the registry {call.host} denies access to {call.repository} {reason}",
         where=call.name,
         hint=login_hint(call.host),
     )
 
 
 def _no_answer(call: _Call, error: httpx.TransportError) -> RegistryUnreachable | Invalid:
-    said = str(error) or type(error).__name__
-    if "CERTIFICATE_VERIFY_FAILED" in said:
+    message = str(error) or type(error).__name__
+    if "CERTIFICATE_VERIFY_FAILED" in message:
         return Invalid(
-            f"the certificate of the registry {call.host} is not trusted: {said}",
+            f"the certificate of the registry {call.host} is not trusted: {message}",
             where=call.name,
             hint="set SSL_CERT_FILE to the authority that signed it",
         )
-    if "WRONG_VERSION_NUMBER" in said:
+    if "WRONG_VERSION_NUMBER" in message:
         return Invalid(
-            f"the registry {call.host} does not speak TLS: {said}",
+            f"the registry {call.host} does not speak TLS: {message}",
             where=call.name,
             hint="set image.insecure: true for a registry with plain HTTP, and in the builder's own settings",
         )
     return RegistryUnreachable(
-        f"the registry {call.host} does not answer: {said}",
+        f"the registry {call.host} does not answer: {message}",
         where=call.name,
         hint=f"try again; from this machine: curl -i {call.scheme}://{call.host}/v2/",
     )
@@ -264,7 +270,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _auth_files() -> Iterator[Path]:
-    """Where docker, podman and buildah keep credentials; what the environment names comes first."""
+    """Where docker, podman and buildah keep credentials; files that environment variables name come first."""
     environment = os.environ
     home = Path(environment.get("HOME", "/"))
     if "REGISTRY_AUTH_FILE" in environment:
@@ -283,18 +289,18 @@ def _credentials_in(content: dict[str, Any], file: Path, host: str, repository: 
     server = _HUB_KEY if host == _HUB else host
     helpers = content.get("credHelpers") or {}
     if helper := helpers.get(server) or helpers.get(host) or content.get("credsStore"):
-        found = _ask_helper(str(helper), server)
-        if found:
-            return found
+        login = _ask_helper(str(helper), server)
+        if login:
+            return login
     entries = {_bare(key): entry for key, entry in (content.get("auths") or {}).items() if isinstance(entry, dict)}
     for key in _keys(host, repository):
-        if key in entries and (found := _credentials_of(entries[key], str(file))):
-            return found
+        if key in entries and (login := _credentials_of(entries[key], str(file))):
+            return login
     return None
 
 
 def _keys(host: str, repository: str) -> Iterator[str]:
-    """Entries that are good for a repository, the closest first: host/acme/shop, host/acme, host."""
+    """Keys of entries for a repository, the most specific first: host/acme/shop, host/acme, host."""
     parts = repository.split("/")
     for length in range(len(parts), -1, -1):
         yield "/".join([host, *parts[:length]])
@@ -320,30 +326,42 @@ def _credentials_of(entry: dict[str, Any], origin: str) -> Credentials | None:
 
 
 def _ask_helper(helper: str, server: str) -> Credentials | None:
-    """Credentials from `docker-credential-HELPER get`, which runs with our whole environment: it is the operator's."""
+    """Credentials from `docker-credential-HELPER get`, None when it has none.
+
+    The operator chose this program, so it gets the whole environment.
+    """
     program = f"docker-credential-{helper}"
     try:
-        ended = subprocess.run(
-            [program, "get"], input=server, capture_output=True, text=True, timeout=_HELPER_SECONDS, check=False
+        finished = run(
+            [program, "get"],
+            cwd=Path(),
+            env=dict(os.environ),
+            timeout=_HELPER_TIMEOUT,
+            stdin=server,
+            separate_stdout=True,
         )
-    except FileNotFoundError as error:
+    except MissingTool as error:
         raise MissingTool(
             f"the credentials for {server} are kept by {program}, which is not installed",
             hint=f"install {program}, or log in without it",
         ) from error
-    except subprocess.TimeoutExpired as error:
-        raise RegistryUnreachable(f"{program} gave no credentials for {server} in {_HELPER_SECONDS} s") from error
-    if ended.returncode:
-        said = (ended.stdout + ended.stderr).strip()
-        if "not found" in said:
+    if finished.timed_out:
+        raise RegistryUnreachable(
+            f"{program} gave no credentials for {server} in {_HELPER_TIMEOUT.total_seconds():.0f} s"
+        )
+    if finished.code:
+        message = (finished.stdout + finished.output).strip()
+        if "not found" in message:
             return None
-        raise Forbidden(f"{program} gives no credentials for {server}", detail=said[:500], hint=f"try: {program} get")
+        raise Forbidden(
+            f"{program} gives no credentials for {server}", detail=message[:500], hint=f"try: {program} get"
+        )
     try:
-        answer = json.loads(ended.stdout)
+        answer = json.loads(finished.stdout)
         username, secret = str(answer["Username"]), str(answer["Secret"])
     except (ValueError, KeyError, TypeError):
-        # The cause is not chained: it quotes what was read, which may be a secret.
-        raise Forbidden(f"{program} answers something else than credentials for {server}") from None
+        # The cause is not chained: it quotes the output, which may be a secret.
+        raise Forbidden(f"{program} gives no valid credentials for {server}") from None
     return Credentials("" if username == "<token>" else username, secret, program)
 
 

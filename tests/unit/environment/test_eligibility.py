@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from prefect_cd.environment.eligibility import EnvironmentState, blocked_by, content_digest
-from prefect_cd.environment.records import Record, State
-from prefect_cd.errors import EnvironmentFrozen, Superseded
+from prefect_cd.environment.eligibility import EnvironmentState, approval_problem, blocked_by, content_digest
+from prefect_cd.environment.records import Decision, Record, State
+from prefect_cd.errors import ContentChanged, EnvironmentFrozen, Superseded
 from prefect_cd.kube.objects import Object
 from prefect_cd.release.model import BuiltImage, Commit, Release
 
@@ -41,25 +41,25 @@ def record(number: int, state: State, digit: str | None = "a", *objects: Object,
     )
 
 
-def standing(newest: Record | None, known_good: Record | None = None) -> EnvironmentState:
+def state_of(newest: Record | None, known_good: Record | None = None) -> EnvironmentState:
     return EnvironmentState(newest=newest, known_good=known_good)
 
 
 @pytest.mark.parametrize("state", State)
-def test_i4_only_a_record_that_nobody_ended_is_interrupted(state: State) -> None:
+def test_i4_only_a_record_without_an_outcome_is_interrupted(state: State) -> None:
     newest = record(2, state)
-    assert standing(newest).interrupted == (newest if state == State.STARTED else None)
+    assert state_of(newest).interrupted == (newest if state == State.STARTED else None)
 
 
-def test_nothing_is_interrupted_where_nothing_was_released() -> None:
+def test_an_environment_without_records_has_no_interrupted_rollout() -> None:
     assert EnvironmentState().interrupted is None
     assert EnvironmentState().known_kinds == set()
     assert not EnvironmentState().runs(release())
 
 
-def test_the_kinds_of_the_newest_and_of_the_known_good_are_looked_for_when_pruning() -> None:
+def test_the_kinds_of_the_newest_and_of_the_known_good_are_known_for_pruning() -> None:
     one, other = {"apiVersion": "v1", "kind": "Service"}, {"apiVersion": "batch/v1", "kind": "CronJob"}
-    both = standing(record(2, State.FAILED, "b", one), record(1, State.KNOWN_GOOD, "a", one, other))
+    both = state_of(record(2, State.FAILED, "b", one), record(1, State.KNOWN_GOOD, "a", one, other))
     assert both.known_kinds == {("v1", "Service"), ("batch/v1", "CronJob")}
 
 
@@ -67,69 +67,91 @@ GOOD = record(1, State.KNOWN_GOOD)
 
 
 @pytest.mark.parametrize(
-    ("there", "digit", "runs"),
+    ("state", "digit", "runs"),
     [
-        (standing(GOOD, GOOD), "a", True),
-        (standing(GOOD, GOOD), "b", False),
-        (standing(record(2, State.ROLLED_BACK, "b"), GOOD), "a", False),
-        (standing(record(2, State.STARTED, "a"), GOOD), "a", False),
-        (standing(record(1, State.FAILED)), "a", False),
+        (state_of(GOOD, GOOD), "a", True),
+        (state_of(GOOD, GOOD), "b", False),
+        (state_of(record(2, State.ROLLED_BACK, "b"), GOOD), "a", False),
+        (state_of(record(2, State.STARTED, "a"), GOOD), "a", False),
+        (state_of(record(1, State.FAILED)), "a", False),
     ],
 )
-def test_a_release_runs_when_it_is_the_known_good_and_nothing_was_tried_after(
-    there: EnvironmentState, digit: str, runs: bool
+def test_a_release_runs_when_it_is_the_known_good_and_no_rollout_started_after_it(
+    state: EnvironmentState, digit: str, runs: bool
 ) -> None:
-    assert there.runs(release(digit)) == runs
+    assert state.runs(release(digit)) == runs
 
 
-def judged(there: EnvironmentState, digit: str = "b", older: bool | None = None) -> Any:  # noqa: ANN401
-    return blocked_by("staging", there, release(digit), older=older)
+def problem_of(state: EnvironmentState, digit: str = "b", older: bool | None = None) -> Any:  # noqa: ANN401
+    return blocked_by("staging", state, release(digit), older=older)
 
 
 @pytest.mark.parametrize("older", [None, False, True])
 @pytest.mark.parametrize("known_good", [None, GOOD])
-def test_i6_an_environment_whose_rollback_failed_takes_no_release(
-    known_good: Record | None, older: bool | None
-) -> None:
-    error = judged(standing(record(2, State.ROLLBACK_FAILED, reason="disk full"), known_good), older=older)
+def test_i6_an_environment_whose_rollback_failed_is_blocked(known_good: Record | None, older: bool | None) -> None:
+    error = problem_of(state_of(record(2, State.ROLLBACK_FAILED, reason="disk full"), known_good), older=older)
     assert isinstance(error, EnvironmentFrozen)
     assert error.detail == "disk full"
     assert "prefect deployment run 'rollback/shop' -p environment=staging" in error.hint
 
 
-@pytest.mark.parametrize("state", set(State) - {State.ROLLBACK_FAILED})
-def test_any_other_past_is_no_obstacle(state: State) -> None:
-    assert judged(standing(record(2, state), GOOD), older=False) is None
+@pytest.mark.parametrize("state", [state for state in State if state != State.ROLLBACK_FAILED])
+def test_any_other_outcome_blocks_nothing(state: State) -> None:
+    assert problem_of(state_of(record(2, state), GOOD), older=False) is None
 
 
 def test_i8_an_older_commit_does_not_overwrite_a_newer_one() -> None:
-    error = judged(standing(GOOD, GOOD), older=True)
+    error = problem_of(state_of(GOOD, GOOD), older=True)
     assert isinstance(error, Superseded)
     assert error.reason == "staging runs aaaaaaa, which contains bbbbbbb already"
     assert "-p to=RELEASE" in error.hint
 
 
 @pytest.mark.parametrize("older", [None, False])
-def test_i8_a_newer_commit_and_one_that_git_cannot_place_may_go_in(older: bool | None) -> None:
-    assert judged(standing(GOOD, GOOD), older=older) is None
+def test_i8_a_newer_commit_and_one_that_git_does_not_know_are_not_blocked(older: bool | None) -> None:
+    assert problem_of(state_of(GOOD, GOOD), older=older) is None
 
 
 @pytest.mark.parametrize(
-    "there", [EnvironmentState(), standing(GOOD, GOOD), standing(GOOD, record(1, State.KNOWN_GOOD, None))]
+    "state", [EnvironmentState(), state_of(GOOD, GOOD), state_of(GOOD, record(1, State.KNOWN_GOOD, None))]
 )
-def test_i8_the_same_commit_a_first_release_and_what_was_there_before_us_are_no_obstacle(
-    there: EnvironmentState,
+def test_i8_the_same_commit_a_first_release_and_a_record_without_a_commit_block_nothing(
+    state: EnvironmentState,
 ) -> None:
-    same = "a" if there.known_good and there.known_good.commit else "b"
-    assert judged(there, same, older=True) is None
+    same = "a" if state.known_good and state.known_good.commit else "b"
+    assert problem_of(state, same, older=True) is None
 
 
-def test_i5_the_content_changes_with_everything_that_a_person_was_asked_about() -> None:
-    asked = ("staging", "shop", "https://cluster", release("a").hash, "changes")
-    contents = {content_digest(*asked)}
+def decision(content: str) -> Decision:
+    return Decision(approved=True, name="approver one", comment="", decided_at=NOW, content=content)
+
+
+@pytest.mark.parametrize("required", [False, True])
+def test_i5_an_approval_of_exactly_this_content_is_valid(required: bool) -> None:
+    assert approval_problem("production", required=required, decision=decision("a"), content="a") is None
+
+
+@pytest.mark.parametrize("required", [False, True])
+def test_i5_an_approval_of_other_content_does_not_count_even_where_none_is_required(required: bool) -> None:
+    error = approval_problem("production", required=required, decision=decision("a"), content="b")
+    assert isinstance(error, ContentChanged)
+    assert error.reason == "what would be applied to production is no longer what approver one approved"
+    assert "new approval form" in error.hint
+
+
+def test_i5_a_missing_approval_is_an_error_only_where_one_is_required() -> None:
+    error = approval_problem("production", required=True, decision=None, content="a")
+    assert isinstance(error, ContentChanged)
+    assert error.reason == "production requires an approval, and there is none"
+    assert approval_problem("staging", required=False, decision=None, content="a") is None
+
+
+def test_i5_the_content_changes_with_everything_that_an_approval_covers() -> None:
+    covered = ("staging", "shop", "https://cluster", release("a").hash, "changes")
+    contents = {content_digest(*covered)}
     for position, other in enumerate(["production", "other", "https://other", release("b").hash, "other changes"]):
-        changed = [*asked]
+        changed = [*covered]
         changed[position] = other
         contents.add(content_digest(*changed))
     assert len(contents) == 6
-    assert content_digest(*asked) in contents
+    assert content_digest(*covered) in contents

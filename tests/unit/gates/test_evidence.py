@@ -1,4 +1,4 @@
-"""What counts as proof: reports of real runners and of unfriendly ones, judged."""
+"""What counts as proof: reports of real test runners, and malicious ones."""
 
 from pathlib import Path
 
@@ -22,26 +22,26 @@ E   assert 1 == 2</failure></testcase>
 </testsuite></testsuites>"""
 
 
-def report(folder: Path, text: str | bytes) -> Path:
+def write_report(folder: Path, text: str | bytes) -> Path:
     path = folder / "unit.xml"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     return path
 
 
-def ended(code: int = 0, output: str = "", *, timed_out: bool = False) -> Finished:
+def finished_with(code: int = 0, output: str = "", *, timed_out: bool = False) -> Finished:
     return Finished(code=code, output=output, seconds=3.21, timed_out=timed_out)
 
 
-def case(outcome: Outcome, name: str = "test_a", message: str = "") -> TestCase:
+def make_case(outcome: Outcome, name: str = "test_a", message: str = "") -> TestCase:
     return TestCase(name=name, suite="tests", outcome=outcome, seconds=0.1, message=message)
 
 
-PASSED, FAILED, ERRORED, SKIPPED = (case(outcome) for outcome in Outcome)
+PASSED, FAILED, ERRORED, SKIPPED = (make_case(outcome) for outcome in Outcome)
 
 
 def test_a_report_of_pytest_is_read(tmp_path: Path) -> None:
-    cases = read_junit(report(tmp_path, PYTEST))
-    assert [(c.title, c.outcome.value, c.seconds) for c in cases] == [
+    cases = read_junit(write_report(tmp_path, PYTEST))
+    assert [(case.title, case.outcome.value, case.seconds) for case in cases] == [
         ("tests.test_cart: test_adds", "passed", 0.011),
         ("tests.test_cart: test_sums", "failed", 0.02),
         ("tests.test_cart: test_db", "errored", 0.0),
@@ -54,20 +54,20 @@ def test_a_report_that_begins_with_a_suite_and_nests_them_is_read(tmp_path: Path
     text = (
         '<testsuite name="all"><testsuite name="inner"><testcase name="a"/></testsuite><testcase name="b"/></testsuite>'
     )
-    assert [c.title for c in read_junit(report(tmp_path, text))] == ["inner: a", "all: b"]
+    assert [case.title for case in read_junit(write_report(tmp_path, text))] == ["inner: a", "all: b"]
 
 
 @pytest.mark.parametrize(
     ("time", "seconds"), [("1,234.5", 1234.5), ("x", 0), ("inf", 0), ("nan", 0), ("-1", 0), ("", 0)]
 )
-def test_odd_times_of_a_report_do_no_harm(time: str, seconds: float, tmp_path: Path) -> None:
+def test_an_invalid_time_in_a_report_counts_as_zero(time: str, seconds: float, tmp_path: Path) -> None:
     text = f'<testsuite><testcase name="a" time="{time}"/></testsuite>'
-    assert read_junit(report(tmp_path, text))[0].seconds == seconds
+    assert read_junit(write_report(tmp_path, text))[0].seconds == seconds
 
 
 def test_a_message_is_cut_after_4000_characters(tmp_path: Path) -> None:
     text = f'<testsuite><testcase name="a"><failure>{"x" * 9000}</failure></testcase></testsuite>'
-    assert len(read_junit(report(tmp_path, text))[0].message) == 4000
+    assert len(read_junit(write_report(tmp_path, text))[0].message) == 4000
 
 
 BOMB = '<!DOCTYPE x [<!ENTITY a "{}">{}]>'.format(
@@ -76,7 +76,7 @@ BOMB = '<!DOCTYPE x [<!ENTITY a "{}">{}]>'.format(
 
 
 @pytest.mark.parametrize(
-    ("text", "why"),
+    ("text", "reason"),
     [
         ("", "cannot be read: no element found"),
         ("not xml", "cannot be read: syntax error"),
@@ -92,10 +92,10 @@ BOMB = '<!DOCTYPE x [<!ENTITY a "{}">{}]>'.format(
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else "bytes",
 )
-def test_what_is_no_report_is_an_error_and_not_an_answer(text: str | bytes, why: str, tmp_path: Path) -> None:
+def test_an_unreadable_report_is_an_error_and_not_a_failure(text: str | bytes, reason: str, tmp_path: Path) -> None:
     with pytest.raises(GateErrored) as caught:
-        read_junit(report(tmp_path, text))
-    assert why in caught.value.reason
+        read_junit(write_report(tmp_path, text))
+    assert reason in caught.value.reason
     assert "JUnit" in caught.value.hint
 
 
@@ -104,48 +104,48 @@ def test_a_missing_report_is_an_error(tmp_path: Path) -> None:
         read_junit(tmp_path / "unit.xml")
 
 
-def test_a_report_that_is_no_plain_file_is_not_opened(tmp_path: Path) -> None:
+def test_a_report_that_is_not_a_regular_file_is_not_opened(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    (tmp_path / "link").symlink_to(report(tmp_path, PYTEST))
+    (tmp_path / "link").symlink_to(write_report(tmp_path, PYTEST))
     for name in ("folder", "link"):
-        with pytest.raises(GateErrored, match="is not a plain file"):
+        with pytest.raises(GateErrored, match="is not a regular file"):
             read_junit(tmp_path / name)
 
 
 def test_an_empty_suite_is_a_report_without_cases(tmp_path: Path) -> None:
-    assert read_junit(report(tmp_path, "<testsuites/>")) == ()
+    assert read_junit(write_report(tmp_path, "<testsuites/>")) == ()
 
 
 @pytest.mark.parametrize(
     ("finished", "cases", "unreadable", "outcome", "summary"),
     [
-        (ended(0), [PASSED, PASSED], "", Outcome.PASSED, "2 passed in 3.2 s"),
-        (ended(0), [PASSED, SKIPPED], "", Outcome.PASSED, "1 passed, 1 skipped in 3.2 s"),
-        (ended(1), [PASSED, FAILED], "", Outcome.FAILED, "1 passed, 1 failed in 3.2 s"),
-        (ended(0), [PASSED, FAILED], "", Outcome.FAILED, "1 passed, 1 failed in 3.2 s"),
-        (ended(1), [FAILED, ERRORED], "", Outcome.FAILED, "1 failed, 1 errored in 3.2 s"),
-        (ended(-9), [FAILED], "", Outcome.FAILED, "1 failed in 3.2 s"),
-        (ended(1), [PASSED, ERRORED], "", Outcome.ERRORED, "1 passed, 1 errored in 3.2 s"),
-        (ended(0), [ERRORED], "", Outcome.ERRORED, "1 errored in 3.2 s"),
-        (ended(1), [PASSED], "", Outcome.ERRORED, "1 passed, yet exit code 1 in 3.2 s"),
-        (ended(0), [], "", Outcome.ERRORED, "no tests ran in 3.2 s"),
-        (ended(5), [], "", Outcome.ERRORED, "no tests ran in 3.2 s"),
-        (ended(0), [SKIPPED, SKIPPED], "", Outcome.ERRORED, "no tests ran (2 skipped) in 3.2 s"),
-        (ended(0), [], "no report unit.xml", Outcome.ERRORED, "no report unit.xml, exit code 0, in 3.2 s"),
-        (ended(2), [], "no report unit.xml", Outcome.ERRORED, "no report unit.xml, exit code 2, in 3.2 s"),
-        (ended(-15, timed_out=True), [], "no report", Outcome.ERRORED, "no answer in 3.2 s"),
-        (ended(-15, timed_out=True), None, "", Outcome.ERRORED, "no answer in 3.2 s"),
-        (ended(0, timed_out=True), [PASSED], "", Outcome.ERRORED, "no answer in 3.2 s"),
-        (ended(-9), None, "", Outcome.ERRORED, "killed (exit code -9) in 3.2 s"),
-        (ended(137), None, "", Outcome.ERRORED, "killed (exit code 137) in 3.2 s"),
-        (ended(0), None, "", Outcome.PASSED, "passed in 3.2 s"),
-        (ended(1, "boom"), None, "", Outcome.FAILED, "exit code 1 in 3.2 s"),
-        (ended(-11), None, "", Outcome.FAILED, "exit code -11 in 3.2 s"),
-        (ended(5, "=== no tests ran in 0.01s ==="), None, "", Outcome.ERRORED, "no tests ran in 3.2 s"),
-        (ended(5, "boom"), None, "", Outcome.FAILED, "exit code 5 in 3.2 s"),
+        (finished_with(0), [PASSED, PASSED], "", Outcome.PASSED, "2 passed in 3.2 s"),
+        (finished_with(0), [PASSED, SKIPPED], "", Outcome.PASSED, "1 passed, 1 skipped in 3.2 s"),
+        (finished_with(1), [PASSED, FAILED], "", Outcome.FAILED, "1 passed, 1 failed in 3.2 s"),
+        (finished_with(0), [PASSED, FAILED], "", Outcome.FAILED, "1 passed, 1 failed in 3.2 s"),
+        (finished_with(1), [FAILED, ERRORED], "", Outcome.FAILED, "1 failed, 1 errored in 3.2 s"),
+        (finished_with(-9), [FAILED], "", Outcome.FAILED, "1 failed in 3.2 s"),
+        (finished_with(1), [PASSED, ERRORED], "", Outcome.ERRORED, "1 passed, 1 errored in 3.2 s"),
+        (finished_with(0), [ERRORED], "", Outcome.ERRORED, "1 errored in 3.2 s"),
+        (finished_with(1), [PASSED], "", Outcome.ERRORED, "1 passed, but exit code 1 in 3.2 s"),
+        (finished_with(0), [], "", Outcome.ERRORED, "no tests ran in 3.2 s"),
+        (finished_with(5), [], "", Outcome.ERRORED, "no tests ran in 3.2 s"),
+        (finished_with(0), [SKIPPED, SKIPPED], "", Outcome.ERRORED, "no tests ran (2 skipped) in 3.2 s"),
+        (finished_with(0), [], "no report unit.xml", Outcome.ERRORED, "no report unit.xml, exit code 0, in 3.2 s"),
+        (finished_with(2), [], "no report unit.xml", Outcome.ERRORED, "no report unit.xml, exit code 2, in 3.2 s"),
+        (finished_with(-15, timed_out=True), [], "no report", Outcome.ERRORED, "not finished in 3.2 s"),
+        (finished_with(-15, timed_out=True), None, "", Outcome.ERRORED, "not finished in 3.2 s"),
+        (finished_with(0, timed_out=True), [PASSED], "", Outcome.ERRORED, "not finished in 3.2 s"),
+        (finished_with(-9), None, "", Outcome.ERRORED, "killed (exit code -9) in 3.2 s"),
+        (finished_with(137), None, "", Outcome.ERRORED, "killed (exit code 137) in 3.2 s"),
+        (finished_with(0), None, "", Outcome.PASSED, "passed in 3.2 s"),
+        (finished_with(1, "boom"), None, "", Outcome.FAILED, "exit code 1 in 3.2 s"),
+        (finished_with(-11), None, "", Outcome.FAILED, "exit code -11 in 3.2 s"),
+        (finished_with(5, "=== no tests ran in 0.01s ==="), None, "", Outcome.ERRORED, "no tests ran in 3.2 s"),
+        (finished_with(5, "boom"), None, "", Outcome.FAILED, "exit code 5 in 3.2 s"),
     ],
 )
-def test_a_run_is_judged(
+def test_a_run_is_evaluated(
     finished: Finished, cases: list[TestCase] | None, unreadable: str, outcome: Outcome, summary: str
 ) -> None:
     evidence = evaluate("unit", finished, cases, unreadable=unreadable)
@@ -154,14 +154,14 @@ def test_a_run_is_judged(
     assert evidence.output == finished.output
 
 
-def test_proof_lets_a_release_pass() -> None:
-    require_passed(evaluate("unit", ended(0), [PASSED]))
+def test_a_passed_gate_raises_nothing() -> None:
+    require_passed(evaluate("unit", finished_with(0), [PASSED]))
 
 
-def test_a_failed_gate_names_its_failing_tests_and_their_texts() -> None:
-    cases = [PASSED, case(Outcome.FAILED, "test_sum", "assert 1 == 2")]
+def test_a_failed_gate_names_its_failing_tests_and_their_messages() -> None:
+    cases = [PASSED, make_case(Outcome.FAILED, "test_sum", "assert 1 == 2")]
     with pytest.raises(GateFailed) as caught:
-        require_passed(evaluate("unit", ended(1), cases))
+        require_passed(evaluate("unit", finished_with(1), cases))
     assert str(caught.value) == (
         "[gate-failed] unit failed: 1 passed, 1 failed in 3.2 s\n\ntests: test_sum failed\nassert 1 == 2\n\n"
         "hint: correct what the failing tests show, and push"
@@ -169,37 +169,37 @@ def test_a_failed_gate_names_its_failing_tests_and_their_texts() -> None:
 
 
 def test_many_failing_tests_are_named_and_the_first_are_quoted() -> None:
-    cases = [case(Outcome.FAILED, f"test_{n}", f"text {n}") for n in range(7)]
+    cases = [make_case(Outcome.FAILED, f"test_{n}", f"text {n}") for n in range(7)]
     with pytest.raises(GateFailed) as caught:
-        require_passed(evaluate("unit", ended(1), cases))
+        require_passed(evaluate("unit", finished_with(1), cases))
     assert "text 4" in caught.value.detail
     assert caught.value.detail.endswith("and 2 more: tests: test_5, tests: test_6")
 
 
 def test_an_errored_gate_is_not_a_failed_one_and_shows_the_last_lines() -> None:
     with pytest.raises(GateErrored) as caught:
-        require_passed(evaluate("unit", ended(2, "a\nImportError: x"), (), unreadable="no report unit.xml"))
-    assert caught.value.reason == "unit did not answer: no report unit.xml, exit code 2, in 3.2 s"
+        require_passed(evaluate("unit", finished_with(2, "a\nImportError: x"), (), unreadable="no report unit.xml"))
+    assert caught.value.reason == "unit errored: no report unit.xml, exit code 2, in 3.2 s"
     assert caught.value.detail.endswith("ImportError: x")
 
 
-def test_the_console_and_the_trace_of_a_browser_are_part_of_the_story() -> None:
-    evidence = evaluate("e2e", ended(1), [FAILED]).model_copy(
+def test_an_error_contains_the_browser_console_and_the_trace_command() -> None:
+    evidence = evaluate("e2e", finished_with(1), [FAILED]).model_copy(
         update={"console": ("test_a: page error: x is not defined",), "trace": "/keep/trace.zip"}
     )
     with pytest.raises(GateFailed) as caught:
         require_passed(evidence)
-    assert caught.value.detail.endswith("the browser's console:\ntest_a: page error: x is not defined")
+    assert caught.value.detail.endswith("browser console:\ntest_a: page error: x is not defined")
     assert caught.value.hint.endswith("playwright show-trace /keep/trace.zip")
 
 
-def test_skipped_is_no_proof() -> None:
+def test_a_skipped_gate_has_not_passed() -> None:
     with pytest.raises(GateErrored):
         require_passed(Evidence(gate="g", outcome=Outcome.SKIPPED, summary="not run", seconds=0))
 
 
 def test_evidence_survives_json() -> None:
-    evidence = evaluate("unit", ended(1, "out"), [FAILED]).model_copy(
+    evidence = evaluate("unit", finished_with(1, "out"), [FAILED]).model_copy(
         update={"pictures": (Picture(title="t", jpeg="/9j/"),), "trace": "t.zip"}
     )
     assert Evidence.model_validate_json(evidence.model_dump_json()) == evidence

@@ -26,31 +26,31 @@ def writes(text: str, path: str = "unit.xml") -> str:
     return f"open({path!r}, 'w').write({text!r})"
 
 
-def test_a_check_without_a_report_is_judged_by_its_exit_code(tmp_path: Path) -> None:
+def test_a_check_without_a_report_is_evaluated_by_its_exit_code(tmp_path: Path) -> None:
     assert run_check(python("pass"), tmp_path).outcome is Outcome.PASSED
     failed = run_check(python("print('boom'); raise SystemExit(3)"), tmp_path)
     assert (failed.outcome, failed.output) == (Outcome.FAILED, "boom")
     assert failed.summary.startswith("exit code 3 in ")
 
 
-def test_a_check_hands_over_its_lines_as_they_come(tmp_path: Path) -> None:
+def test_a_check_passes_its_output_on_line_by_line(tmp_path: Path) -> None:
     lines: list[str] = []
     run_check(python("print('a'); print('b')"), tmp_path, on_line=lines.append)
     assert lines == ["a", "b"]
 
 
-def test_a_check_with_a_report_is_judged_by_it(tmp_path: Path) -> None:
+def test_a_check_with_a_report_is_evaluated_by_the_report(tmp_path: Path) -> None:
     evidence = run_check(python(writes(REPORT), report="unit.xml"), tmp_path)
     assert (evidence.outcome, [case.name for case in evidence.cases]) == (Outcome.PASSED, ["a"])
 
 
-def test_a_check_that_writes_no_report_has_proved_nothing(tmp_path: Path) -> None:
+def test_a_check_that_writes_no_report_is_errored(tmp_path: Path) -> None:
     evidence = run_check(python("pass", report="unit.xml"), tmp_path)
     assert (evidence.outcome, evidence.cases) == (Outcome.ERRORED, ())
     assert "no report unit.xml" in evidence.summary
 
 
-def test_a_report_that_the_commit_contains_proves_nothing(tmp_path: Path) -> None:
+def test_a_report_that_the_commit_contains_does_not_count(tmp_path: Path) -> None:
     (tmp_path / "unit.xml").write_text(REPORT)
     assert run_check(python("pass", report="unit.xml"), tmp_path).outcome is Outcome.ERRORED
 
@@ -75,46 +75,46 @@ def test_a_stale_report_that_is_a_link_is_removed_and_not_followed(tmp_path: Pat
     assert outside.read_text() == REPORT
 
 
-def test_a_check_starts_in_its_directory_and_its_report_is_seen_from_there(tmp_path: Path) -> None:
+def test_a_check_starts_in_its_directory_and_its_report_is_relative_to_it(tmp_path: Path) -> None:
     (tmp_path / "app").mkdir()
     assert run_check(python(writes(REPORT), report="unit.xml", directory="app"), tmp_path).outcome is Outcome.PASSED
     assert (tmp_path / "app" / "unit.xml").exists()
 
 
-def test_a_directory_that_the_commit_lacks_is_named(tmp_path: Path) -> None:
+def test_a_missing_directory_is_named(tmp_path: Path) -> None:
     (tmp_path / "out").symlink_to("/usr")
     for directory in ("app", "out"):
         with pytest.raises(MissingSuite, match=f"unit: the commit has no {directory}"):
             run_check(python("pass", directory=directory), tmp_path)
 
 
-def test_a_program_that_is_not_installed_is_missing(tmp_path: Path) -> None:
+def test_a_program_that_is_not_installed_is_a_missing_tool(tmp_path: Path) -> None:
     with pytest.raises(MissingTool):
         run_check(Check(name="unit", run=("no-such-program-anywhere",)), tmp_path)
 
 
-def test_a_check_sees_its_own_variables_and_none_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_gets_its_own_variables_and_none_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_KEY", "secret")
     program = "import os; print(os.environ.get('PREFECT_API_KEY'), os.environ['COLOUR'])"
     assert run_check(python(program, environment={"COLOUR": "blue"}), tmp_path).output == "None blue"
 
 
-def test_a_check_that_does_not_end_has_not_answered(tmp_path: Path) -> None:
+def test_a_check_that_exceeds_its_timeout_is_errored(tmp_path: Path) -> None:
     evidence = run_check(python("import time; time.sleep(60)", timeout="200ms"), tmp_path)
-    assert (evidence.outcome, evidence.summary[:13]) == (Outcome.ERRORED, "no answer in ")
+    assert (evidence.outcome, evidence.summary[:16]) == (Outcome.ERRORED, "not finished in ")
 
 
-def test_a_gate_with_a_command_knows_where_the_environment_is(tmp_path: Path) -> None:
+def test_a_gate_with_a_command_gets_the_url_of_the_environment(tmp_path: Path) -> None:
     program = "import os; print(os.environ['BASE_URL'], os.environ['A'], os.environ['B'])"
     gate = Gate(name="load", run=(sys.executable, "-c", program), environment={"B": "gate", "BASE_URL": "no"})
-    evidence = run_gate(gate, tmp_path, "http://x", tmp_path / "keep", variables={"A": "given", "B": "given"})
-    assert (evidence.outcome, evidence.output) == (Outcome.PASSED, "http://x given gate")
+    evidence = run_gate(gate, tmp_path, "http://x", tmp_path / "evidence", variables={"A": "stage", "B": "stage"})
+    assert (evidence.outcome, evidence.output) == (Outcome.PASSED, "http://x stage gate")
 
 
 class Pages(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        self.server.asked.append(self.path)  # type: ignore[attr-defined]
-        if self.path == "/dropped" and len(self.server.asked) < 3:  # type: ignore[attr-defined]
+        self.server.paths.append(self.path)  # type: ignore[attr-defined]
+        if self.path == "/dropped" and len(self.server.paths) < 3:  # type: ignore[attr-defined]
             self.close_connection = True
             return
         status = {"/moved": 302, "/broken": 503, "/base/health": 204}.get(self.path, 200)
@@ -127,13 +127,13 @@ class Pages(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def server() -> Iterator[ThreadingHTTPServer]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Pages) as server:
-        server.asked = []  # type: ignore[attr-defined]
+        server.paths = []  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         yield server
@@ -154,42 +154,42 @@ def address(server: ThreadingHTTPServer) -> str:
     [
         (HttpCheck(), Outcome.PASSED, "GET /: 200"),
         (HttpCheck(path="/a?b=c", contains="page /a?b=c"), Outcome.PASSED, "GET /a?b=c: 200"),
-        (HttpCheck(contains="salad"), Outcome.FAILED, "GET /: 200, but the body lacks 'salad'"),
+        (HttpCheck(contains="salad"), Outcome.FAILED, "GET /: 200, but the body does not contain 'salad'"),
         (HttpCheck(path="/broken"), Outcome.FAILED, "GET /broken: 503 instead of 200"),
         (HttpCheck(path="/broken", status=503), Outcome.PASSED, "GET /broken: 503"),
         (HttpCheck(path="/moved"), Outcome.FAILED, "GET /moved: 302 (to /login) instead of 200"),
         (HttpCheck(path="/moved", status=302), Outcome.PASSED, "GET /moved: 302"),
     ],
 )
-def test_an_http_gate_asks_once_and_judges_the_answer(
+def test_an_http_gate_sends_one_request_and_evaluates_the_response(
     check: HttpCheck, outcome: Outcome, summary: str, server: ThreadingHTTPServer, tmp_path: Path
 ) -> None:
     evidence = http(check, address(server), tmp_path)
     assert (evidence.outcome, evidence.summary.rpartition(" in ")[0]) == (outcome, summary)
-    assert server.asked == [check.path]  # type: ignore[attr-defined]
+    assert server.paths == [check.path]  # type: ignore[attr-defined]
     assert len(evidence.output) == 500
     assert bool(evidence.hint) == (outcome is not Outcome.PASSED)
 
 
-def test_an_http_gate_keeps_the_path_of_the_url(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_an_http_gate_appends_its_path_to_the_path_of_the_url(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     assert http(HttpCheck(path="/health", status=204), f"{address(server)}/base/", tmp_path).outcome is Outcome.PASSED
 
 
 def test_a_dropped_connection_is_tried_again(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     assert http(HttpCheck(path="/dropped"), address(server), tmp_path).outcome is Outcome.PASSED
-    assert len(server.asked) == 3  # type: ignore[attr-defined]
+    assert len(server.paths) == 3  # type: ignore[attr-defined]
 
 
-def test_a_refused_connection_is_no_answer(tmp_path: Path) -> None:
+def test_a_refused_connection_is_errored(tmp_path: Path) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
         evidence = http(HttpCheck(), url, tmp_path, timedelta(milliseconds=300))
     assert evidence.outcome is Outcome.ERRORED
-    assert "no answer: " in evidence.summary
+    assert "no response: " in evidence.summary
 
 
-def test_a_server_that_is_silent_is_no_answer(tmp_path: Path) -> None:
+def test_a_server_that_does_not_respond_is_errored(tmp_path: Path) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -199,13 +199,13 @@ def test_a_server_that_is_silent_is_no_answer(tmp_path: Path) -> None:
     assert evidence.seconds < 30
 
 
-def test_a_proxy_is_not_asked_about_the_loopback(
+def test_no_proxy_is_used_for_the_loopback(
     server: ThreadingHTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     assert http(HttpCheck(), address(server), tmp_path).outcome is Outcome.PASSED
 
 
-def test_an_address_that_is_none_is_no_answer(tmp_path: Path) -> None:
+def test_an_invalid_address_is_errored(tmp_path: Path) -> None:
     for url in ("http://[", "ftp://x", "nonsense", "http://x:99999"):
         assert http(HttpCheck(), url, tmp_path).outcome is Outcome.ERRORED

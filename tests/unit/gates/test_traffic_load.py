@@ -1,4 +1,4 @@
-"""Requests by the clock: in virtual time, and against real servers on the loopback."""
+"""Requests on a schedule: in virtual time, and against real servers on the loopback."""
 
 import asyncio
 import errno
@@ -23,7 +23,7 @@ from prefect_cd.gates.traffic.load import (
     Answer,
     LoadGenerator,
     Sender,
-    failure_of,
+    failure_kind,
     http_sender,
     proxy_for,
     send_on_schedule,
@@ -34,7 +34,7 @@ from prefect_cd.pipeline.models import Probe, ProbeLimits
 
 
 class VirtualTime(asyncio.SelectorEventLoop):
-    """An event loop whose clock jumps to the next thing that is due: an hour takes a second."""
+    """An event loop whose clock jumps to the next scheduled callback: an hour takes a second."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,11 +51,11 @@ class VirtualTime(asyncio.SelectorEventLoop):
         return self.now
 
     def stand_still(self, seconds: float) -> None:
-        """Time passes, and nothing is run: what a busy machine looks like from inside."""
+        """Let time pass without running anything, as on a machine that is too busy."""
         self.now += seconds
 
 
-def virtually(work: Coroutine[Any, Any, None]) -> None:
+def run_in_virtual_time(work: Coroutine[Any, Any, None]) -> None:
     loop = VirtualTime()
     try:
         loop.run_until_complete(work)
@@ -67,113 +67,113 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def after(seconds: float, answer: Callable[[float], str] = lambda _: "") -> Sender:
-    """A server that answers after `seconds`; `answer` says how it fails at a time."""
+def responds_after(seconds: float, failure_at: Callable[[float], str] = lambda _: "") -> Sender:
+    """A server that responds after `seconds`; `failure_at` is the kind of failure at a time."""
 
-    async def ask() -> Answer:
-        failure = answer(now())
+    async def send() -> Answer:
+        failure = failure_at(now())
         await asyncio.sleep(seconds)
         return Answer(failure, "v1")
 
-    return ask
+    return send
 
 
-def sent_for(seconds: float, ask: Sender, settings: Probe, since: float = 1) -> tuple[list[Sample], Traffic]:
+def sent_for(seconds: float, send: Sender, settings: Probe, rollout_start: float = 1) -> tuple[list[Sample], Traffic]:
     """What requests of so many seconds saw, the first second of them before the rollout."""
-    shots: list[Sample] = []
-    virtually(send_on_schedule(ask, settings.rate, hit=shots.append, going=lambda: now() < seconds))
-    return shots, measure(shots, since=since, settings=settings, way=Route.URL)
+    samples: list[Sample] = []
+    run_in_virtual_time(send_on_schedule(send, settings.rate, record=samples.append, running=lambda: now() < seconds))
+    return samples, measure(samples, rollout_start=rollout_start, settings=settings, route=Route.URL)
 
 
-# --- by the clock ----------------------------------------------------------------------------------------------------
+# --- on a schedule ---------------------------------------------------------------------------------------------------
 
 
-def test_requests_are_sent_when_they_are_due_however_late_answers_are() -> None:
-    shots, _ = sent_for(10, after(3.7), Probe(rate=10))
-    assert len(shots) == 100
-    assert [shot.sent for shot in shots] == pytest.approx([n / 10 for n in range(100)])
+def test_requests_are_sent_when_they_are_due_however_late_responses_are() -> None:
+    samples, _ = sent_for(10, responds_after(3.7), Probe(rate=10))
+    assert len(samples) == 100
+    assert [sample.sent for sample in samples] == pytest.approx([n / 10 for n in range(100)])
 
 
 def test_no_more_than_rate_times_timeout_are_in_flight() -> None:
-    flying = most = 0
+    in_flight = most = 0
 
-    async def ask() -> Answer:
-        nonlocal flying, most
-        flying += 1
-        most = max(most, flying)
+    async def send() -> Answer:
+        nonlocal in_flight, most
+        in_flight += 1
+        most = max(most, in_flight)
         await asyncio.sleep(5)  # the time limit of each request
-        flying -= 1
+        in_flight -= 1
         return Answer("timed out")
 
-    sent_for(30, ask, Probe(rate=20))
+    sent_for(30, send, Probe(rate=20))
     assert most == 100
 
 
-def test_the_time_of_an_answer_counts_from_when_its_request_was_due() -> None:
-    async def ask() -> Answer:
+def test_the_latency_of_a_response_counts_from_when_its_request_was_due() -> None:
+    async def send() -> Answer:
         if now() == 2:
             asyncio.get_running_loop().stand_still(0.5)  # type: ignore[attr-defined]
         return Answer()
 
-    _, seen = sent_for(4, ask, Probe(rate=10))
-    assert seen.latency.worst == pytest.approx(0.5)
-    assert seen.late == pytest.approx(0.4)  # the request after the one that stood still
-    assert seen.failed == 0
-    assert seen.gap == pytest.approx(0.1)  # one answer is missing in between: the others only left late
+    _, traffic = sent_for(4, send, Probe(rate=10))
+    assert traffic.latency.worst == pytest.approx(0.5)
+    assert traffic.late == pytest.approx(0.4)  # the request after the one during which the machine stood still
+    assert traffic.failed == 0
+    assert traffic.gap == pytest.approx(0.1)  # one response is missing; the later ones were only sent late
 
 
 @pytest.mark.timeout(180)
 def test_an_hour_of_good_traffic_gives_no_false_alarm() -> None:
     jitter = iter(range(10**9))
 
-    async def ask() -> Answer:
+    async def send() -> Answer:
         await asyncio.sleep(0.005 + 0.09 * (next(jitter) * 7919 % 100) / 100)  # 5 to 95 ms, in no order
         return Answer(version="v1")
 
     settings = Probe.model_validate({"rate": 10, "limits": {"failed": 0, "slow": 0, "gap": "300ms"}})
-    shots, seen = sent_for(3600, ask, settings)
-    proved = limits.evaluate("probe", seen, settings)
-    assert (len(shots), proved.outcome) == (36_000, Outcome.PASSED), proved.summary
-    assert seen.gap < 0.1
+    samples, traffic = sent_for(3600, send, settings)
+    evidence = limits.evaluate("probe", traffic, settings)
+    assert (len(samples), evidence.outcome) == (36_000, Outcome.PASSED), evidence.summary
+    assert traffic.gap < 0.1
 
 
 @pytest.mark.parametrize("start", [1.5, 1.503, 1.5099])
 @pytest.mark.parametrize("kind", ["refused", "503"])
 def test_a_gap_of_200_ms_at_100_requests_a_second_is_reported_within_20_percent(start: float, kind: str) -> None:
     settings = Probe(rate=100)
-    down = after(0.004, lambda at: kind if start <= at < start + 0.2 else "")
-    _, seen = sent_for(4, down, settings)
-    assert seen.gap == pytest.approx(0.2, rel=0.2)
-    assert seen.gap_at == pytest.approx(start - 1, abs=0.02)
-    assert seen.failures == {kind: 20}
-    assert limits.evaluate("probe", seen, settings).outcome is Outcome.FAILED
+    down = responds_after(0.004, lambda at: kind if start <= at < start + 0.2 else "")
+    _, traffic = sent_for(4, down, settings)
+    assert traffic.gap == pytest.approx(0.2, rel=0.2)
+    assert traffic.gap_at == pytest.approx(start - 1, abs=0.02)
+    assert traffic.failures == {kind: 20}
+    assert limits.evaluate("probe", traffic, settings).outcome is Outcome.FAILED
 
 
-def test_a_server_that_only_holds_its_answers_back_has_a_gap_too_though_nothing_failed() -> None:
-    async def ask() -> Answer:
+def test_a_server_that_delays_its_responses_has_a_gap_even_if_nothing_failed() -> None:
+    async def send() -> Answer:
         await asyncio.sleep(max(0.004, 2.2 - now()) if now() >= 2 else 0.004)
         return Answer()
 
-    _, seen = sent_for(4, ask, Probe(rate=100))
-    assert seen.failed == 0
-    assert seen.gap == pytest.approx(0.2, rel=0.2)
-    assert seen.latency.worst == pytest.approx(0.2, rel=0.05)
+    _, traffic = sent_for(4, send, Probe(rate=100))
+    assert traffic.failed == 0
+    assert traffic.gap == pytest.approx(0.2, rel=0.2)
+    assert traffic.latency.worst == pytest.approx(0.2, rel=0.05)
 
 
-def test_a_standstill_of_this_machine_is_nobodys_gap_and_ends_without_a_burst() -> None:
-    async def ask() -> Answer:
+def test_a_standstill_of_this_machine_is_no_gap_and_ends_without_a_burst() -> None:
+    async def send() -> Answer:
         if now() == 2:
             asyncio.get_running_loop().stand_still(30)  # type: ignore[attr-defined]
         await asyncio.sleep(0.01)
         return Answer()
 
-    shots, seen = sent_for(60, ask, Probe(rate=10))
-    assert sum(shot.failure == UNSENT for shot in shots) == pytest.approx(290, abs=2)
-    assert seen.failed == 0
-    assert max(shot.sent - shot.due for shot in shots) <= 1
-    proved = limits.evaluate("probe", seen, Probe())
-    assert proved.outcome is Outcome.ERRORED
-    assert "too busy" in proved.summary
+    samples, traffic = sent_for(60, send, Probe(rate=10))
+    assert sum(sample.failure == UNSENT for sample in samples) == pytest.approx(290, abs=2)
+    assert traffic.failed == 0
+    assert max(sample.sent - sample.due for sample in samples) <= 1
+    evidence = limits.evaluate("probe", traffic, Probe())
+    assert evidence.outcome is Outcome.ERRORED
+    assert "too busy" in evidence.summary
 
 
 # --- real connections ------------------------------------------------------------------------------------------------
@@ -194,35 +194,35 @@ OK = b"HTTP/1.1 200 OK\r\nX-Version: v7\r\nContent-Length: 4\r\n\r\ngood"
 
 
 @asynccontextmanager
-async def by_url(reached: AbstractAsyncContextManager[str]) -> AsyncIterator[tuple[Route, str]]:
-    async with reached as url:
+async def by_url(server: AbstractAsyncContextManager[str]) -> AsyncIterator[tuple[Route, str]]:
+    async with server as url:
         yield Route.URL, url
 
 
 @asynccontextmanager
 async def server(serve: Serve) -> AsyncIterator[str]:
-    open_ones = 0
+    open_connections = 0
 
-    async def counted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal open_ones
-        open_ones += 1
+    async def serve_and_count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal open_connections
+        open_connections += 1
         await serve(reader, writer)
-        open_ones -= 1
+        open_connections -= 1
 
-    listening = await asyncio.start_server(counted, "127.0.0.1", 0)
+    listening = await asyncio.start_server(serve_and_count, "127.0.0.1", 0)
     async with listening:
         yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/"
-        while open_ones:
+        while open_connections:
             await asyncio.sleep(0.01)
 
 
-def asked(serve: Serve, **settings: object) -> Answer:
-    async def once() -> Answer:
-        given = Probe.model_validate({"timeout": "30s", **settings})
-        async with server(serve) as url, http_sender(url, given) as ask:
-            return await ask()
+def answer_of(serve: Serve, **settings: object) -> Answer:
+    async def send_once() -> Answer:
+        probe = Probe.model_validate({"timeout": "30s", **settings})
+        async with server(serve) as url, http_sender(url, probe) as send:
+            return await send()
 
-    return asyncio.run(once())
+    return asyncio.run(send_once())
 
 
 async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -243,36 +243,36 @@ async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         (hang, "timed out"),
     ],
 )
-def test_each_kind_of_failure_has_its_word(serve: Serve, failure: str) -> None:
-    assert asked(serve, timeout="300ms" if serve is hang else "30s").failure == failure
+def test_each_failure_has_its_kind(serve: Serve, failure: str) -> None:
+    assert answer_of(serve, timeout="300ms" if serve is hang else "30s").failure == failure
 
 
-def test_a_certain_status_can_be_the_good_one() -> None:
-    assert asked(answers(OK), status=200).failure == ""
-    assert asked(answers(OK), status=401).failure == "200"
+def test_the_settings_can_name_the_good_status() -> None:
+    assert answer_of(answers(OK), status=200).failure == ""
+    assert answer_of(answers(OK), status=401).failure == "200"
 
 
 def test_the_version_is_read_from_a_header_or_from_the_body() -> None:
-    assert asked(answers(OK)).version == "v7"
-    assert asked(answers(OK), version_header="X-Shop-Version").version == ""
-    assert asked(answers(OK), version_pattern="go.d").version == "good"
-    assert asked(answers(OK), version_pattern="g(oo)d").version == "oo"
-    assert asked(answers(OK), version_pattern="g(x)?ood").version == ""
-    assert asked(answers(OK), version_pattern="bad").version == ""
+    assert answer_of(answers(OK)).version == "v7"
+    assert answer_of(answers(OK), version_header="X-Shop-Version").version == ""
+    assert answer_of(answers(OK), version_pattern="go.d").version == "good"
+    assert answer_of(answers(OK), version_pattern="g(oo)d").version == "oo"
+    assert answer_of(answers(OK), version_pattern="g(x)?ood").version == ""
+    assert answer_of(answers(OK), version_pattern="bad").version == ""
 
 
-def test_nobody_listens_is_refused() -> None:
-    async def once() -> Answer:
+def test_a_closed_port_is_refused() -> None:
+    async def send_once() -> Answer:
         async with server(hang) as url:
             pass
-        async with http_sender(url, Probe()) as ask:
-            return await ask()
+        async with http_sender(url, Probe()) as send:
+            return await send()
 
-    assert asyncio.run(once()).failure == "refused"
+    assert asyncio.run(send_once()).failure == "refused"
 
 
 @pytest.mark.parametrize(("keep_alive", "connections"), [(False, 3), (True, 1)])
-def test_each_request_has_a_connection_of_its_own_unless_they_are_kept(keep_alive: bool, connections: int) -> None:  # noqa: FBT001
+def test_each_request_has_its_own_connection_unless_they_are_kept_alive(keep_alive: bool, connections: int) -> None:  # noqa: FBT001
     opened = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -284,15 +284,15 @@ def test_each_request_has_a_connection_of_its_own_unless_they_are_kept(keep_aliv
         writer.close()
 
     async def thrice() -> None:
-        async with server(serve) as url, http_sender(url, Probe(keep_alive=keep_alive)) as ask:
-            assert [(await ask()).failure for _ in range(3)] == ["", "", ""]
+        async with server(serve) as url, http_sender(url, Probe(keep_alive=keep_alive)) as send:
+            assert [(await send()).failure for _ in range(3)] == ["", "", ""]
 
     asyncio.run(thrice())
     assert opened == connections
 
 
 @pytest.mark.parametrize(
-    ("error", "word"),
+    ("error", "kind"),
     [
         (OSError(errno.EMFILE, "too many open files"), UNSENT),
         (OSError(errno.EHOSTUNREACH, "no route"), "unreachable"),
@@ -302,28 +302,28 @@ def test_each_request_has_a_connection_of_its_own_unless_they_are_kept(keep_aliv
         (ValueError("what?"), "not HTTP"),
     ],
 )
-def test_errors_of_the_network_have_words_and_ours_are_told_apart(error: Exception, word: str) -> None:
-    assert failure_of(error) == word
+def test_network_errors_are_distinguished_from_errors_of_this_machine(error: Exception, kind: str) -> None:
+    assert failure_kind(error) == kind
 
 
-def test_a_name_that_is_not_found_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_host_name_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: object, **__: object) -> list[object]:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    async def once() -> Answer:
-        async with http_sender("http://shop.invalid/", Probe()) as ask:
+    async def send_once() -> Answer:
+        async with http_sender("http://shop.invalid/", Probe()) as send:
             monkeypatch.setattr(socket, "getaddrinfo", unknown)
-            return await ask()
+            return await send()
 
-    assert asyncio.run(once()).failure == "name not found"
+    assert asyncio.run(send_once()).failure == "name not found"
 
 
-# --- a thread beside a rollout ---------------------------------------------------------------------------------------
+# --- in a thread during a rollout ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def late_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a standstill of this machine everything is sent that was due meanwhile: none is left out."""
+def overdue_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send even overdue requests, so that a busy test machine leaves none out."""
     monkeypatch.setattr(load, "_OVERDUE_SECONDS", 60)
 
 
@@ -333,14 +333,14 @@ def wait_for(condition: Callable[[], bool]) -> None:
         pause.wait(0.01)
 
 
-def inside_of(probing: LoadGenerator) -> list[Sample]:
-    """Requests that were due since the block began, as far as they have ended."""
-    since = probing._since
-    return [shot for shot in probing._shots if since is not None and shot.due >= since]
+def samples_of_block(load_generator: LoadGenerator) -> list[Sample]:
+    """Requests that were due since the block began and have ended."""
+    start = load_generator._rollout_start
+    return [sample for sample in load_generator._samples if start is not None and sample.due >= start]
 
 
-class Noted(threading.Event):
-    """Knows when it was set."""
+class TimedEvent(threading.Event):
+    """Remembers when it was set."""
 
     at = math.inf
 
@@ -349,76 +349,76 @@ class Noted(threading.Event):
         self.at = time.monotonic()
 
 
-@pytest.mark.usefixtures("late_is_sent")
+@pytest.mark.usefixtures("overdue_is_sent")
 def test_requests_go_on_for_exactly_as_long_as_the_block() -> None:
     settings = Probe.model_validate({"rate": 50, "timeout": "10s", "version_header": "x-version"})
-    probing = LoadGenerator(settings, lambda: by_url(server(answers(OK))))
-    over = probing._over = Noted()
-    with probing:
-        wait_for(lambda: len(inside_of(probing)) >= 25)
-    assert not probing._thread.is_alive()
-    seen = probing.seen()
-    dues = sorted(shot.due for shot in probing._shots)
+    load_generator = LoadGenerator(settings, lambda: by_url(server(answers(OK))))
+    stopped = load_generator._stopped = TimedEvent()
+    with load_generator:
+        wait_for(lambda: len(samples_of_block(load_generator)) >= 25)
+    assert not load_generator._thread.is_alive()
+    traffic = load_generator.traffic()
+    dues = sorted(sample.due for sample in load_generator._samples)
     assert [later - earlier for earlier, later in pairwise(dues)] == pytest.approx([1 / 50] * (len(dues) - 1))
-    assert dues[-1] <= over.at
-    assert seen.sent == len(inside_of(probing))
-    assert seen.sent_before >= 50
-    assert (seen.failed, seen.way, [each.version for each in seen.versions]) == (0, Route.URL, ["v7"])
-    assert limits.evaluate("probe", seen, settings).outcome is Outcome.PASSED
+    assert dues[-1] <= stopped.at
+    assert traffic.sent == len(samples_of_block(load_generator))
+    assert traffic.sent_before >= 50
+    assert (traffic.failed, traffic.route, [version.version for version in traffic.versions]) == (0, Route.URL, ["v7"])
+    assert limits.evaluate("probe", traffic, settings).outcome is Outcome.PASSED
 
 
-def test_what_must_not_wait_begins_at_once_and_proves_nothing() -> None:
-    """Nothing can be asked before the block has begun: who waited for an answer to begin would wait for ever."""
-    entered, was_asked = threading.Event(), threading.Event()
+def test_without_a_baseline_the_block_starts_at_once_and_proves_nothing() -> None:
+    """The server starts only inside the block: waiting for a baseline before it would never end."""
+    entered, received = threading.Event(), threading.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if await reader.readline():
-            was_asked.set()
+            received.set()
         await hang(reader, writer)
 
     @asynccontextmanager
-    async def reach() -> AsyncIterator[tuple[Route, str]]:
+    async def open_route() -> AsyncIterator[tuple[Route, str]]:
         await asyncio.to_thread(entered.wait, 50)
-        async with by_url(server(serve)) as reached:
-            yield reached
+        async with by_url(server(serve)) as route_and_url:
+            yield route_and_url
 
     settings = Probe(rate=50, timeout=timedelta(seconds=1))
-    with LoadGenerator(settings, reach, at_once=True) as probing:
-        assert not probing._shots
+    with LoadGenerator(settings, open_route, skip_baseline=True) as load_generator:
+        assert not load_generator._samples
         entered.set()
-        assert was_asked.wait(30)
-    seen = probing.seen()
-    assert (seen.sent_before, seen.sent > 0) == (0, True)
-    assert limits.evaluate("probe", seen, Probe(limits=ProbeLimits(failed=1000))).outcome is Outcome.ERRORED
+        assert received.wait(30)
+    traffic = load_generator.traffic()
+    assert (traffic.sent_before, traffic.sent > 0) == (0, True)
+    assert limits.evaluate("probe", traffic, Probe(limits=ProbeLimits(failed=1000))).outcome is Outcome.ERRORED
 
 
-def test_what_cannot_be_reached_is_errored_with_the_reason() -> None:
+def test_an_unreachable_service_is_errored_with_the_reason() -> None:
     @asynccontextmanager
-    async def nowhere() -> AsyncIterator[tuple[Route, str]]:
+    async def open_missing_route() -> AsyncIterator[tuple[Route, str]]:
         raise Invalid("there is no Service 'shop' in namespace 'n'")
         yield Route.SERVICE, ""
 
-    with LoadGenerator(Probe(), nowhere) as probing:
+    with LoadGenerator(Probe(), open_missing_route) as load_generator:
         pass
-    proved = limits.evaluate("probe", probing.seen(), Probe())
-    assert proved.outcome is Outcome.ERRORED
-    assert "there is no Service 'shop'" in proved.summary
+    evidence = limits.evaluate("probe", load_generator.traffic(), Probe())
+    assert evidence.outcome is Outcome.ERRORED
+    assert "there is no Service 'shop'" in evidence.summary
 
 
-@pytest.mark.usefixtures("late_is_sent")
+@pytest.mark.usefixtures("overdue_is_sent")
 def test_a_real_gap_is_reported_as_long_as_it_was() -> None:
-    """A server that refuses 200 requests, which is two seconds of them; its own clock says for how long it was away."""
+    """The server refuses 200 requests, about two seconds, and measures how long it was down with its own clock."""
     settings = Probe.model_validate({"rate": 100, "timeout": "5s"})
-    inside, back = threading.Event(), threading.Event()
+    block_started, back = threading.Event(), threading.Event()
     edges: list[float] = []
 
     def refused() -> int:
-        return sum(shot.failure == "refused" for shot in inside_of(probing))
+        return sum(sample.failure == "refused" for sample in samples_of_block(load_generator))
 
-    def late_at(moment: float) -> float:
-        """How much later than due this machine was done with what it had to do then: what it cannot know better."""
-        around = (shot for shot in probing._shots if shot.due - 0.03 <= moment <= shot.ended + 0.03)
-        return max(shot.ended - shot.due for shot in around)
+    def delay_at(moment: float) -> float:
+        """How late this machine ended the requests around a moment, which limits the precision of the measurement."""
+        around = (sample for sample in load_generator._samples if sample.due - 0.03 <= moment <= sample.ended + 0.03)
+        return max(sample.ended - sample.due for sample in around)
 
     @asynccontextmanager
     async def interrupted() -> AsyncIterator[str]:
@@ -426,12 +426,12 @@ def test_a_real_gap_is_reported_as_long_as_it_was() -> None:
         port = first.sockets[0].getsockname()[1]
 
         async def interrupt() -> asyncio.Server:
-            await asyncio.to_thread(inside.wait, 50)
+            await asyncio.to_thread(block_started.wait, 50)
             asyncio.get_running_loop().remove_reader(first.sockets[0].fileno())
-            await asyncio.sleep(0)  # a connection that it has just accepted it could not serve once it is closed
+            await asyncio.sleep(0)  # serves the connection just accepted, which close() would drop
             first.close()
             edges.append(time.monotonic())
-            with socket.socket() as held:  # bound, but deaf: meanwhile the port becomes nobody else's
+            with socket.socket() as held:  # bound but not listening, so that no other process takes the port
                 held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 held.bind(("127.0.0.1", port))
                 while refused() < 200:
@@ -445,20 +445,21 @@ def test_a_real_gap_is_reported_as_long_as_it_was() -> None:
         yield f"http://127.0.0.1:{port}/"
         (await task).close()
 
-    with LoadGenerator(settings, lambda: by_url(interrupted())) as probing:
-        inside.set()
+    with LoadGenerator(settings, lambda: by_url(interrupted())) as load_generator:
+        block_started.set()
         assert back.wait(50)
-        enough = len(probing._shots) + 50
-        wait_for(lambda: len(probing._shots) >= enough)
-    seen = probing.seen()
-    assert set(seen.failures) <= {"refused", "closed"}  # closed: connected, and not yet accepted when it went away
-    assert seen.failures["refused"] >= 200
+        enough = len(load_generator._samples) + 50
+        wait_for(lambda: len(load_generator._samples) >= enough)
+    traffic = load_generator.traffic()
+    # closed: connected, but not yet accepted when the server stopped
+    assert set(traffic.failures) <= {"refused", "closed"}
+    assert traffic.failures["refused"] >= 200
     closed, opened = edges
-    assert seen.gap == pytest.approx(opened - closed, abs=0.04 + late_at(closed) + late_at(opened))
-    assert seen.gap > 2 - 0.04 - late_at(closed)
+    assert traffic.gap == pytest.approx(opened - closed, abs=0.04 + delay_at(closed) + delay_at(opened))
+    assert traffic.gap > 2 - 0.04 - delay_at(closed)
 
 
-def test_a_proxy_is_never_asked_about_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_proxy_is_used_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://proxy:3128")
     monkeypatch.setenv("http_proxy", "http://proxy:3128")
     monkeypatch.setenv("no_proxy", "inside.example.com")

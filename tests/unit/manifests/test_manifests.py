@@ -1,8 +1,7 @@
-"""From files of a commit to objects: what is loaded, what is refused and where, and what a diff never shows."""
+"""From files of a commit to objects: what is loaded, what is refused with which line, and what a diff hides."""
 
 import copy
 import shutil
-import subprocess
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from prefect_cd.errors import Errored, InvalidManifest, MissingTool
 from prefect_cd.kube.objects import Object
 from prefect_cd.manifests import labels, prepare
 from prefect_cd.manifests import load as load_module
-from prefect_cd.manifests.diff import HIDDEN, HIDDEN_CHANGED, diff, strip
+from prefect_cd.manifests.diff import HIDDEN, HIDDEN_CHANGED, changed_lines, diff, strip
 from prefect_cd.manifests.labels import label
 from prefect_cd.manifests.load import Manifest, load
 from prefect_cd.manifests.prepare import pin_image, set_namespaces, waves
@@ -66,8 +65,8 @@ def test_all_files_of_a_folder_and_its_subfolders_are_loaded_in_the_order_of_the
     write(folder / "a", a=CONFIG.replace("shop", "a"))
     (folder / "d.json").write_text('{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "d"}}')
     (folder / "README.md").write_text("# not a manifest")
-    found = load(folder, tmp_path)
-    assert [(each.item["metadata"]["name"], each.where) for each in found] == [
+    manifests = load(folder, tmp_path)
+    assert [(manifest.item["metadata"]["name"], manifest.where) for manifest in manifests] == [
         ("a", "k8s/a/a.yaml:1"),
         ("b", "k8s/b.yaml:2"),
         ("c", "k8s/b.yaml:6"),
@@ -83,12 +82,12 @@ def test_the_objects_of_a_list_each_have_their_own_line(tmp_path: Path) -> None:
         "  - apiVersion: v1\n    kind: List\n    items:\n"
         "      - {apiVersion: v1, kind: ConfigMap, metadata: {name: b}}\n",
     )
-    assert [each.where for each in load(tmp_path / "k8s", tmp_path)] == ["k8s/app.yaml:4", "k8s/app.yaml:8"]
+    assert [manifest.where for manifest in load(tmp_path / "k8s", tmp_path)] == ["k8s/app.yaml:4", "k8s/app.yaml:8"]
 
 
-def test_empty_documents_and_a_byte_order_mark_are_passed_over(tmp_path: Path) -> None:
+def test_empty_documents_and_a_byte_order_mark_are_skipped(tmp_path: Path) -> None:
     write(tmp_path / "k8s", app=f"\ufeff---\n# nothing\n---\n{CONFIG}---\n")
-    assert [each.where for each in load(tmp_path / "k8s", tmp_path)] == ["k8s/app.yaml:4"]
+    assert [manifest.where for manifest in load(tmp_path / "k8s", tmp_path)] == ["k8s/app.yaml:4"]
 
 
 def test_values_are_read_as_kubernetes_reads_them(tmp_path: Path) -> None:
@@ -117,38 +116,38 @@ BAD: dict[str, tuple[str, int, str]] = {
     "open bracket": (CONFIG + "data: [\n", 5, "not YAML"),
     "unknown tag": (CONFIG + "data: !!python/object:os.system x\n", 4, "not YAML"),
     "control character": (CONFIG + "data: {x: '\x00'}\n", 4, "not YAML"),
-    "scalar": ("---\nhello\n", 2, "a str, and not an object"),
-    "list": ("# first\n- apiVersion: v1\n", 2, "a list, and not an object"),
+    "scalar": ("---\nhello\n", 2, "a str, not an object"),
+    "list": ("# first\n- apiVersion: v1\n", 2, "a list, not an object"),
     "no kind": (CONFIG + "---\napiVersion: v1\nmetadata: {name: x}\n", 5, "no kind"),
     "no apiVersion": ("kind: ConfigMap\nmetadata: {name: x}\n", 1, "no apiVersion"),
     "neither": ("metadata: {name: x}\n", 1, "no apiVersion and no kind"),
     "kind is a number": ("apiVersion: v1\nkind: 1\nmetadata: {name: x}\n", 1, "no kind"),
-    "apiVersion is a path": ("apiVersion: v1/../../apis\nkind: A\nmetadata: {name: x}\n", 1, "is no apiVersion"),
+    "apiVersion is a path": ("apiVersion: v1/../../apis\nkind: A\nmetadata: {name: x}\n", 1, "is not an apiVersion"),
     "no metadata": ("apiVersion: v1\nkind: ConfigMap\n", 1, "a ConfigMap without metadata.name"),
     "no name": ("apiVersion: v1\nkind: ConfigMap\nmetadata: {labels: {}}\n", 1, "a ConfigMap without metadata.name"),
     "empty name": ("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: ''}\n", 1, "without metadata.name"),
     "name is a number": ("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: 1}\n", 1, "without metadata.name"),
     "generateName": ("apiVersion: v1\nkind: Job\nmetadata: {generateName: x-}\n", 1, "a Job without metadata.name"),
-    "name is a path": ("apiVersion: v1\nkind: A\nmetadata: {name: ../../secrets/x}\n", 1, "cannot be a name"),
-    "name is the folder above": ("apiVersion: v1\nkind: A\nmetadata: {name: '..'}\n", 1, "cannot be a name"),
-    "labels are a list": ("apiVersion: v1\nkind: A\nmetadata:\n  name: x\n  labels: [a]\n", 1, "labels of A x is no"),
+    "name is a path": ("apiVersion: v1\nkind: A\nmetadata: {name: ../../secrets/x}\n", 1, "is not a valid name"),
+    "name is the folder above": ("apiVersion: v1\nkind: A\nmetadata: {name: '..'}\n", 1, "is not a valid name"),
+    "labels are a list": ("apiVersion: v1\nkind: A\nmetadata:\n  name: x\n  labels: [a]\n", 1, "labels of A x is not"),
     "annotations are text": ("apiVersion: v1\nkind: A\nmetadata: {name: x, annotations: a}\n", 1, "annotations of A x"),
-    "duplicate": (CONFIG + "---\n" + CONFIG, 5, "ConfigMap shop stands in k8s/app.yaml:1 already"),
+    "duplicate": (CONFIG + "---\n" + CONFIG, 5, "ConfigMap shop is already defined in k8s/app.yaml:1"),
     "duplicate in another version": (
         TWO_VERSIONS,
         5,
-        "stands in k8s/app.yaml:1 already",
+        "is already defined in k8s/app.yaml:1",
     ),
     "duplicate in a list": (
         TWICE_IN_A_LIST,
         5,
-        "A x stands in k8s/app.yaml:4 already",
+        "A x is already defined in k8s/app.yaml:4",
     ),
     "item of a list without kind": ("apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1}\n", 4, "no kind"),
-    "key twice": (CONFIG + "data:\n  a: x\n  b: y\n  a: z\n", 7, "the key a stands in line 5 already"),
-    "key twice, as number and text": (CONFIG + "data:\n  '1': x\n  1: y\n", 6, "the key 1 stands in line 5 already"),
-    "key is a truth value": (CONFIG + "data:\n  on: x\n", 5, "the key on is no text"),
-    "key is a map": (CONFIG + "data:\n  {a: b}: x\n", 5, "a key that is no text"),
+    "key twice": (CONFIG + "data:\n  a: x\n  b: y\n  a: z\n", 7, "duplicate key a, first in line 5"),
+    "key twice, as number and text": (CONFIG + "data:\n  '1': x\n  1: y\n", 6, "duplicate key 1, first in line 5"),
+    "key is a truth value": (CONFIG + "data:\n  on: x\n", 5, "key on is not a string"),
+    "key is a map": (CONFIG + "data:\n  {a: b}: x\n", 5, "a key is not a string"),
     "date": (CONFIG + "data:\n  a: b\n  day: 2026-01-01\n", 6, "a date, which JSON does not have"),
     "time": (CONFIG + "data:\n  at: 2026-01-01T00:00:00Z\n", 5, "a datetime, which JSON does not have"),
     "month 13": (CONFIG + "data:\n  day: 2026-13-01\n", 5, "a value that cannot be read"),
@@ -157,27 +156,27 @@ BAD: dict[str, tuple[str, int, str]] = {
     "binary": (CONFIG + "data:\n  x: !!binary aGk=\n", 5, "a bytes, which JSON does not have"),
     "set": (CONFIG + "data:\n  x: !!set {a, b}\n", 5, "a set, which JSON does not have"),
     "half a character": (CONFIG + 'data:\n  x: "\\ud800"\n', 1, ""),
-    "an alias in itself": (CONFIG + "data: &x\n  y: *x\n", 4, "an alias within what it stands for"),
+    "an alias in itself": (CONFIG + "data: &x\n  y: *x\n", 4, "an alias inside its own anchor"),
     "nested too deeply": (CONFIG + "data: " + "[" * 5000 + "]" * 5000 + "\n", 1, "nested too deeply"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_cannot_be_an_object_is_refused_with_file_and_line(name: str, tmp_path: Path) -> None:
-    text, line, said = BAD[name]
+def test_what_is_not_an_object_is_refused_with_file_and_line(name: str, tmp_path: Path) -> None:
+    text, line, problem = BAD[name]
     error = refused(text, tmp_path)
     assert error.where == f"k8s/app.yaml:{line}", error
-    assert said in error.reason
+    assert problem in error.reason
 
 
-def test_aliases_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
+def test_aliases_that_would_exhaust_the_memory_are_refused(tmp_path: Path) -> None:
     bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
     bomb += "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9))
     error = refused(CONFIG + "data:\n" + "".join(f"  {line}\n" for line in bomb.splitlines()), tmp_path)
-    assert "too large with its aliases written out" in error.reason
+    assert "too large once its aliases are expanded" in error.reason
 
 
-def test_i7_a_line_that_is_not_yaml_is_not_quoted_for_it_may_be_a_secrets(tmp_path: Path) -> None:
+def test_i7_a_line_that_is_not_yaml_is_not_quoted_because_it_may_be_a_secrets(tmp_path: Path) -> None:
     error = refused("apiVersion: v1\nkind: Secret\nmetadata: {name: x}\nstringData: {password: hunter2, ]\n", tmp_path)
     assert error.where == "k8s/app.yaml:4"
     assert "hunter2" not in str(error)
@@ -212,7 +211,7 @@ def test_i7_a_folder_that_is_a_link_out_of_the_commit_is_refused(tmp_path: Path)
     top = tmp_path / "commit"
     top.mkdir()
     (top / "k8s").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(InvalidManifest, match="leaves the commit through a link"):
+    with pytest.raises(InvalidManifest, match="is a link that leads out of the commit"):
         load(top / "k8s", top)
 
 
@@ -230,10 +229,10 @@ def test_a_link_within_the_commit_is_followed(tmp_path: Path) -> None:
     write(tmp_path / "base", app=CONFIG)
     folder = write(tmp_path / "k8s")
     (folder / "app.yaml").symlink_to(tmp_path / "base" / "app.yaml")
-    assert [each.where for each in load(folder, tmp_path)] == ["k8s/app.yaml:1"]
+    assert [manifest.where for manifest in load(folder, tmp_path)] == ["k8s/app.yaml:1"]
 
 
-def test_a_link_to_a_folder_is_refused_rather_than_left_out(tmp_path: Path) -> None:
+def test_a_link_to_a_folder_is_refused_and_not_left_out(tmp_path: Path) -> None:
     write(tmp_path / "base", app=CONFIG)
     folder = write(tmp_path / "k8s", other=CONFIG)
     (folder / "base").symlink_to(tmp_path / "base")
@@ -260,16 +259,16 @@ def overlay(tmp_path: Path) -> Path:
 
 @pytest.mark.timeout(30)
 def test_an_overlay_is_built(overlay: Path, tmp_path: Path) -> None:
-    if not shutil.which("kubectl") and not prepare.shutil.which("kustomize"):
+    if not shutil.which("kubectl") and not shutil.which("kustomize"):
         pytest.skip("neither kustomize nor kubectl is installed")
-    (found,) = load(overlay, tmp_path)
-    assert found.item["metadata"]["name"] == "my-shop"
-    assert found.where.startswith("k8s (kustomize):")
+    (manifest,) = load(overlay, tmp_path)
+    assert manifest.item["metadata"]["name"] == "my-shop"
+    assert manifest.where.startswith("k8s (kustomize):")
 
 
 @pytest.mark.timeout(30)
-def test_an_overlay_that_does_not_build_is_refused_with_the_tools_words(overlay: Path, tmp_path: Path) -> None:
-    if not shutil.which("kubectl") and not prepare.shutil.which("kustomize"):
+def test_an_overlay_that_does_not_build_is_refused_with_the_tools_message(overlay: Path, tmp_path: Path) -> None:
+    if not shutil.which("kubectl") and not shutil.which("kustomize"):
         pytest.skip("neither kustomize nor kubectl is installed")
     (overlay / "kustomization.yaml").write_text("resources: [gone.yaml]\n")
     with pytest.raises(InvalidManifest, match="cannot build this overlay") as caught:
@@ -278,7 +277,7 @@ def test_an_overlay_that_does_not_build_is_refused_with_the_tools_words(overlay:
     assert caught.value.where == "k8s"
 
 
-def test_an_overlay_without_a_tool_to_build_it_says_what_to_install(
+def test_an_overlay_without_a_tool_to_build_it_is_an_error_that_says_what_to_install(
     overlay: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "")
@@ -301,31 +300,32 @@ def test_an_overlay_that_does_not_end_is_errored(
     monkeypatch.setattr(load_module, "_KUSTOMIZE_TIMEOUT", timedelta(milliseconds=100))
     with pytest.raises(Errored, match="did not build this overlay") as caught:
         load(overlay, tmp_path)
-    assert isinstance(caught.value.__cause__, subprocess.TimeoutExpired)
+    assert caught.value.where == "k8s"
+    assert "remote bases" in caught.value.hint
 
 
 def test_i7_kustomize_sees_none_of_our_variables(
     overlay: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT_API_KEY", "hunter2")
-    tool(tmp_path / "bin", f'env > {tmp_path}/seen; printf "{CONFIG}"'.replace("\n", "\\n"), monkeypatch)
+    tool(tmp_path / "bin", f'env > {tmp_path}/environment; printf "{CONFIG}"'.replace("\n", "\\n"), monkeypatch)
     assert len(load(overlay, tmp_path)) == 1
-    assert "hunter2" not in (tmp_path / "seen").read_text()
+    assert "hunter2" not in (tmp_path / "environment").read_text()
 
 
-# --- placing ---------------------------------------------------------------------------------------------------------
+# --- namespaces ------------------------------------------------------------------------------------------------------
 
 NAMESPACED = {("v1", "ConfigMap"): True, ("v1", "Namespace"): False, ("rbac/v1", "ClusterRole"): False}
 
 
 def put(*items: Object, allowed: tuple[str, ...] = ()) -> tuple[Object, ...]:
-    found = [Manifest(item, f"k8s/app.yaml:{number}") for number, item in enumerate(items, start=1)]
-    return set_namespaces(found, "shop", NAMESPACED, allowed)
+    manifests = [Manifest(item, f"k8s/app.yaml:{number}") for number, item in enumerate(items, start=1)]
+    return set_namespaces(manifests, "shop", NAMESPACED, allowed)
 
 
-@pytest.mark.parametrize("said", [{}, {"namespace": "shop"}, {"namespace": None}, {"namespace": ""}])
-def test_the_namespace_is_filled_in(said: dict[str, object]) -> None:
-    assert put(config_map(**said))[0]["metadata"]["namespace"] == "shop"
+@pytest.mark.parametrize("metadata", [{}, {"namespace": "shop"}, {"namespace": None}, {"namespace": ""}])
+def test_the_namespace_is_set(metadata: dict[str, object]) -> None:
+    assert put(config_map(**metadata))[0]["metadata"]["namespace"] == "shop"
 
 
 def test_an_object_of_another_namespace_is_refused() -> None:
@@ -334,8 +334,8 @@ def test_an_object_of_another_namespace_is_refused() -> None:
     assert caught.value.where == "k8s/app.yaml:2"
 
 
-def test_an_object_that_is_there_twice_once_the_namespace_is_filled_in_is_refused() -> None:
-    with pytest.raises(InvalidManifest, match=r"stands in k8s/app.yaml:1 already") as caught:
+def test_two_manifests_that_are_one_object_once_the_namespace_is_set_are_refused() -> None:
+    with pytest.raises(InvalidManifest, match=r"is already defined in k8s/app.yaml:1") as caught:
         put(config_map(), config_map(namespace="shop"))
     assert caught.value.where == "k8s/app.yaml:2"
 
@@ -347,7 +347,7 @@ def cluster_scoped(kind: str, name: str) -> Object:
 
 def test_a_cluster_scoped_object_has_to_be_allowed() -> None:
     role = cluster_scoped("ClusterRole", "shop")
-    with pytest.raises(InvalidManifest, match="belongs to the whole cluster") as caught:
+    with pytest.raises(InvalidManifest, match="is cluster-scoped") as caught:
         put(role)
     assert "add ClusterRole to the environment's cluster_scoped" in caught.value.hint
     assert put(role, allowed=("ClusterRole",)) == (role,)
@@ -356,7 +356,7 @@ def test_a_cluster_scoped_object_has_to_be_allowed() -> None:
 def test_the_environments_own_namespace_is_allowed_and_no_other() -> None:
     own, other = cluster_scoped("Namespace", "shop"), cluster_scoped("Namespace", "other")
     assert put(own) == (own,)
-    with pytest.raises(InvalidManifest, match="Namespace other belongs to the whole cluster"):
+    with pytest.raises(InvalidManifest, match="Namespace other is cluster-scoped"):
         put(other)
 
 
@@ -376,10 +376,10 @@ def test_an_image_in_a_registry_with_a_port_is_pinned() -> None:
 
 
 @pytest.mark.parametrize("other", [IMAGE.name + "-cache", "shop", "acme/shop", IMAGE.name + "/x", "x" + IMAGE.name])
-def test_no_container_with_the_image_is_a_mistake_that_names_the_images_there_are(other: str) -> None:
+def test_no_container_with_the_image_is_an_error_that_lists_the_images(other: str) -> None:
     with pytest.raises(InvalidManifest) as caught:
         pin_image([deployment(other, "busybox:1")], IMAGE, where="k8s")
-    assert f"there are: {', '.join(sorted([other, 'busybox:1']))}" in caught.value.reason
+    assert f"images: {', '.join(sorted([other, 'busybox:1']))}" in caught.value.reason
     assert caught.value.where == "k8s"
 
 
@@ -411,10 +411,10 @@ OBJECTS = st.builds(
 @settings(deadline=None, max_examples=50)
 @given(st.lists(OBJECTS, max_size=5))
 def test_pinning_keeps_everything_else_and_changes_no_input(items: list[Object]) -> None:
-    given = [*items, deployment(IMAGE.name)]
-    before = copy.deepcopy(given)
-    pinned = pin_image(given, IMAGE, where="k8s")
-    assert given == before
+    objects = [*items, deployment(IMAGE.name)]
+    before = copy.deepcopy(objects)
+    pinned = pin_image(objects, IMAGE, where="k8s")
+    assert objects == before
     assert pinned == (*before[:-1], deployment(IMAGE.reference))
 
 
@@ -443,7 +443,7 @@ def test_the_release_is_named_on_workloads_own_metadata_only() -> None:
     assert "annotations" not in label(item, "shop", "staging")["metadata"]
 
 
-def test_waves_begin_with_what_others_need() -> None:
+def test_waves_start_with_what_later_ones_need() -> None:
     kinds = ["Ingress", "Deployment", "Widget", "Service", "Secret", "CustomResourceDefinition", "Namespace"]
     items = [{"apiVersion": "v1", "kind": kind, "metadata": {"name": "x"}} for kind in kinds]
     assert [[item["kind"] for item in wave] for wave in waves(items)] == [
@@ -514,13 +514,13 @@ def test_the_diff_of_different_objects_is_not_empty(one: Object, other: Object) 
 
 def test_a_diff_shows_what_changes() -> None:
     before, after = {**config_map(), "data": {"a": "1", "b": "2"}}, {**config_map(), "data": {"a": "1", "b": "3"}}
-    assert [line for line in diff(before, after).splitlines() if line[0] in "+-"] == ["-  b: '2'", "+  b: '3'"]
+    assert changed_lines(diff(before, after)) == ["-  b: '2'", "+  b: '3'"]
     assert diff(None, config_map()).splitlines()[1] == "+apiVersion: v1"
     assert diff(config_map(), None).splitlines()[1] == "-apiVersion: v1"
 
 
 def shown(before: Any, after: Any) -> list[str]:  # noqa: ANN401
-    return [line for line in diff(before, after).splitlines() if line[:1] in "+-"]
+    return changed_lines(diff(before, after))
 
 
 def test_i7_values_of_secrets_are_never_in_a_diff() -> None:

@@ -1,4 +1,4 @@
-"""The pipeline file: every mistake with its line, in words that say the edit."""
+"""The pipeline file: every mistake is reported with its line and how to correct it."""
 
 import re
 from datetime import timedelta
@@ -49,9 +49,9 @@ environments:
 
 
 def mistakes(text: str) -> list[str]:
-    pipeline, complaints = parse(text, Path("p.yaml"))
+    pipeline, found_mistakes = parse(text, Path("p.yaml"))
     assert pipeline is None
-    return [str(complaint) for complaint in complaints]
+    return [str(mistake) for mistake in found_mistakes]
 
 
 def changed(old: str, new: str) -> str:
@@ -60,25 +60,25 @@ def changed(old: str, new: str) -> str:
 
 
 def test_a_good_file_has_no_mistakes() -> None:
-    pipeline, complaints = parse(GOOD)
-    assert complaints == []
+    pipeline, found_mistakes = parse(GOOD)
+    assert found_mistakes == []
     assert pipeline is not None
     assert [environment.name for environment in pipeline.environments] == ["staging", "production"]
     assert pipeline.checks[0].timeout == timedelta(seconds=90)
     assert pipeline.environment("production").approval.expires == timedelta(hours=4)  # type: ignore[union-attr]
 
 
-NAME = "a DNS label: lowercase letters, digits and -, at most 63, for example shop-staging"
+NAME = "a DNS label: at most 63 lowercase letters, digits and hyphens, for example shop-staging"
 DURATION = "is not a duration: write a number with a unit, for example 90s, 10m, 24h or 1h30m"
 IMAGE = (
-    "repository in a registry, without tag; manifests name it, the digest is filled in, "
+    "image repository without tag; the digest is filled in where the manifests use this name, "
     "for example registry.example.com/acme/shop"
 )
-URL = "https://… or service/NAME[:PORT]; gates are run against it, for example service/shop:80"
+URL = "https://… or service/NAME[:PORT]; gates test this URL, for example service/shop:80"
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "line", "said"),
+    ("old", "new", "line", "message"),
     [
         # wrong keys, and where they belong
         ("  branch: main", "  brnch: main", 4, "unknown key 'source.brnch'; did you mean 'branch'?"),
@@ -123,16 +123,16 @@ URL = "https://… or service/NAME[:PORT]; gates are run against it, for example
             "    timeout: 90s\n",
             "    zzz: 90s\n",
             12,
-            "unknown key 'checks[0].zzz'; possible: directory, environment, name, report, run, timeout",
+            "unknown key 'checks[0].zzz'; possible keys: directory, environment, name, report, run, timeout",
         ),
         ("    namespace: shop-staging\n", "", 14, "'environments[0].namespace' is missing"),
         ("application: shop\n", "", 1, "'application' is missing"),
-        # names that YAML takes for something else
+        # text that YAML reads as another type
         (
             "application: shop",
             "application: on",
             1,
-            'application: must be text, not on (a truth value in YAML); write it in quotes: "on"',
+            'application: must be text, not on (a boolean in YAML); write it in quotes: "on"',
         ),
         (
             "  branch: main",
@@ -161,7 +161,7 @@ URL = "https://… or service/NAME[:PORT]; gates are run against it, for example
             12,
             'checks[0].environment.DEBUG: must be text, not 1 (a number in YAML); write it in quotes: "1"',
         ),
-        # wrong kinds of values
+        # values of a wrong type
         (
             "[pytest, -q]",
             'pytest -q "a b"',
@@ -187,7 +187,7 @@ URL = "https://… or service/NAME[:PORT]; gates are run against it, for example
             2,
             (
                 "source: must be a mapping (key: value), not 'here'; "
-                "possible: branch, credentials, repository, submodules, timeout"
+                "possible keys: branch, credentials, repository, submodules, timeout"
             ),
         ),
         ("  branch: main", "  submodules: maybe", 4, "source.submodules: must be true or false, not 'maybe'"),
@@ -222,30 +222,43 @@ URL = "https://… or service/NAME[:PORT]; gates are run against it, for example
             "checks[0].name: must have at most 60 characters",
         ),
         ("name: unit tests", "name: ''", 9, "checks[0].name: must not be empty"),
-        # forms
-        ("application: shop", "application: My Shop", 1, f"application: 'My Shop' does not fit: {NAME}"),
-        ("acme/shop\n", "Acme/shop\n", 6, f"image.name: 'registry.example.com/Acme/shop' does not fit: {IMAGE}"),
-        ("acme/shop\n", "acme/shop:1\n", 6, f"image.name: 'registry.example.com/acme/shop:1' does not fit: {IMAGE}"),
-        ("service/shop:80", "shop:80", 17, f"environments[0].url: 'shop:80' does not fit: {URL}"),
+        # values that do not match their pattern
+        ("application: shop", "application: My Shop", 1, f"application: 'My Shop' is not valid; expected: {NAME}"),
+        (
+            "acme/shop\n",
+            "Acme/shop\n",
+            6,
+            f"image.name: 'registry.example.com/Acme/shop' is not valid; expected: {IMAGE}",
+        ),
+        (
+            "acme/shop\n",
+            "acme/shop:1\n",
+            6,
+            f"image.name: 'registry.example.com/acme/shop:1' is not valid; expected: {IMAGE}",
+        ),
+        ("service/shop:80", "shop:80", 17, f"environments[0].url: 'shop:80' is not valid; expected: {URL}"),
         (
             "{path: /health}",
             "{path: health}",
             20,
-            "environments[0].gates[0].http.path: 'health' does not fit: from the first slash on, for example /health",
+            (
+                "environments[0].gates[0].http.path: 'health' is not valid; "
+                "expected: the path of the request, beginning with a slash, for example /health"
+            ),
         ),
         (
             "manifests: k8s/staging",
             "manifests: ../k8s",
             16,
-            "environments[0].manifests: '../k8s' leaves the commit: write a path below its top, without ..",
+            "environments[0].manifests: '../k8s' is not inside the repository: write a relative path without ..",
         ),
         (
             "browser: e2e",
             "browser: /e2e",
             22,
-            "environments[0].gates[1].browser: '/e2e' leaves the commit: write a path below its top, without ..",
+            "environments[0].gates[1].browser: '/e2e' is not inside the repository: write a relative path without ..",
         ),
-        # what only whole parts can be wrong about
+        # keys that are wrong in combination
         (
             "        browser: e2e\n",
             "        browser: e2e\n        run: [x]\n",
@@ -262,7 +275,7 @@ URL = "https://… or service/NAME[:PORT]; gates are run against it, for example
             "        browser: e2e\n",
             "        browser: e2e\n        report: x.xml\n",
             21,
-            "environments[0].gates[1]: report belongs to a gate with run; a browser gate reports by itself",
+            "environments[0].gates[1]: report is only for a gate with run; a browser gate always writes a report",
         ),
         (
             "    url: service/shop:80\n",
@@ -276,7 +289,7 @@ URL = "https://… or service/NAME[:PORT]; gates are run against it, for example
             26,
             "environments[1].cluster: choose one of kubeconfig (and context), in_cluster or credentials",
         ),
-        # twice
+        # duplicates
         ("name: clicks", "name: answers", 21, "a second gate called 'answers'; the first is in line 19"),
         ("name: production", "name: staging", 23, "a second environment called 'staging'; the first is in line 14"),
         (
@@ -289,57 +302,57 @@ URL = "https://… or service/NAME[:PORT]; gates are run against it, for example
             "namespace: shop\n",
             "namespace: shop-staging\n",
             24,
-            "the same namespace of the same cluster as in line 15; environments are kept apart",
+            "the same namespace of the same cluster as in line 15; each environment needs its own",
         ),
         (
             "  branch: main\n",
             "  branch: main\n  branch: dev\n",
             5,
-            "the key 'branch' is there twice; the second would win",
+            "duplicate key 'branch'; YAML would use the last one only",
         ),
         (
             "checks:\n",
             "on: 1\nchecks:\n",
             8,
-            'the key on is a truth value in YAML, not text; write it in quotes: "on"',
+            'the key on is a boolean in YAML, not text; write it in quotes: "on"',
         ),
     ],
 )
-def test_a_mistake_is_told_with_its_line_and_alone(old: str, new: str, line: int, said: str) -> None:
-    assert mistakes(changed(old, new)) == [f"p.yaml:{line}: {said}"]
+def test_a_mistake_is_reported_once_and_with_its_line(old: str, new: str, line: int, message: str) -> None:
+    assert mistakes(changed(old, new)) == [f"p.yaml:{line}: {message}"]
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "p.yaml:1: the file is empty"),
-        ("# nothing but a remark\n", "p.yaml:1: the file is empty"),
+        ("# only a comment\n", "p.yaml:1: the file is empty"),
         ("~\n", "p.yaml:1: the file is empty"),
         (
             "- a\n",
             (
                 "p.yaml:1: must be a mapping (key: value), not a list; "
-                "possible: application, checks, environments, image, source"
+                "possible keys: application, checks, environments, image, source"
             ),
         ),
         (
             "a: 1\n---\nb: 2\n",
-            "p.yaml:2: a second document begins here; a pipeline file is one document, without `---` inside",
+            "p.yaml:2: a second YAML document starts here; a pipeline file is one document, without `---` in between",
         ),
         ("a: [1\nb: 2\n", "p.yaml:2: not YAML: expected ',' or ']', but got ':'"),
         ("a:\n\tb: 1\n", "p.yaml:2: not YAML: found character '\\t' that cannot start any token"),
         ("a: 1\nb: \x07\n", "p.yaml:2: not YAML: unacceptable character #x0007: special characters are not allowed"),
         ("a: 1\nb: 2020-13-01\n", "p.yaml:2: not YAML: cannot read this value: month must be in 1..12"),
-        ("a: *nobody\n", "p.yaml:1: not YAML: found undefined alias 'nobody'"),
+        ("a: *missing\n", "p.yaml:1: not YAML: found undefined alias 'missing'"),
         ("a: !secret x\n", "p.yaml:1: not YAML: could not determine a constructor for the tag '!secret'"),
         ("[" * 5000, "p.yaml:1: nested too deeply for a pipeline file"),
     ],
 )
-def test_what_is_no_pipeline_at_all_is_told_in_one_line(text: str, said: str) -> None:
-    assert mistakes(text) == [said]
+def test_a_file_that_is_no_pipeline_is_reported_in_one_line(text: str, message: str) -> None:
+    assert mistakes(text) == [message]
 
 
-def test_all_mistakes_are_told_at_once_and_in_the_order_of_the_file() -> None:
+def test_all_mistakes_are_reported_at_once_and_in_the_order_of_the_file() -> None:
     text = changed("application: shop", "application: on").replace("timeout: 90s", "timout: 90s")
     text = text.replace("name: production", "name: staging").replace("namespace: shop\n", "namespace: A\n")
     assert [re.sub(r"^p.yaml:(\d+): (.{20}).*", r"\1 \2", line) for line in mistakes(text)] == [
@@ -351,14 +364,14 @@ def test_all_mistakes_are_told_at_once_and_in_the_order_of_the_file() -> None:
 
 
 def test_an_invalid_entry_does_not_make_its_list_empty() -> None:
-    told = mistakes(changed("    namespace: shop-staging\n", "").replace("    namespace: shop\n", ""))
-    assert [line.partition(": ")[2] for line in told] == [
+    messages = mistakes(changed("    namespace: shop-staging\n", "").replace("    namespace: shop\n", ""))
+    assert [line.partition(": ")[2] for line in messages] == [
         "'environments[0].namespace' is missing",
         "'environments[1].namespace' is missing",
     ]
 
 
-def test_a_list_that_is_really_empty_is_told() -> None:
+def test_an_empty_list_is_reported() -> None:
     text = GOOD[: GOOD.index("environments:")] + "environments: []\n"
     assert mistakes(text) == ["p.yaml:13: environments: must not be empty"]
 
@@ -375,23 +388,23 @@ MERGED = (
 
 
 def test_anchors_and_merge_keys_work() -> None:
-    pipeline, complaints = parse(MERGED)
-    assert complaints == []
+    pipeline, found_mistakes = parse(MERGED)
+    assert found_mistakes == []
     assert pipeline is not None
     assert pipeline.environment("production").gates == pipeline.environment("staging").gates
 
 
-def test_what_is_merged_in_is_complained_about_where_it_is_merged() -> None:
+def test_a_mistake_in_merged_keys_is_reported_at_the_merge() -> None:
     assert mistakes(MERGED.replace("    name: production\n", "")) == [
         "p.yaml:24: a second environment called 'staging'; the first is in line 15"
     ]
 
 
-def test_an_alias_is_complained_about_in_its_own_line() -> None:
+def test_a_mistake_in_an_alias_is_reported_at_the_line_of_the_alias() -> None:
     text = MERGED[: MERGED.index("  - <<")] + "  - *base\n"
     assert mistakes(text) == [
         "p.yaml:24: a second environment called 'staging'; the first is in line 15",
-        "p.yaml:24: the same namespace of the same cluster as in line 16; environments are kept apart",
+        "p.yaml:24: the same namespace of the same cluster as in line 16; each environment needs its own",
     ]
 
 
@@ -400,7 +413,7 @@ def test_aliases_of_aliases_cost_nothing() -> None:
     assert len(mistakes("\n".join(lines))) == 64  # 60 unknown keys, 4 missing ones
 
 
-def test_the_same_namespace_in_two_clusters_is_fine() -> None:
+def test_the_same_namespace_in_two_clusters_is_no_mistake() -> None:
     text = changed("namespace: shop\n", "namespace: shop-staging\n    cluster: {context: prod}\n")
     assert parse(text)[1] == []
 
@@ -418,7 +431,7 @@ def test_a_model_refuses_duplicates_without_a_file_too() -> None:
         )
 
 
-def test_loading_makes_paths_absolute_as_seen_from_the_file(tmp_path: Path) -> None:
+def test_loading_resolves_paths_relative_to_the_file(tmp_path: Path) -> None:
     text = changed("https://git.example.com/acme/shop.git", "../shop")
     text = text.replace("    namespace: shop\n", "    namespace: shop\n    cluster: {kubeconfig: kube/config}\n")
     (tmp_path / "p.yaml").write_text(text)
@@ -431,12 +444,12 @@ def test_loading_makes_paths_absolute_as_seen_from_the_file(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "address", ["https://git.example.com/a.git", "ssh://git@example.com/a.git", "git@example.com:acme/shop.git"]
 )
-def test_loading_leaves_addresses_alone(address: str, tmp_path: Path) -> None:
+def test_loading_leaves_urls_unchanged(address: str, tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text(changed("https://git.example.com/acme/shop.git", address))
     assert load(tmp_path / "p.yaml").source.repository == address
 
 
-def test_loading_a_bad_file_tells_all_mistakes_with_the_path(tmp_path: Path) -> None:
+def test_loading_a_bad_file_reports_all_mistakes_with_the_path(tmp_path: Path) -> None:
     path = tmp_path / "p.yaml"
     path.write_text(changed("timeout: 90s", "timeout: 90").replace("  branch:", "  brnch:"))
     with pytest.raises(InvalidPipeline) as caught:
@@ -446,76 +459,78 @@ def test_loading_a_bad_file_tells_all_mistakes_with_the_path(tmp_path: Path) -> 
     assert "prefect-cd schema" in caught.value.hint
 
 
-def test_loading_one_mistake_counts_one(tmp_path: Path) -> None:
+def test_loading_a_file_with_one_mistake_uses_the_singular(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text("")
     with pytest.raises(InvalidPipeline, match="] 1 mistake in"):
         load(tmp_path / "p.yaml")
 
 
-def test_loading_what_cannot_be_read_says_so(tmp_path: Path) -> None:
+def test_loading_an_unreadable_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b"application: caf\xe9\n")
     for path in (tmp_path / "nowhere", tmp_path, tmp_path / "latin"):
         with pytest.raises(InvalidPipeline, match="cannot read"):
             load(path)
 
 
-def test_the_schema_knows_every_field_and_forbids_others() -> None:
-    described = schema()
-    models = [described, *described["$defs"].values()]
+def test_the_schema_contains_every_key_and_forbids_others() -> None:
+    json_schema = schema()
+    models = [json_schema, *json_schema["$defs"].values()]
     assert all(model["additionalProperties"] is False for model in models)
-    assert set(described["properties"]) == set(Pipeline.model_fields)
+    assert set(json_schema["properties"]) == set(Pipeline.model_fields)
 
 
-def test_the_schema_takes_the_defaults_that_it_names() -> None:
-    described = schema()["$defs"]
-    timeout = described["Check"]["properties"]["timeout"]
+def test_the_defaults_in_the_schema_match_its_patterns() -> None:
+    definitions = schema()["$defs"]
+    timeout = definitions["Check"]["properties"]["timeout"]
     assert re.fullmatch(timeout["pattern"], "1h30m")
     assert timeout["default"] == "15m"
-    assert described["Environment"]["properties"]["rollout"]["default"]["patience"]["registry"] == "1m30s"
+    assert definitions["Environment"]["properties"]["rollout"]["default"]["patience"]["registry"] == "1m30s"
 
 
-def test_the_plan_says_every_step_in_order() -> None:
+def test_the_description_lists_every_step_in_order() -> None:
     pipeline, _ = parse(GOOD)
     assert pipeline is not None
     assert (
         describe(pipeline)
         == """\
 A release of shop:
-1. check out one commit of https://git.example.com/acme/shop.git (branch main unless told otherwise)
+1. check out one commit of https://git.example.com/acme/shop.git (branch main by default)
 2. build registry.example.com/acme/shop once from app/Dockerfile with the first of docker, podman and buildah \
 that works, within 30m
 3. unit tests: run `pytest -q`, within 1m30s
-4. staging: namespace shop-staging in the cluster that this runs in, or else of the current context
-   - apply k8s/staging and watch the rollout for at most 10m (doomed after 3 crashes; \
-30s to 1m30s for what may heal), then see it stay up for 30s
-   - gate answers: GET service/shop:80/health answers 200, within 10m
+4. staging: namespace shop-staging in the cluster that the worker runs in, \
+or else the cluster of the current context
+   - apply k8s/staging and watch the rollout for at most 10m (failed after 3 crashes; \
+recoverable problems may last 30s to 1m30s), then check that it stays healthy for 30s
+   - gate answers: GET service/shop:80/health returns 200, within 10m
    - gate clicks: a browser runs the suite e2e against service/shop:80, within 10m
-   - if the rollout or a gate fails: go back to known-good
-5. production: namespace shop in the cluster that this runs in, or else of the current context
-   - first, ann or bob approves exactly this release within 4h
-   - apply k8s/production and watch the rollout for at most 10m (doomed after 3 crashes; \
-30s to 1m30s for what may heal), then see it stay up for 30s
-   - if the rollout fails: go back to known-good
-6. record what passed as each environment's known-good, which a later release goes back to"""
+   - if the rollout or a gate fails: roll back to the known-good version
+5. production: namespace shop in the cluster that the worker runs in, \
+or else the cluster of the current context
+   - wait until ann or bob approves exactly this release, for at most 4h
+   - apply k8s/production and watch the rollout for at most 10m (failed after 3 crashes; \
+recoverable problems may last 30s to 1m30s), then check that it stays healthy for 30s
+   - if the rollout fails: roll back to the known-good version
+6. record the release as the known-good version of each environment, for later rollbacks"""
     )
 
 
 @pytest.mark.parametrize(
-    ("cluster", "said"),
+    ("cluster", "text"),
     [
-        ({"in_cluster": True}, "the cluster that this runs in\n"),
+        ({"in_cluster": True}, "the cluster that the worker runs in\n"),
         ({"credentials": "prod"}, "the cluster of the Prefect block prod\n"),
         ({"context": "c"}, "the cluster of context c\n"),
         ({"kubeconfig": "/k"}, "the current context of /k\n"),
         ({"kubeconfig": "/k", "context": "c"}, "context c of /k\n"),
     ],
 )
-def test_the_plan_names_the_cluster(cluster: dict[str, Any], said: str) -> None:
-    assert said in describe(small(cluster=ClusterAccess(**cluster)))
+def test_the_description_names_the_cluster(cluster: dict[str, Any], text: str) -> None:
+    assert text in describe(small(cluster=ClusterAccess(**cluster)))
 
 
-def test_the_plan_says_what_is_unusual() -> None:
-    plan = describe(
+def test_the_description_lists_settings_that_differ_from_the_defaults() -> None:
+    description = describe(
         small(
             rollback="never",
             take_over=True,
@@ -527,19 +542,19 @@ def test_the_plan_says_what_is_unusual() -> None:
             ),
         )
     )
-    assert "   - cluster-scoped objects it may contain: ClusterRole and Namespace\n" in plan
-    assert "   - take over what other managers own\n" in plan
-    assert "   - gate g: run `k6 run 'a b.js'` in load against https://x.example.com/, within 10m\n" in plan
-    assert "   - gate h: GET https://x.example.com/ answers 200 and contains 'ok', within 10m\n" in plan
-    assert "   - if the rollout or a gate fails: stop and leave it as it is\n" in plan
+    assert "   - allowed cluster-scoped objects: ClusterRole and Namespace\n" in description
+    assert "   - take over objects and fields of other field managers\n" in description
+    assert "   - gate g: run `k6 run 'a b.js'` in load against https://x.example.com/, within 10m\n" in description
+    assert "   - gate h: GET https://x.example.com/ returns 200 and contains 'ok', within 10m\n" in description
+    assert "   - if the rollout or a gate fails: stop and leave the environment as it is\n" in description
 
 
-def test_the_plan_does_not_print_a_password_of_the_repository() -> None:
+def test_the_description_contains_no_password_of_the_repository() -> None:
     assert "https://git.example.com/shop" in describe(small(repository="https://ann:secret@git.example.com/shop"))
     assert "secret" not in describe(small(repository="https://ann:secret@git.example.com/shop"))
 
 
-def small(repository: str = "https://git.example.com/shop", **environment: Any) -> Pipeline:  # noqa: ANN401 - any field of it
+def small(repository: str = "https://git.example.com/shop", **environment: Any) -> Pipeline:  # noqa: ANN401 - any field of the model
     return Pipeline(
         application="shop",
         source=SourceSettings(repository=repository),
@@ -548,7 +563,7 @@ def small(repository: str = "https://git.example.com/shop", **environment: Any) 
     )
 
 
-def test_an_environment_that_is_not_there_is_answered_with_those_that_are() -> None:
+def test_an_unknown_environment_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(KeyError, match="no environment 'two'; there are: one"):
         small().environment("two")
 
@@ -573,7 +588,7 @@ def test_a_duration_is_read(text: str, value: timedelta) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "s", "10", "-1s", "1.5h", "1 h", "1w", "1h30", 90, 1.5, None, True, [], "1S"])
-def test_what_is_no_duration_is_refused(text: object) -> None:
+def test_an_invalid_duration_is_refused(text: object) -> None:
     with pytest.raises(ValidationError, match="is not a duration"):
         durations.validate_python(text)
 
@@ -595,9 +610,9 @@ TOKENS = st.sampled_from([*re.findall(r"\w+|[^\w\s]|\n| +", GOOD), "\n", "\n  - 
 @given(st.one_of(st.text(max_size=200), st.lists(TOKENS, max_size=60).map("".join)))
 @pytest.mark.timeout(60)
 def test_parsing_never_raises(text: str) -> None:
-    pipeline, complaints = parse(text)
-    assert (pipeline is None) == bool(complaints)
-    assert all(1 <= complaint.line <= text.count("\n") + 2 for complaint in complaints)
+    pipeline, found_mistakes = parse(text)
+    assert (pipeline is None) == bool(found_mistakes)
+    assert all(1 <= mistake.line <= text.count("\n") + 2 for mistake in found_mistakes)
 
 
 SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.dates())
@@ -618,5 +633,5 @@ def test_parsing_never_raises_when_any_value_is_replaced(data: st.DataObject) ->
             )
             break
         place = place[key]
-    pipeline, complaints = parse(yaml.safe_dump(whole))
-    assert (pipeline is None) == bool(complaints)
+    pipeline, found_mistakes = parse(yaml.safe_dump(whole))
+    assert (pipeline is None) == bool(found_mistakes)

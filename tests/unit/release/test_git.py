@@ -25,7 +25,7 @@ QUOTED = "s3cret%2Fwith%40signs"
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of its own: the settings of whoever runs the tests have no say."""
+    """A home of its own: the git settings of the user who runs the tests do not apply."""
     folder = tmp_path / "home"
     folder.mkdir()
     (folder / ".gitconfig").write_text(
@@ -87,7 +87,7 @@ def test_a_branch_resolves_to_its_commit(origin: Path, repository: Repository) -
     assert resolve(repository, "refs/heads/main", timeout=TIME) == git(origin, "rev-parse", "main")
 
 
-def test_annotated_and_light_tags_resolve_to_the_commit_behind_them(origin: Path, repository: Repository) -> None:
+def test_annotated_and_lightweight_tags_resolve_to_their_commit(origin: Path, repository: Repository) -> None:
     git(origin, "tag", "light", "HEAD~1")
     git(origin, "tag", "--annotate", "v1", "--message", "one", "HEAD~1")
     expected = git(origin, "rev-parse", "main~1")
@@ -95,22 +95,20 @@ def test_annotated_and_light_tags_resolve_to_the_commit_behind_them(origin: Path
     assert resolve(repository, "v1", timeout=TIME) == expected
 
 
-def test_full_and_short_numbers_resolve_in_any_case(origin: Path, repository: Repository) -> None:
+def test_full_and_short_shas_resolve_in_upper_and_lower_case(origin: Path, repository: Repository) -> None:
     sha = git(origin, "rev-parse", "main~1")
     assert resolve(repository, sha.upper(), timeout=TIME) == sha
     assert resolve(repository, sha[:7], timeout=TIME) == sha
     assert resolve(repository, sha[:12].upper(), timeout=TIME) == sha
 
 
-def test_a_short_number_of_a_file_is_no_commit(origin: Path, repository: Repository) -> None:
+def test_the_short_sha_of_a_file_is_no_commit(origin: Path, repository: Repository) -> None:
     blob = git(origin, "rev-parse", "main:app")
     with pytest.raises(UnknownRevision, match="no branch, no tag and no commit"):
         resolve(repository, blob[:9], timeout=TIME)
 
 
-def test_a_name_that_means_two_commits_is_refused_and_its_full_names_are_not(
-    origin: Path, repository: Repository
-) -> None:
+def test_a_name_of_two_commits_is_refused_and_its_full_names_are_not(origin: Path, repository: Repository) -> None:
     git(origin, "branch", "v1", "HEAD")
     git(origin, "tag", "v1", "HEAD~1")
     with pytest.raises(UnknownRevision, match=r"ambiguous: it is refs/heads/v1 \(.*\) and refs/tags/v1 \("):
@@ -118,13 +116,13 @@ def test_a_name_that_means_two_commits_is_refused_and_its_full_names_are_not(
     assert resolve(repository, "refs/tags/v1", timeout=TIME) == git(origin, "rev-parse", "main~1")
 
 
-def test_a_name_that_means_one_commit_twice_is_not_ambiguous(origin: Path, repository: Repository) -> None:
+def test_a_branch_and_a_tag_of_one_name_and_commit_are_not_ambiguous(origin: Path, repository: Repository) -> None:
     git(origin, "branch", "v1")
     git(origin, "tag", "--annotate", "v1", "--message", "one")
     assert resolve(repository, "v1", timeout=TIME) == git(origin, "rev-parse", "main")
 
 
-def test_a_branch_that_looks_like_the_number_of_another_commit_is_ambiguous(
+def test_a_branch_that_looks_like_the_short_sha_of_another_commit_is_ambiguous(
     origin: Path, repository: Repository
 ) -> None:
     short = git(origin, "rev-parse", "main~1")[:7]
@@ -134,7 +132,7 @@ def test_a_branch_that_looks_like_the_number_of_another_commit_is_ambiguous(
 
 
 @pytest.mark.parametrize("revision", ["", "-x", "--upload-pack=touch pwned", "a b", "main~1", "main^", "a..b", "@{1}"])
-def test_what_is_not_a_plain_name_is_refused_before_git_sees_it(
+def test_a_revision_that_is_not_a_plain_name_is_refused_before_git_runs(
     repository: Repository, revision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(git_module, "run", lambda *_a, **_k: pytest.fail("git was called"))
@@ -142,7 +140,7 @@ def test_what_is_not_a_plain_name_is_refused_before_git_sees_it(
         resolve(repository, revision, timeout=TIME)
 
 
-def test_an_unknown_revision_is_answered_with_near_names(origin: Path, repository: Repository) -> None:
+def test_an_unknown_revision_is_answered_with_similar_names(origin: Path, repository: Repository) -> None:
     git(origin, "branch", "production")
     with pytest.raises(UnknownRevision) as caught:
         resolve(repository, "prodution", timeout=TIME)
@@ -152,16 +150,21 @@ def test_an_unknown_revision_is_answered_with_near_names(origin: Path, repositor
     assert caught.value.hint == "branches: main, production"
 
 
-def test_a_checkout_has_the_files_of_its_commit_and_tells_about_it(
+def test_a_checkout_has_the_files_of_its_commit_and_describes_it(
     origin: Path, repository: Repository, tmp_path: Path
 ) -> None:
     sha = git(origin, "rev-parse", "main~1")
-    found = checkout(repository, sha, tmp_path / "deep" / "tree", timeout=TIME, revision="v1")
+    checked_out = checkout(repository, sha, tmp_path / "deep" / "tree", timeout=TIME, revision="v1")
     assert (tmp_path / "deep" / "tree" / "app").read_text() == "1"
     assert not (tmp_path / "deep" / "tree" / "more").exists()
-    assert (found.sha, found.revision, found.subject, found.author) == (sha, "v1", "first", "Ada")
-    assert found.repository == str(origin)
-    assert found.committed_at == datetime.fromtimestamp(1_700_000_000, tz=timezone.utc)
+    assert (checked_out.sha, checked_out.revision, checked_out.subject, checked_out.author) == (
+        sha,
+        "v1",
+        "first",
+        "Ada",
+    )
+    assert checked_out.repository == str(origin)
+    assert checked_out.committed_at == datetime.fromtimestamp(1_700_000_000, tz=timezone.utc)
 
 
 def test_the_operators_line_endings_do_not_change_the_commit(
@@ -171,9 +174,7 @@ def test_the_operators_line_endings_do_not_change_the_commit(
     assert (tmp_path / "tree" / "app").read_bytes() == b"2\n"
 
 
-def test_a_used_folder_is_made_clean_whatever_was_done_to_it(
-    origin: Path, repository: Repository, tmp_path: Path
-) -> None:
+def test_a_reused_folder_is_cleaned_of_every_change(origin: Path, repository: Repository, tmp_path: Path) -> None:
     sha, tree = commit(origin, "third", app="3", gone="3", hidden="3", **{".gitignore": "ignored"}), tmp_path / "tree"
     checkout(repository, sha, tree, timeout=TIME)
     git(tree, "checkout", "--quiet", "-b", "elsewhere", "HEAD~1")
@@ -192,7 +193,9 @@ def test_a_used_folder_is_made_clean_whatever_was_done_to_it(
     assert git(tree, "rev-parse", "HEAD") == sha
 
 
-def test_a_change_that_git_was_told_not_to_see_is_undone(origin: Path, repository: Repository, tmp_path: Path) -> None:
+def test_a_change_in_a_file_marked_skip_worktree_is_undone(
+    origin: Path, repository: Repository, tmp_path: Path
+) -> None:
     sha, tree = git(origin, "rev-parse", "main"), tmp_path / "tree"
     checkout(repository, sha, tree, timeout=TIME)
     git(tree, "update-index", "--skip-worktree", "app")
@@ -201,7 +204,7 @@ def test_a_change_that_git_was_told_not_to_see_is_undone(origin: Path, repositor
     assert (tree / "app").read_text() == "2\n"
 
 
-def test_a_used_folder_needs_no_network(origin: Path, repository: Repository, tmp_path: Path) -> None:
+def test_a_reused_folder_needs_no_network(origin: Path, repository: Repository, tmp_path: Path) -> None:
     sha, tree = git(origin, "rev-parse", "main"), tmp_path / "tree"
     checkout(repository, sha, tree, timeout=TIME)
     origin.rename(tmp_path / "moved")
@@ -210,7 +213,7 @@ def test_a_used_folder_needs_no_network(origin: Path, repository: Repository, tm
     assert (tree / "app").read_text() == "2\n"
 
 
-def test_a_used_folder_learns_a_commit_that_was_pushed_later(
+def test_a_reused_folder_fetches_a_commit_that_was_pushed_later(
     origin: Path, repository: Repository, tmp_path: Path
 ) -> None:
     tree = tmp_path / "tree"
@@ -231,7 +234,7 @@ def test_a_folder_in_which_a_killed_process_left_its_lock_is_cloned_again(
 
 
 @pytest.mark.parametrize("content", ["a file", "another clone"])
-def test_a_folder_that_holds_something_else_is_not_touched(
+def test_a_folder_with_other_content_is_left_unchanged(
     repository: Repository, origin: Path, tmp_path: Path, content: str
 ) -> None:
     tree = tmp_path / "tree"
@@ -245,7 +248,7 @@ def test_a_folder_that_holds_something_else_is_not_touched(
 
 
 @pytest.mark.parametrize("server", ["plain", "partial clones"])
-def test_a_commit_that_no_branch_contains_is_refused_even_where_the_server_hands_it_out(
+def test_a_commit_that_no_branch_contains_is_refused_even_when_the_server_serves_it(
     origin: Path, repository: Repository, tmp_path: Path, server: str
 ) -> None:
     if server == "partial clones":
@@ -261,7 +264,7 @@ def test_a_commit_that_no_branch_contains_is_refused_even_where_the_server_hands
     assert not (tmp_path / "tree" / "app").exists()
 
 
-def test_only_the_contents_of_the_commit_are_fetched_where_the_server_can_do_that(
+def test_only_the_contents_of_the_commit_are_fetched_where_the_server_supports_it(
     origin: Path, repository: Repository, tmp_path: Path
 ) -> None:
     git(origin, "config", "uploadpack.allowFilter", "true")
@@ -270,7 +273,7 @@ def test_only_the_contents_of_the_commit_are_fetched_where_the_server_can_do_tha
     checkout(repository, git(origin, "rev-parse", "main"), tree, timeout=TIME)
     missing = git(tree, "rev-list", "--objects", "--all", "--missing=print").splitlines()
     assert [line for line in missing if line.startswith("?")] == [f"?{git(origin, 'rev-parse', 'main~1:app')}"]
-    assert [each.subject for each in log(tree, None, git(origin, "rev-parse", "main"))] == ["second", "first"]
+    assert [entry.subject for entry in log(tree, None, git(origin, "rev-parse", "main"))] == ["second", "first"]
 
 
 def test_submodules_are_checked_out_when_asked_for(origin: Path, tmp_path: Path) -> None:
@@ -314,7 +317,7 @@ def test_a_url_that_is_a_command_is_not_run(tmp_path: Path, home: Path) -> None:
     assert not (tmp_path / "pwned").exists()
 
 
-def test_the_log_has_what_is_new_newest_first(origin: Path, repository: Repository, tmp_path: Path) -> None:
+def test_the_log_has_the_new_commits_newest_first(origin: Path, repository: Repository, tmp_path: Path) -> None:
     deployed, tree = git(origin, "rev-parse", "main"), tmp_path / "tree"
     commit(origin, 'third: it\'s "odd" | ä')
     git(origin, "checkout", "--quiet", "-b", "side", deployed)
@@ -323,16 +326,16 @@ def test_the_log_has_what_is_new_newest_first(origin: Path, repository: Reposito
     git(origin, "merge", "--quiet", "--no-edit", "side")
     newest = git(origin, "rev-parse", "main")
     checkout(repository, newest, tree, timeout=TIME)
-    subjects = [each.subject for each in log(tree, deployed, newest)]
+    subjects = [entry.subject for entry in log(tree, deployed, newest)]
     assert subjects == ["Merge branch 'side'", "on the side", 'third: it\'s "odd" | ä']
     assert log(tree, newest, newest) == ()
     assert len(log(tree, None, newest)) == 5
     assert len(log(tree, None, newest, limit=2)) == 2
-    assert {each.repository for each in log(tree, None, newest)} == {str(origin)}
+    assert {entry.repository for entry in log(tree, None, newest)} == {str(origin)}
     assert len(log(tree, "0" * 40, newest)) == 5
 
 
-def test_ancestry_is_known_or_said_to_be_unknown(origin: Path, repository: Repository, tmp_path: Path) -> None:
+def test_ancestry_is_true_false_or_unknown(origin: Path, repository: Repository, tmp_path: Path) -> None:
     older, newer, tree = git(origin, "rev-parse", "main~1"), git(origin, "rev-parse", "main"), tmp_path / "tree"
     checkout(repository, newer, tree, timeout=TIME)
     later = commit(origin, "later")
@@ -345,7 +348,7 @@ def test_ancestry_is_known_or_said_to_be_unknown(origin: Path, repository: Repos
     assert is_ancestor(tree, newer, later) is True
 
 
-def test_a_tag_that_was_moved_is_learnt(origin: Path, repository: Repository, tmp_path: Path) -> None:
+def test_a_refresh_fetches_a_moved_tag(origin: Path, repository: Repository, tmp_path: Path) -> None:
     git(origin, "tag", "current", "HEAD~1")
     tree = tmp_path / "tree"
     checkout(repository, git(origin, "rev-parse", "main"), tree, timeout=TIME)
@@ -354,8 +357,10 @@ def test_a_tag_that_was_moved_is_learnt(origin: Path, repository: Repository, tm
     assert git(tree, "rev-parse", "current") == git(origin, "rev-parse", "main")
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a repository to somebody else")
-def test_somebody_elses_repository_is_answered_with_the_way_out(origin: Path, repository: Repository) -> None:
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a repository to another user")
+def test_a_repository_of_another_user_is_refused_with_the_command_that_allows_it(
+    origin: Path, repository: Repository
+) -> None:
     for path in [origin, *origin.rglob("*")]:
         os.chown(path, 12345, 12345)
     with pytest.raises(Invalid, match="another user owns it") as caught:
@@ -377,8 +382,8 @@ def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
 
 
 def git_over_http(root: Path, seen: list[str | None]) -> type[http.server.BaseHTTPRequestHandler]:
-    """git http-backend for the repositories below `root`; only for bob with the secret, whose header is noted."""
-    right = "Basic " + base64.b64encode(f"bob:{SECRET}".encode()).decode()
+    """git http-backend for the repositories below `root`; only for bob with the secret, whose header is recorded."""
+    expected = "Basic " + base64.b64encode(f"bob:{SECRET}".encode()).decode()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def log_message(self, *_arguments: object) -> None:
@@ -386,7 +391,7 @@ def git_over_http(root: Path, seen: list[str | None]) -> type[http.server.BaseHT
 
         def do_GET(self) -> None:
             seen.append(self.headers["Authorization"])
-            if self.headers["Authorization"] != right:
+            if self.headers["Authorization"] != expected:
                 self.send_response(401)
                 self.send_header("WWW-Authenticate", 'Basic realm="git"')
                 self.end_headers()
@@ -400,10 +405,10 @@ def git_over_http(root: Path, seen: list[str | None]) -> type[http.server.BaseHT
                 "HTTP_CONTENT_ENCODING": self.headers["Content-Encoding"] or "",
                 "GIT_PROTOCOL": self.headers["Git-Protocol"] or "", "REMOTE_USER": "bob",
             }  # fmt: skip
-            answer = subprocess.run(
+            response = subprocess.run(
                 ["git", "http-backend"], input=body, env=environment, capture_output=True, check=True
             )
-            head, _, content = answer.stdout.partition(b"\r\n\r\n")
+            head, _, content = response.stdout.partition(b"\r\n\r\n")
             fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
             self.send_response(int(fields.pop("Status", "200").split()[0]))
             for name, value in fields.items():
@@ -433,18 +438,20 @@ def with_credentials(url: str, userinfo: str) -> str:
     return url.replace("://", f"://{userinfo}@")
 
 
-def test_credentials_reach_the_server_and_no_other_place(served: str, origin: Path, tmp_path: Path, home: Path) -> None:
+def test_credentials_reach_the_server_and_are_stored_nowhere(
+    served: str, origin: Path, tmp_path: Path, home: Path
+) -> None:
     """git's own trace lists every program that it starts, with its arguments."""
     trace = tmp_path / "trace"
     git(home, "config", "--file", str(home / ".gitconfig"), "trace2.normalTarget", str(trace))
     repository = Repository(served, authenticated_url=with_credentials(served, f"bob:{QUOTED}"))
     sha, tree = git(origin, "rev-parse", "main~1"), tmp_path / "tree"
     assert resolve(repository, sha[:8], timeout=TIME) == sha
-    found = checkout(repository, sha, tree, timeout=TIME)
+    checked_out = checkout(repository, sha, tree, timeout=TIME)
     commit(origin, "later")
     refresh(repository, tree, timeout=TIME)
     assert (tree / "app").read_text() == "1"
-    assert found.repository == served
+    assert checked_out.repository == served
     assert log(tree, None, sha)[0].repository == served
     assert "git remote-http" in trace.read_text()
     everything = [trace, *(path for path in (tree / ".git").rglob("*") if path.is_file())]
@@ -463,7 +470,7 @@ def test_credentials_in_the_url_itself_are_moved_out_of_it(served: str, origin: 
 @pytest.mark.parametrize("userinfo", [None, "bob:wr0ng-word", "just-a-t0ken"])
 def test_refused_credentials_are_forbidden_and_not_shown(served: str, userinfo: str | None) -> None:
     repository = Repository(served, with_credentials(served, userinfo) if userinfo else None)
-    with pytest.raises(Forbidden, match="refuses us") as caught:
+    with pytest.raises(Forbidden, match="the repository denies access") as caught:
         resolve(repository, "main", timeout=TIME)
     assert "source.credentials" in caught.value.hint
     shown = f"{caught.value} {vars(caught.value)} {caught.value.__cause__}"
@@ -477,7 +484,7 @@ def test_a_token_alone_is_a_user_without_password(served: str, seen: list[str | 
     assert "Basic " + base64.b64encode(b"t0ken:").decode() in seen
 
 
-def test_the_operators_own_helper_is_not_asked_when_we_have_credentials(
+def test_the_operators_own_credential_helper_is_not_used_when_we_have_credentials(
     served: str, origin: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
@@ -507,7 +514,7 @@ def test_a_redirect_to_another_host_does_not_get_the_credentials(served: str, se
     assert set(seen) == {None}
 
 
-def test_the_url_with_credentials_may_lie_elsewhere(served: str, origin: Path, tmp_path: Path) -> None:
+def test_the_url_with_credentials_may_differ_from_the_url(served: str, origin: Path, tmp_path: Path) -> None:
     """For example ssh in the pipeline file, and a token for https."""
     repository = Repository("git@example.org:acme/shop.git", with_credentials(served, f"bob:{QUOTED}"))
     sha = git(origin, "rev-parse", "main")
@@ -515,7 +522,7 @@ def test_the_url_with_credentials_may_lie_elsewhere(served: str, origin: Path, t
     assert checkout(repository, sha, tmp_path / "tree", timeout=TIME).repository == "git@example.org:acme/shop.git"
 
 
-def test_a_repository_that_is_not_there_is_invalid(served: str, tmp_path: Path) -> None:
+def test_a_missing_repository_is_invalid(served: str, tmp_path: Path) -> None:
     url = served.replace("/origin/", "/absent/")
     for repository in (Repository(str(tmp_path / "absent")), Repository(url, with_credentials(url, f"bob:{QUOTED}"))):
         with pytest.raises(Invalid, match="no such repository") as caught:
@@ -526,7 +533,7 @@ def test_a_repository_that_is_not_there_is_invalid(served: str, tmp_path: Path) 
 
 
 class Refusing(http.server.BaseHTTPRequestHandler):
-    """A server that has a bad day."""
+    """A server that is unavailable."""
 
     def log_message(self, *_arguments: object) -> None:
         pass
@@ -542,7 +549,7 @@ def test_a_server_that_does_not_answer_is_unreachable(url: str) -> None:
     assert f"git ls-remote {url}" in caught.value.hint
 
 
-def test_a_server_with_a_bad_day_is_unreachable() -> None:
+def test_a_server_that_is_unavailable_is_unreachable() -> None:
     with serving(Refusing) as url, pytest.raises(RepositoryUnreachable, match="cannot read"):
         resolve(Repository(url), "main", timeout=TIME)
 
@@ -563,7 +570,7 @@ def test_an_interrupted_clone_leaves_no_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "kind"),
+    ("message", "kind"),
     [
         ("git@github.com: Permission denied (publickey).\nfatal: Could not read from remote repository.", Forbidden),
         ("Host key verification failed.\nfatal: Could not read from remote repository.", Forbidden),
@@ -575,16 +582,16 @@ def test_an_interrupted_clone_leaves_no_folder(tmp_path: Path) -> None:
         ("error: unable to write file: No space left on device", RepositoryUnreachable),
     ],
 )
-def test_what_servers_that_are_not_here_say_is_understood(said: str, kind: type[DeliveryError]) -> None:
-    ended = process.Finished(code=128, output=said, seconds=1, timed_out=False)
-    assert type(git_module._explain(ended, Repository("https://x/"))) is kind
+def test_messages_of_servers_become_the_right_error(message: str, kind: type[DeliveryError]) -> None:
+    finished = process.Finished(code=128, output=message, seconds=1, timed_out=False)
+    assert type(git_module._git_error(finished, Repository("https://x/"))) is kind
 
 
-def test_secrets_are_taken_out_of_what_servers_say() -> None:
+def test_secrets_are_removed_from_messages_of_servers() -> None:
     repository = Repository("https://x/", f"https://bob:{QUOTED}@x/")
-    said = f"remote: {SECRET} {QUOTED} https://bob:other@y/z"
-    ended = process.Finished(code=128, output=said, seconds=1, timed_out=False)
-    assert git_module._explain(ended, repository).detail == "remote: *** *** https://y/z"
+    message = f"remote: {SECRET} {QUOTED} https://bob:other@y/z"
+    finished = process.Finished(code=128, output=message, seconds=1, timed_out=False)
+    assert git_module._git_error(finished, repository).detail == "remote: *** *** https://y/z"
 
 
 def test_settings_that_the_operator_gives_by_environment_stay(origin: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Choosing a builder, speaking to it, and understanding it, with small scripts in place of the builders.
+"""Choosing a builder, calling it, and reading its output, with small scripts in place of the builders.
 
 The real builders and a real registry are in tests/cluster/test_image.py.
 """
@@ -17,8 +17,9 @@ from prefect_cd import process
 from prefect_cd.errors import BuildFailed, Forbidden, Invalid, MissingTool, RegistryUnreachable
 from prefect_cd.pipeline.models import ImageSettings
 from prefect_cd.release import image
-from prefect_cd.release.image import build, choose_builder, find_image
+from prefect_cd.release.image import choose_builder, find_image
 from prefect_cd.release.model import Commit
+from tests.images import build
 
 DIGEST = f"sha256:{'a' * 64}"
 OTHER = f"sha256:{'b' * 64}"
@@ -35,7 +36,7 @@ Install = Callable[..., Path]
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Put a builder on PATH that notes its arguments and environment; nothing else is there."""
+    """Put a builder on PATH that records its arguments and environment; PATH has nothing else."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
@@ -57,11 +58,11 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 
 
 class Registry:
-    """A registry that has what `tags` says, and is asked for nothing else."""
+    """A registry that has the digests in `tags`."""
 
     def __init__(self) -> None:
         self.tags: dict[str, str] = {}
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         registry = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -69,7 +70,7 @@ class Registry:
                 pass
 
             def do_HEAD(self) -> None:
-                registry.asked.append(self.path)
+                registry.requests.append(self.path)
                 digest = registry.tags.get(self.path.rpartition("/")[2])
                 self.send_response(200 if digest else 404)
                 self.send_header("Docker-Content-Digest", digest or "")
@@ -81,13 +82,13 @@ class Registry:
 
 @pytest.fixture
 def registry() -> Iterator[Registry]:
-    made = Registry()
-    thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.01})
+    running = Registry()
+    thread = threading.Thread(target=running.server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield made
-    made.server.shutdown()
+    yield running
+    running.server.shutdown()
     thread.join()
-    made.server.server_close()
+    running.server.server_close()
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ OverWhen = Callable[[timedelta, Callable[[], object]], None]
 
 @pytest.fixture
 def over_when(monkeypatch: pytest.MonkeyPatch) -> OverWhen:
-    """A program's time limit is over as soon as something is so, however long this machine took to get there."""
+    """A program's time limit is over as soon as a condition holds, however long this machine took until then."""
 
     def over_when(limit: timedelta, condition: Callable[[], object]) -> None:
         def monotonic() -> float:
@@ -124,23 +125,23 @@ def test_docker_comes_before_podman_before_buildah(install: Install, registry: R
         assert choose_builder(settings).program == program
 
 
-def test_a_builder_that_is_there_but_does_not_work_is_passed_over(install: Install, registry: Registry) -> None:
+def test_an_installed_builder_that_does_not_work_is_skipped(install: Install, registry: Registry) -> None:
     install("docker", info="echo Cannot connect to the Docker daemon; exit 1")
     install("podman", info="echo cannot clone: Operation not permitted; exit 125")
     install("buildah")
     assert choose_builder(ImageSettings(name=registry.name)).program == "buildah"
 
 
-def test_a_builder_that_does_not_answer_is_passed_over(
-    install: Install, registry: Registry, over_when: OverWhen
-) -> None:
-    asked = install("docker", info="exec /bin/sleep 60") / "info.environment"
+def test_a_builder_that_does_not_answer_is_skipped(install: Install, registry: Registry, over_when: OverWhen) -> None:
+    called = install("docker", info="exec /bin/sleep 60") / "info.environment"
     install("podman")
-    over_when(image._PROBE, asked.exists)
+    over_when(image._INFO_TIMEOUT, called.exists)
     assert choose_builder(ImageSettings(name=registry.name)).program == "podman"
 
 
-def test_when_none_works_each_has_its_reason_and_how_to_get_it(install: Install, registry: Registry) -> None:
+def test_when_no_builder_works_the_error_has_reasons_and_how_to_install_one(
+    install: Install, registry: Registry
+) -> None:
     install("docker", info="echo Server:; echo Cannot connect to the Docker daemon >&2; exit 1")
     install("podman", info="exit 125")
     with pytest.raises(MissingTool) as caught:
@@ -153,7 +154,7 @@ def test_when_none_works_each_has_its_reason_and_how_to_get_it(install: Install,
     assert all(f"{program}: " in caught.value.hint for program in ("docker", "podman", "buildah"))
 
 
-def test_the_builder_that_the_pipeline_names_is_taken_or_none(install: Install, registry: Registry) -> None:
+def test_only_the_builder_that_the_pipeline_names_is_used(install: Install, registry: Registry) -> None:
     install("docker")
     install("buildah")
     assert choose_builder(ImageSettings(name=registry.name, builder="buildah")).program == "buildah"
@@ -190,7 +191,7 @@ def test_docker_builds_and_pushes_under_the_full_sha_and_its_digest_is_read(
 
 
 @pytest.mark.parametrize("program", ["podman", "buildah"])
-def test_podman_and_buildah_write_the_digest_and_are_told_about_tls(
+def test_podman_and_buildah_write_the_digest_and_get_the_tls_option(
     install: Install, registry: Registry, tree: Path, program: str
 ) -> None:
     # $3 is the file after --digestfile.
@@ -205,46 +206,46 @@ def test_tls_is_verified_unless_it_is_this_machine(name: str) -> None:
     builder = image._BUILDERS[2]
     command = builder.push_command(ImageSettings(name=name), f"{name}:tag", Path("/digest"))
     assert ("--tls-verify=false" in command) is name.startswith("127.")
-    told = builder.push_command(ImageSettings(name=name, insecure=False), f"{name}:tag", Path("/digest"))
-    assert "--tls-verify=false" not in told
+    verified = builder.push_command(ImageSettings(name=name, insecure=False), f"{name}:tag", Path("/digest"))
+    assert "--tls-verify=false" not in verified
 
 
-def test_a_version_in_the_pipeline_file_wins() -> None:
+def test_a_version_in_the_pipeline_file_overrides() -> None:
     settings = ImageSettings(name="registry.example.org/shop", args={"VERSION": "v1"})
     command = image._BUILDERS[0].build_command(settings, "reference", COMMIT, Path("/tree"))
     assert [word for word in command if word.startswith("VERSION=")] == ["VERSION=v1"]
 
 
-def test_a_builder_that_does_not_say_the_digest_has_the_registry_asked(
+def test_the_digest_comes_from_the_registry_when_the_builder_does_not_print_it(
     install: Install, registry: Registry, tree: Path
 ) -> None:
     """podman that calls itself docker, for example."""
     install("docker", push="echo pushed")
 
-    def notice(line: str) -> None:
+    def push_arrives(line: str) -> None:
         if line == "pushed":
             registry.tags[COMMIT.sha] = DIGEST
 
-    assert build(ImageSettings(name=registry.name), COMMIT, tree, on_line=notice).digest == DIGEST
+    assert build(ImageSettings(name=registry.name), COMMIT, tree, on_line=push_arrives).digest == DIGEST
     registry.tags.clear()
     with pytest.raises(RegistryUnreachable, match="does not have it"):
         build(ImageSettings(name=registry.name), COMMIT, tree)
 
 
-def test_an_image_that_is_there_is_found_and_nothing_is_built(install: Install, registry: Registry, tree: Path) -> None:
+def test_an_existing_image_is_found_and_nothing_is_built(install: Install, registry: Registry, tree: Path) -> None:
     notes = install("docker", build="exit 1")
     registry.tags = {COMMIT.sha: DIGEST}
     built = build(ImageSettings(name=registry.name), COMMIT, tree)
     assert (built.digest, built.built) == (DIGEST, False)
-    assert registry.asked == [f"/v2/acme/shop/manifests/{COMMIT.sha}"]
+    assert registry.requests == [f"/v2/acme/shop/manifests/{COMMIT.sha}"]
     assert not list(notes.iterdir())
 
 
-def test_an_image_that_is_not_there_is_none(registry: Registry) -> None:
+def test_a_missing_image_is_not_found(registry: Registry) -> None:
     assert find_image(ImageSettings(name=registry.name), COMMIT) is None
 
 
-def test_a_build_that_fails_shows_its_last_40_lines_and_pushes_nothing(
+def test_a_failed_build_shows_its_last_40_lines_and_pushes_nothing(
     install: Install, registry: Registry, tree: Path
 ) -> None:
     notes = install("docker", build="/usr/bin/seq 100; exit 3")
@@ -254,7 +255,7 @@ def test_a_build_that_fails_shows_its_last_40_lines_and_pushes_nothing(
     assert not (notes / "push").exists()
 
 
-def test_a_build_that_takes_too_long_has_failed(
+def test_a_build_over_its_time_limit_has_failed(
     install: Install, registry: Registry, tree: Path, over_when: OverWhen
 ) -> None:
     install("docker", build="echo compiling; exec /bin/sleep 60")
@@ -267,22 +268,20 @@ def test_a_build_that_takes_too_long_has_failed(
 
 
 @pytest.mark.parametrize(
-    "said",
+    "message",
     [
         "initializing source docker://x/base:1: pinging container registry x: dial tcp: connect: connection refused",
         'failed to resolve source metadata for x/base:1: failed to do request: Head "https://x/v2/": no such host',
     ],
 )
-def test_a_base_image_that_cannot_be_reached_is_no_answer(
-    install: Install, registry: Registry, tree: Path, said: str
-) -> None:
-    install("docker", build=f"echo '{said}'; exit 125")
+def test_an_unreachable_base_image_is_errored(install: Install, registry: Registry, tree: Path, message: str) -> None:
+    install("docker", build=f"echo '{message}'; exit 125")
     with pytest.raises(RegistryUnreachable, match="base image"):
         build(ImageSettings(name=registry.name), COMMIT, tree)
 
 
 @pytest.mark.parametrize(
-    ("said", "kind"),
+    ("message", "kind"),
     [
         ("denied: requested access to the resource is denied", Forbidden),
         ("unauthorized: authentication required", Forbidden),
@@ -292,25 +291,25 @@ def test_a_base_image_that_cannot_be_reached_is_no_answer(
         ('Get "http://x/v2/": dial tcp 127.0.0.1:5401: connect: connection refused', RegistryUnreachable),
         ("invalid status code from registry 503 (Service Unavailable)", RegistryUnreachable),
         ("net/http: TLS handshake timeout", RegistryUnreachable),
-        ("something that nobody has seen before", RegistryUnreachable),
+        ("an unknown message", RegistryUnreachable),
         ('Get "https://x/v2/": http: server gave HTTP response to HTTPS client', Invalid),
         ("x509: certificate signed by unknown authority", Invalid),
     ],
 )
-def test_what_a_push_says_is_understood(
-    install: Install, registry: Registry, tree: Path, said: str, kind: type[Exception]
+def test_messages_of_a_push_become_the_right_error(
+    install: Install, registry: Registry, tree: Path, message: str, kind: type[Exception]
 ) -> None:
-    install("docker", push=f"echo '{said}' >&2; exit 1")
+    install("docker", push=f"echo '{message}' >&2; exit 1")
     with pytest.raises(kind) as caught:
         build(ImageSettings(name=registry.name), COMMIT, tree)
     assert type(caught.value) is kind
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     if kind is Forbidden:
-        assert "refuses the push to acme/shop" in str(caught.value)
+        assert "denies the push to acme/shop" in str(caught.value)
         assert f"docker login {registry.name.partition('/')[0]}" in str(caught.value)
 
 
-def test_a_push_that_takes_too_long_is_no_answer(
+def test_a_push_over_its_time_limit_is_errored(
     install: Install, registry: Registry, tree: Path, over_when: OverWhen
 ) -> None:
     install("docker", push="echo pushing; exec /bin/sleep 60")
@@ -321,14 +320,14 @@ def test_a_push_that_takes_too_long_is_no_answer(
         build(ImageSettings(name=registry.name, timeout=limit), COMMIT, tree, on_line=lines.append)
 
 
-def test_a_registry_that_is_down_is_found_out_before_the_build(install: Install, tree: Path) -> None:
+def test_an_unreachable_registry_is_an_error_before_the_build(install: Install, tree: Path) -> None:
     notes = install("docker")
     with pytest.raises(RegistryUnreachable):
         build(ImageSettings(name="127.0.0.1:1/acme/shop"), COMMIT, tree)
     assert not list(notes.iterdir())
 
 
-def test_the_build_sees_what_a_builder_needs_and_no_secret_of_ours(
+def test_the_build_gets_the_variables_that_a_builder_needs_and_no_secret(
     install: Install, registry: Registry, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("KUBECONFIG", "PREFECT_API_KEY", "AWS_SECRET_ACCESS_KEY", "DOCKER_PASSWORD"):
@@ -337,16 +336,16 @@ def test_the_build_sees_what_a_builder_needs_and_no_secret_of_ours(
         monkeypatch.setenv(name, "needed")
     notes = install("docker", push=PUSHED)
     build(ImageSettings(name=registry.name), COMMIT, tree)
-    seen = (notes / "build.environment").read_text()
-    assert "secret" not in seen
-    assert seen.count("=needed") == 5
-    assert "HOME=" in seen
+    building = (notes / "build.environment").read_text()
+    assert "secret" not in building
+    assert building.count("=needed") == 5
+    assert "HOME=" in building
     pushing = (notes / "push.environment").read_text()
     assert [line for line in pushing.splitlines() if "secret" in line] == ["AWS_SECRET_ACCESS_KEY=secret"]
 
 
 @pytest.mark.parametrize("settings", [{"context": "absent"}, {"dockerfile": "Absent"}, {"context": "Dockerfile"}])
-def test_a_commit_without_the_dockerfile_is_told_so(
+def test_a_commit_without_the_dockerfile_is_invalid(
     install: Install, registry: Registry, tree: Path, settings: dict[str, str]
 ) -> None:
     install("docker")

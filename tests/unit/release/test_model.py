@@ -1,4 +1,4 @@
-"""What a release is called and what its hash covers."""
+"""The id of a release, and what its hash covers."""
 
 import json
 import pickle
@@ -15,19 +15,19 @@ from prefect_cd.release.model import BuiltImage, Commit, Release, digest_of
 SHA = "0123456789abcdef" * 2 + "01234567"
 
 
-def commit(**given: Any) -> Commit:  # noqa: ANN401
-    said = {"repository": "r", "sha": SHA, "revision": "main", "subject": "Sell", "author": "An author"}
-    return Commit(**{**said, "committed_at": datetime(2026, 1, 1, tzinfo=timezone.utc), **given})
+def commit(**fields: Any) -> Commit:  # noqa: ANN401
+    defaults = {"repository": "r", "sha": SHA, "revision": "main", "subject": "Sell", "author": "An author"}
+    return Commit(**{**defaults, "committed_at": datetime(2026, 1, 1, tzinfo=timezone.utc), **fields})
 
 
-def release(**given: Any) -> Release:  # noqa: ANN401
-    said = {
+def release(**fields: Any) -> Release:  # noqa: ANN401
+    defaults = {
         "application": "shop",
         "commit": commit(),
         "image": BuiltImage(name="r/shop", digest="sha256:" + "a" * 64, built=True),
         "manifests": {"staging": ({"kind": "A", "x": 1},), "production": ({"kind": "A", "x": 2},)},
     }
-    return Release(**{**said, **given})
+    return Release(**{**defaults, **fields})
 
 
 def test_the_id_is_the_short_commit_and_the_beginning_of_the_hash() -> None:
@@ -63,7 +63,7 @@ def test_i5_the_hash_changes_with_every_part(other: Release) -> None:
         release(image=BuiltImage(name="r/shop", digest="sha256:" + "a" * 64, built=False)),
     ],
 )
-def test_i8_the_hash_covers_what_would_be_applied_and_not_how_it_was_asked_for(same: Release) -> None:
+def test_i8_the_hash_covers_the_applied_content_and_not_the_request(same: Release) -> None:
     assert same.hash == release().hash
 
 
@@ -85,17 +85,17 @@ JSON = st.recursive(
 )
 
 
-def turned(value: object) -> object:
-    """The same with the order of all keys turned around."""
+def with_reversed_keys(value: object) -> object:
+    """The same value with all keys in reversed order."""
     if isinstance(value, dict):
-        return {key: turned(each) for key, each in reversed(value.items())}
-    return [turned(each) for each in value] if isinstance(value, list) else value
+        return {key: with_reversed_keys(item) for key, item in reversed(value.items())}
+    return [with_reversed_keys(item) for item in value] if isinstance(value, list) else value
 
 
 @settings(deadline=None, max_examples=50)
 @given(JSON)
 def test_the_digest_does_not_depend_on_the_order_of_keys(value: object) -> None:
-    assert digest_of(turned(value)) == digest_of(value)
+    assert digest_of(with_reversed_keys(value)) == digest_of(value)
 
 
 @settings(deadline=None, max_examples=50)

@@ -1,4 +1,4 @@
-"""What registries answer: small servers on loopback that speak the distribution specification."""
+"""Look-ups in registries: small servers on loopback that implement the distribution specification."""
 
 import base64
 import hashlib
@@ -47,8 +47,8 @@ Rule = Callable[[Request], Answer]
 
 @contextmanager
 def serving(rule: Rule) -> Iterator[tuple[str, list[Request]]]:
-    """A server that answers by `rule`: host:port, and what it was asked."""
-    seen: list[Request] = []
+    """A server that answers by `rule`: its host:port, and the requests that it gets."""
+    requests: list[Request] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def log_message(self, *_arguments: object) -> None:
@@ -57,7 +57,7 @@ def serving(rule: Rule) -> Iterator[tuple[str, list[Request]]]:
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
             body = self.rfile.read(int(self.headers["Content-Length"] or 0)).decode()
-            seen.append(
+            requests.append(
                 Request(
                     method=self.command,
                     path=parts.path,
@@ -68,7 +68,7 @@ def serving(rule: Rule) -> Iterator[tuple[str, list[Request]]]:
                     host=self.headers["Host"],
                 )
             )
-            answer = rule(seen[-1])
+            answer = rule(requests[-1])
             self.send_response(answer.code)
             for name, value in answer.headers.items():
                 self.send_header(name, value)
@@ -83,7 +83,7 @@ def serving(rule: Rule) -> Iterator[tuple[str, list[Request]]]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield f"127.0.0.1:{server.server_port}", seen
+        yield f"127.0.0.1:{server.server_port}", requests
     finally:
         server.shutdown()
         thread.join()
@@ -112,42 +112,42 @@ def basic(username: str, password: str) -> str:
     return f"Basic {entry(username, password)['auth']}"
 
 
-def found(_request: Request) -> Answer:
+def has_manifest(_request: Request) -> Answer:
     return Answer(headers={"Docker-Content-Digest": DIGEST}, body=MANIFEST)
 
 
 def test_the_digest_of_a_tag_comes_from_one_head_request() -> None:
-    with serving(found) as (host, seen):
+    with serving(has_manifest) as (host, requests):
         assert find_digest(f"{host}/acme/shop", TAG) == DIGEST
-    assert [(each.method, each.path) for each in seen] == [("HEAD", f"/v2/acme/shop/manifests/{TAG}")]
-    assert seen[0].authorization is None
+    assert [(request.method, request.path) for request in requests] == [("HEAD", f"/v2/acme/shop/manifests/{TAG}")]
+    assert requests[0].authorization is None
 
 
 def test_images_and_indexes_of_oci_and_docker_are_accepted() -> None:
-    with serving(found) as (host, seen):
+    with serving(has_manifest) as (host, requests):
         find_digest(f"{host}/acme/shop", TAG)
     for kind in ("oci.image.index.v1", "oci.image.manifest.v1", "manifest.list.v2", "distribution.manifest.v2"):
-        assert f"{kind}+json" in seen[0].accept
+        assert f"{kind}+json" in requests[0].accept
 
 
-def test_a_registry_that_does_not_say_the_digest_has_it_computed() -> None:
-    with serving(lambda _request: Answer(body=MANIFEST)) as (host, seen):
+def test_the_digest_is_computed_when_the_registry_does_not_send_it() -> None:
+    with serving(lambda _request: Answer(body=MANIFEST)) as (host, requests):
         assert find_digest(f"{host}/acme/shop", TAG) == DIGEST
-    assert [each.method for each in seen] == ["HEAD", "GET"]
+    assert [request.method for request in requests] == ["HEAD", "GET"]
 
 
-def test_a_registry_that_knows_no_head_is_asked_with_get() -> None:
-    with serving(lambda request: Answer(405) if request.method == "HEAD" else found(request)) as (host, _):
+def test_a_registry_without_head_requests_gets_a_get_request() -> None:
+    with serving(lambda request: Answer(405) if request.method == "HEAD" else has_manifest(request)) as (host, _):
         assert find_digest(f"{host}/acme/shop", TAG) == DIGEST
 
 
-def test_a_tag_that_is_not_there_is_none() -> None:
+def test_a_missing_tag_has_no_digest() -> None:
     with serving(lambda _request: Answer(404)) as (host, _):
         assert find_digest(f"{host}/acme/shop", TAG) is None
 
 
 @pytest.mark.parametrize("code", [500, 502, 503, 429])
-def test_a_registry_with_a_bad_day_is_unreachable(code: int) -> None:
+def test_a_registry_that_is_busy_or_broken_is_unreachable(code: int) -> None:
     with serving(lambda _request: Answer(code)) as (host, _), pytest.raises(RegistryUnreachable, match=str(code)):
         find_digest(f"{host}/acme/shop", TAG)
 
@@ -163,7 +163,7 @@ def test_a_registry_that_is_slow_is_unreachable() -> None:
 
     def slow(request: Request) -> Answer:
         hold.wait(4)
-        return found(request)
+        return has_manifest(request)
 
     with serving(slow) as (host, _):
         try:
@@ -173,14 +173,14 @@ def test_a_registry_that_is_slow_is_unreachable() -> None:
             hold.set()
 
 
-def test_a_registry_without_tls_is_not_asked_again_and_again() -> None:
-    with serving(found) as (host, _), pytest.raises(Invalid, match="does not speak TLS") as caught:
+def test_a_registry_without_tls_is_invalid_and_not_retried() -> None:
+    with serving(has_manifest) as (host, _), pytest.raises(Invalid, match="does not speak TLS") as caught:
         find_digest(f"{host}/acme/shop", TAG, insecure=False)
     assert "image.insecure: true" in caught.value.hint
 
 
 def token_service(username: str | None, password: str = "") -> Rule:
-    """A registry whose tokens are good for one repository; None: for everybody."""
+    """A registry whose tokens are valid for one repository; without a username everyone gets one."""
 
     def rule(request: Request) -> Answer:
         if request.path == "/token":
@@ -189,41 +189,44 @@ def token_service(username: str | None, password: str = "") -> Rule:
             scope = request.query["scope"][0]
             return Answer(body=json.dumps({"token": f"good-for-{scope}-at-{request.query['service'][0]}"}).encode())
         if request.authorization == "Bearer good-for-repository:acme/shop:pull-at-tests":
-            return found(request)
-        asked = f'Bearer realm="http://{request.host}/token",service="tests",scope="repository:acme/shop:pull"'
-        return Answer(401, {"WWW-Authenticate": asked})
+            return has_manifest(request)
+        challenge = f'Bearer realm="http://{request.host}/token",service="tests",scope="repository:acme/shop:pull"'
+        return Answer(401, {"WWW-Authenticate": challenge})
 
     return rule
 
 
-def test_a_token_for_everybody_is_fetched_when_the_registry_asks_for_one() -> None:
-    with serving(token_service(None)) as (host, seen):
+def test_an_anonymous_token_is_fetched_when_the_registry_demands_one() -> None:
+    with serving(token_service(None)) as (host, requests):
         assert find_digest(f"{host}/acme/shop", TAG) == DIGEST
-    assert [each.path.rpartition("/")[2] for each in seen] == [TAG, "token", TAG]
+    assert [request.path.rpartition("/")[2] for request in requests] == [TAG, "token", TAG]
 
 
 def test_a_token_is_fetched_with_the_credentials_and_only_the_token_goes_to_the_registry(home: Path) -> None:
-    with serving(token_service("ada", "pass:word")) as (host, seen):
+    with serving(token_service("ada", "pass:word")) as (host, requests):
         log_in(home, {"auths": {host: entry("ada", "pass:word")}})
         assert find_digest(f"{host}/acme/shop", TAG) == DIGEST
-    assert [each.authorization for each in seen if each.path != "/token"] == [
+    assert [request.authorization for request in requests if request.path != "/token"] == [
         None,
         "Bearer good-for-repository:acme/shop:pull-at-tests",
     ]
 
 
-def test_wrong_credentials_are_forbidden_and_the_answer_says_where_they_come_from(home: Path) -> None:
+def test_wrong_credentials_are_forbidden_and_the_error_names_their_file(home: Path) -> None:
     with serving(token_service("ada", "right")) as (host, _):
         log_in(home, {"auths": {host: entry("ada", "wr0ng")}})
         with pytest.raises(Forbidden) as caught:
             find_digest(f"{host}/acme/shop", TAG)
-    assert f"the credentials of {home}/.docker/config.json" in caught.value.reason
+    assert f"with the credentials of {home}/.docker/config.json" in caught.value.reason
     assert f"docker login {host}" in caught.value.hint
     assert "wr0ng" not in f"{caught.value}{vars(caught.value)}"
 
 
-def test_no_credentials_where_some_are_needed_are_forbidden() -> None:
-    with serving(token_service("ada", "right")) as (host, _), pytest.raises(Forbidden, match="have no cred"):
+def test_missing_credentials_are_forbidden() -> None:
+    with (
+        serving(token_service("ada", "right")) as (host, _),
+        pytest.raises(Forbidden, match="without credentials, and there are none"),
+    ):
         find_digest(f"{host}/acme/shop", TAG)
 
 
@@ -233,7 +236,7 @@ def test_an_identity_token_is_exchanged(home: Path) -> None:
             assert request.form["grant_type"] == ["refresh_token"]
             return Answer(body=b'{"access_token": "short"}')
         if request.authorization == "Bearer short":
-            return found(request)
+            return has_manifest(request)
         return Answer(401, {"WWW-Authenticate": f'Bearer realm="http://{request.host}/token",service="s"'})
 
     with serving(rule) as (host, _):
@@ -241,27 +244,30 @@ def test_an_identity_token_is_exchanged(home: Path) -> None:
         assert find_digest(f"{host}/acme/shop", TAG) == DIGEST
 
 
-def test_basic_authentication_is_answered(home: Path) -> None:
+def test_basic_authentication_uses_the_credentials(home: Path) -> None:
     def rule(request: Request) -> Answer:
         if request.authorization == basic("ada", "right"):
-            return found(request)
+            return has_manifest(request)
         return Answer(401, {"WWW-Authenticate": 'Basic realm="registry"'})
 
     with serving(rule) as (host, _):
         log_in(home, {"auths": {host: entry("ada", "right")}})
         assert find_digest(f"{host}/acme/shop", TAG) == DIGEST
         log_in(home, {"auths": {host: entry("ada", "wrong")}})
-        with pytest.raises(Forbidden, match="refuses the credentials"):
+        with pytest.raises(Forbidden, match="with the credentials of"):
             find_digest(f"{host}/acme/shop", TAG)
 
 
-def test_a_registry_that_forbids_is_forbidden() -> None:
-    with serving(lambda _request: Answer(403)) as (host, _), pytest.raises(Forbidden, match="no access to acme/shop"):
+def test_a_registry_that_denies_access_is_forbidden() -> None:
+    with (
+        serving(lambda _request: Answer(403)) as (host, _),
+        pytest.raises(Forbidden, match="denies access to acme/shop"),
+    ):
         find_digest(f"{host}/acme/shop", TAG)
 
 
 def test_a_redirect_to_another_host_does_not_get_the_credentials(home: Path) -> None:
-    with serving(found) as (target, seen):
+    with serving(has_manifest) as (target, requests):
 
         def rule(request: Request) -> Answer:
             if not request.authorization:
@@ -271,12 +277,12 @@ def test_a_redirect_to_another_host_does_not_get_the_credentials(home: Path) -> 
         with serving(rule) as (host, _):
             log_in(home, {"auths": {host: entry("ada", "right"), target: entry("ada", "right")}})
             assert find_digest(f"{host}/acme/shop", TAG) == DIGEST
-    assert [(each.path, each.authorization) for each in seen] == [("/elsewhere", None)]
+    assert [(request.path, request.authorization) for request in requests] == [("/elsewhere", None)]
 
 
 @pytest.mark.parametrize("kind", [entry("ada", "right"), {"identitytoken": "right"}], ids=["password", "identity"])
-def test_a_token_service_that_redirects_gets_no_further(home: Path, kind: dict[str, str]) -> None:
-    with serving(found) as (target, seen):
+def test_a_redirect_of_a_token_service_is_not_followed(home: Path, kind: dict[str, str]) -> None:
+    with serving(has_manifest) as (target, requests):
 
         def rule(request: Request) -> Answer:
             if request.path == "/token":
@@ -287,19 +293,19 @@ def test_a_token_service_that_redirects_gets_no_further(home: Path, kind: dict[s
             log_in(home, {"auths": {host: kind}})
             with pytest.raises(RegistryUnreachable, match="307"):
                 find_digest(f"{host}/acme/shop", TAG)
-    assert seen == []
+    assert requests == []
 
 
-def test_a_registry_with_tls_that_sends_us_to_a_token_service_without_is_not_obeyed() -> None:
-    with serving(found) as (target, seen), registry.httpx.Client() as client:
+def test_a_registry_with_tls_must_have_a_token_service_with_tls() -> None:
+    with serving(has_manifest) as (target, requests), registry.httpx.Client() as client:
         call = registry._Call(client, "registry.example.org", "acme/shop", "https")
         with pytest.raises(RegistryUnreachable, match="which is not https"):
             registry._token(call, {"realm": f"http://{target}/token"}, None)
-    assert seen == []
+    assert requests == []
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b"[]"])
-def test_a_token_service_that_talks_nonsense_is_unreachable(body: bytes) -> None:
+def test_an_invalid_answer_of_a_token_service_is_unreachable(body: bytes) -> None:
     def rule(request: Request) -> Answer:
         if request.path == "/token":
             return Answer(body=body)
@@ -320,7 +326,7 @@ def test_a_token_service_that_talks_nonsense_is_unreachable(body: bytes) -> None
         ("index.docker.io/acme/shop", ("docker.io", "acme/shop")),
     ],
 )
-def test_names_are_read_as_docker_reads_them(name: str, parts: tuple[str, str]) -> None:
+def test_names_are_split_as_docker_splits_them(name: str, parts: tuple[str, str]) -> None:
     assert split(name) == parts
 
 
@@ -338,7 +344,7 @@ def test_names_are_read_as_docker_reads_them(name: str, parts: tuple[str, str]) 
         ("10.0.0.1:5000", True, True),
     ],
 )
-def test_plain_http_is_for_this_machine_unless_said_otherwise(host: str, insecure: bool | None, plain: bool) -> None:  # noqa: FBT001
+def test_plain_http_is_for_this_machine_unless_configured(host: str, insecure: bool | None, plain: bool) -> None:  # noqa: FBT001
     assert speaks_http(host, insecure=insecure) is plain
 
 
@@ -358,13 +364,13 @@ def test_credentials_are_found_where_the_builders_keep_them(
 ) -> None:
     monkeypatch.setenv(variable, str(home / value))
     log_in(home, {"auths": {"registry.example.org": entry("ada", "right")}}, file)
-    known = credentials("registry.example.org", "acme/shop")
-    assert known is not None
-    assert (known.username, known.secret, known.origin) == ("ada", "right", str(home / file))
-    assert "right" not in repr(known)
+    login = credentials("registry.example.org", "acme/shop")
+    assert login is not None
+    assert (login.username, login.secret, login.origin) == ("ada", "right", str(home / file))
+    assert "right" not in repr(login)
 
 
-def test_the_closest_entry_wins(home: Path) -> None:
+def test_the_most_specific_entry_wins(home: Path) -> None:
     log_in(
         home,
         {
@@ -375,23 +381,23 @@ def test_the_closest_entry_wins(home: Path) -> None:
             }
         },
     )
-    found_for = {name: credentials("registry.example.org", name) for name in ("acme/shop", "acme/shop2", "x")}
-    assert {name: known and known.username for name, known in found_for.items()} == {
+    logins = {name: credentials("registry.example.org", name) for name in ("acme/shop", "acme/shop2", "x")}
+    assert {name: login and login.username for name, login in logins.items()} == {
         "acme/shop": "acme",
         "acme/shop2": "other",
         "x": "all",
     }
 
 
-def test_docker_hub_is_known_by_the_name_that_docker_login_writes(home: Path) -> None:
+def test_docker_hub_is_found_under_the_key_that_docker_login_writes(home: Path) -> None:
     log_in(home, {"auths": {"https://index.docker.io/v1/": entry("ada", "right")}})
-    known = credentials(*split("acme/shop"))
-    assert known is not None
-    assert known.username == "ada"
+    login = credentials(*split("acme/shop"))
+    assert login is not None
+    assert login.username == "ada"
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"auths": {"registry.example.org": {}}}', '{"auths": null}'])
-def test_files_without_credentials_give_none(home: Path, content: str) -> None:
+def test_files_without_credentials_have_none(home: Path, content: str) -> None:
     (home / ".docker").mkdir()
     (home / ".docker" / "config.json").write_text(content)
     assert credentials("registry.example.org", "acme/shop") is None
@@ -411,17 +417,17 @@ def test_a_credential_helper_is_asked_for_the_host(
 ) -> None:
     helper(home, monkeypatch, 'echo "{\\"Username\\": \\"$1-$(cat)\\", \\"Secret\\": \\"right\\"}"')
     log_in(home, config)
-    known = credentials("registry.example.org", "acme/shop")
-    assert known is not None
-    assert (known.username, known.secret) == ("get-registry.example.org", "right")
+    login = credentials("registry.example.org", "acme/shop")
+    assert login is not None
+    assert (login.username, login.secret) == ("get-registry.example.org", "right")
 
 
-def test_a_helper_that_knows_nothing_leaves_the_word_to_the_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_is_used_when_the_helper_has_no_credentials(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     helper(home, monkeypatch, "cat > /dev/null; echo credentials not found in native keychain; exit 1")
     log_in(home, {"credsStore": "tests", "auths": {"registry.example.org": entry("ada", "right")}})
-    known = credentials("registry.example.org", "acme/shop")
-    assert known is not None
-    assert known.username == "ada"
+    login = credentials("registry.example.org", "acme/shop")
+    assert login is not None
+    assert login.username == "ada"
 
 
 def test_a_helper_that_is_not_installed_is_a_missing_tool(home: Path) -> None:
@@ -435,4 +441,12 @@ def test_a_helper_that_fails_is_forbidden(home: Path, monkeypatch: pytest.Monkey
     helper(home, monkeypatch, script)
     log_in(home, {"credsStore": "tests"})
     with pytest.raises(Forbidden, match="docker-credential-tests"):
+        credentials("registry.example.org", "acme/shop")
+
+
+def test_a_helper_that_does_not_answer_is_an_unreachable_registry(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    helper(home, monkeypatch, "exec sleep 1000")
+    log_in(home, {"credsStore": "tests"})
+    monkeypatch.setattr(registry, "_HELPER_TIMEOUT", timedelta(seconds=0.1))
+    with pytest.raises(RegistryUnreachable, match="docker-credential-tests gave no credentials"):
         credentials("registry.example.org", "acme/shop")

@@ -1,6 +1,7 @@
 """Recorded observations of a real cluster in, verdicts out."""
 
 import random
+import re
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cache
@@ -18,11 +19,11 @@ from prefect_cd.rollout.assess import Memory, Observation, Patience, Phase, Port
 from prefect_cd.rollout.diagnosis import Category, as_time
 
 OBSERVATIONS = Path(__file__).parents[1] / "observations"
-PROGRESSING, COMPLETE, DOOMED = Phase.PROGRESSING, Phase.COMPLETE, Phase.FAILED
+PROGRESSING, COMPLETE, FAILED = Phase.PROGRESSING, Phase.COMPLETE, Phase.FAILED
 AFTER_PATIENCE = timedelta(seconds=61)
 
 
-# name of the recording -> phase, and the category of the first cause (None: there is no trouble)
+# name of the recording -> phase, and the category of the first cause (None: no problem)
 NOW: dict[str, tuple[Phase, Category | None]] = {
     "fresh-just-started": (PROGRESSING, None),
     "fresh": (COMPLETE, None),
@@ -42,50 +43,50 @@ NOW: dict[str, tuple[Phase, Category | None]] = {
     "drained": (COMPLETE, None),
     "stateful-set-midway": (PROGRESSING, None),
     "stateful-set": (COMPLETE, None),
-    "stateful-set-image-not-found": (DOOMED, Category.IMAGE_NOT_FOUND),
-    "stateful-set-crash-loop": (DOOMED, Category.CRASH),
+    "stateful-set-image-not-found": (FAILED, Category.IMAGE_NOT_FOUND),
+    "stateful-set-crash-loop": (FAILED, Category.CRASH),
     "daemon-set": (COMPLETE, None),
-    "daemon-set-crash-loop": (DOOMED, Category.CRASH),
+    "daemon-set-crash-loop": (FAILED, Category.CRASH),
     "job-running": (PROGRESSING, None),
     "job": (COMPLETE, None),
     "job-crashed-once": (PROGRESSING, Category.CRASH),
-    "job-crashed": (DOOMED, Category.CRASH),
-    "job-image-not-found": (DOOMED, Category.IMAGE_NOT_FOUND),
-    "image-not-found": (DOOMED, Category.IMAGE_NOT_FOUND),
-    "image-not-found-back-off": (DOOMED, Category.IMAGE_NOT_FOUND),
-    "tag-not-found": (DOOMED, Category.IMAGE_NOT_FOUND),
-    "image-name-invalid": (DOOMED, Category.IMAGE_NAME_INVALID),
+    "job-crashed": (FAILED, Category.CRASH),
+    "job-image-not-found": (FAILED, Category.IMAGE_NOT_FOUND),
+    "image-not-found": (FAILED, Category.IMAGE_NOT_FOUND),
+    "image-not-found-back-off": (FAILED, Category.IMAGE_NOT_FOUND),
+    "tag-not-found": (FAILED, Category.IMAGE_NOT_FOUND),
+    "image-name-invalid": (FAILED, Category.IMAGE_NAME_INVALID),
     "registry-unreachable": (PROGRESSING, Category.REGISTRY_UNREACHABLE),
     "crash-loop-two-crashes": (PROGRESSING, Category.CRASH),
-    "crash-loop": (DOOMED, Category.CRASH),
-    "crash-loop-running-again": (DOOMED, Category.CRASH),
-    "exits-zero": (DOOMED, Category.CRASH),
-    "command-not-found": (DOOMED, Category.COMMAND_NOT_FOUND),
-    "command-not-found-back-off": (DOOMED, Category.COMMAND_NOT_FOUND),
-    "shell-command-not-found": (DOOMED, Category.COMMAND_NOT_FOUND),
-    "wrong-architecture": (DOOMED, Category.WRONG_ARCHITECTURE),
-    "out-of-memory": (DOOMED, Category.OUT_OF_MEMORY),
+    "crash-loop": (FAILED, Category.CRASH),
+    "crash-loop-running-again": (FAILED, Category.CRASH),
+    "exits-zero": (FAILED, Category.CRASH),
+    "command-not-found": (FAILED, Category.COMMAND_NOT_FOUND),
+    "command-not-found-back-off": (FAILED, Category.COMMAND_NOT_FOUND),
+    "shell-command-not-found": (FAILED, Category.COMMAND_NOT_FOUND),
+    "wrong-architecture": (FAILED, Category.WRONG_ARCHITECTURE),
+    "out-of-memory": (FAILED, Category.OUT_OF_MEMORY),
     "missing-configmap-env": (PROGRESSING, Category.MISSING_CONFIG),
     "missing-configmap-heals": (COMPLETE, None),
     "missing-secret-key": (PROGRESSING, Category.MISSING_CONFIG),
     "missing-configmap-volume": (PROGRESSING, Category.MISSING_CONFIG),
-    "init-container-fails": (DOOMED, Category.INIT_CONTAINER),
-    "init-container-running-again": (DOOMED, Category.INIT_CONTAINER),
+    "init-container-fails": (FAILED, Category.INIT_CONTAINER),
+    "init-container-running-again": (FAILED, Category.INIT_CONTAINER),
     "sidecar-crash-unnoticed": (PROGRESSING, Category.CRASH),
-    "sidecar-crashes": (DOOMED, Category.CRASH),
+    "sidecar-crashes": (FAILED, Category.CRASH),
     "unschedulable": (PROGRESSING, Category.UNSCHEDULABLE),
     "claim-missing": (PROGRESSING, Category.VOLUME),
     "quota": (PROGRESSING, Category.QUOTA),
     "quota-heals": (COMPLETE, None),
-    "pod-security": (DOOMED, Category.ADMISSION),
-    "limit-range": (DOOMED, Category.ADMISSION),
-    "policy-denies": (DOOMED, Category.ADMISSION),
+    "pod-security": (FAILED, Category.ADMISSION),
+    "limit-range": (FAILED, Category.ADMISSION),
+    "policy-denies": (FAILED, Category.ADMISSION),
     "service-account-missing": (PROGRESSING, Category.SERVICE_ACCOUNT),
     "readiness-never": (PROGRESSING, Category.READINESS),
-    "progress-deadline": (DOOMED, Category.READINESS),
-    "liveness-kills": (DOOMED, Category.LIVENESS),
-    "startup-never": (DOOMED, Category.STARTUP),
-    "post-start-hook-fails": (DOOMED, Category.CRASH),
+    "progress-deadline": (FAILED, Category.READINESS),
+    "liveness-kills": (FAILED, Category.LIVENESS),
+    "startup-never": (FAILED, Category.STARTUP),
+    "post-start-hook-fails": (FAILED, Category.CRASH),
 }
 MAY_HEAL = sorted(
     name
@@ -109,17 +110,17 @@ def recorded(name: str) -> tuple[Observation, datetime, datetime]:
 DEFAULT = Patience()
 
 
-def verdict(name: str, *, later: timedelta = timedelta(), patience: Patience = DEFAULT) -> Verdict:
+def verdict_on(name: str, *, later: timedelta = timedelta(), patience: Patience = DEFAULT) -> Verdict:
     observation, since, now = recorded(name)
     return assess(observation, since=since, now=now + later, patience=patience)
 
 
-def category(found: Verdict) -> Category | None:
-    return found.causes[0].category if found.causes else None
+def category(verdict: Verdict) -> Category | None:
+    return verdict.causes[0].category if verdict.causes else None
 
 
 def statuses(observation: Observation) -> list[dict[str, Any]]:
-    return [each for pod in observation.pods for each in pod["status"]["containerStatuses"]]
+    return [status for pod in observation.pods for status in pod["status"]["containerStatuses"]]
 
 
 def edited(value: Any, key: str, new: Any) -> Any:  # noqa: ANN401  JSON is anything
@@ -133,9 +134,9 @@ def edited(value: Any, key: str, new: Any) -> Any:  # noqa: ANN401  JSON is anyt
 
 
 @pytest.mark.parametrize("name", sorted(NOW))
-def test_a_recorded_moment_gets_its_verdict(name: str) -> None:
-    found = verdict(name)
-    assert (found.phase, category(found)) == NOW[name], found.summary
+def test_a_recorded_observation_gets_its_verdict(name: str) -> None:
+    verdict = verdict_on(name)
+    assert (verdict.phase, category(verdict)) == NOW[name], verdict.summary
 
 
 def test_every_recording_has_an_expected_verdict() -> None:
@@ -143,35 +144,35 @@ def test_every_recording_has_an_expected_verdict() -> None:
 
 
 @pytest.mark.parametrize("name", MAY_HEAL)
-def test_what_may_heal_is_doomed_once_patience_has_run_out(name: str) -> None:
-    trouble = NOW[name][1]
-    assert trouble is not None
-    found = verdict(name, later=DEFAULT.with_(trouble) + timedelta(seconds=1))
-    assert (found.phase, category(found)) == (DOOMED, trouble)
+def test_a_problem_that_may_pass_fails_once_patience_has_run_out(name: str) -> None:
+    problem = NOW[name][1]
+    assert problem is not None
+    verdict = verdict_on(name, later=DEFAULT.for_category(problem) + timedelta(seconds=1))
+    assert (verdict.phase, category(verdict)) == (FAILED, problem)
 
 
 @pytest.mark.parametrize("name", sorted(name for name, (phase, _) in NOW.items() if phase is COMPLETE))
-def test_what_is_complete_stays_complete(name: str) -> None:
-    assert verdict(name, later=timedelta(hours=1)).phase is COMPLETE
+def test_a_complete_rollout_stays_complete(name: str) -> None:
+    assert verdict_on(name, later=timedelta(hours=1)).phase is COMPLETE
 
 
-RUNS_AGAIN = {"crash-loop-running-again", "init-container-running-again"}  # a minute of running would heal them
+RUNS_AGAIN = {"crash-loop-running-again", "init-container-running-again"}  # a minute of running clears them
 
 
-@pytest.mark.parametrize("name", sorted({name for name, (phase, _) in NOW.items() if phase is DOOMED} - RUNS_AGAIN))
-def test_what_is_doomed_stays_doomed_in_its_next_minute(name: str) -> None:
-    assert verdict(name, later=timedelta(minutes=1)).phase is DOOMED
+@pytest.mark.parametrize("name", sorted({name for name, (phase, _) in NOW.items() if phase is FAILED} - RUNS_AGAIN))
+def test_a_failed_rollout_stays_failed_in_the_next_minute(name: str) -> None:
+    assert verdict_on(name, later=timedelta(minutes=1)).phase is FAILED
 
 
-def test_readiness_that_never_comes_is_doomed_after_the_probes_own_settings_and_patience() -> None:
-    # two failures two seconds apart are the probe's own; it had run for 58 s when it was recorded
-    assert "given up in 7 s" in verdict("readiness-never").summary
-    assert verdict("readiness-never", later=timedelta(seconds=6)).phase is PROGRESSING
-    found = verdict("readiness-never", later=timedelta(seconds=8))
-    assert (found.phase, category(found)) == (DOOMED, Category.READINESS)
+def test_a_pod_that_never_becomes_ready_fails_after_the_probes_grace_period_and_patience() -> None:
+    # the probe's own settings allow two failures two seconds apart; it had run for 58 s when it was recorded
+    assert "given up in 7 s" in verdict_on("readiness-never").summary
+    assert verdict_on("readiness-never", later=timedelta(seconds=6)).phase is PROGRESSING
+    verdict = verdict_on("readiness-never", later=timedelta(seconds=8))
+    assert (verdict.phase, category(verdict)) == (FAILED, Category.READINESS)
 
 
-def test_time_for_the_startup_probe_is_over_when_that_has_said_yes() -> None:
+def test_the_grace_period_of_the_startup_probe_ends_when_it_has_passed() -> None:
     observation, since, _ = recorded("readiness-never")
     pods = edited(list(observation.pods), "imagePullPolicy", "Always")
     pods[0]["spec"]["containers"][0]["startupProbe"] = {"periodSeconds": 1, "failureThreshold": 100}
@@ -180,67 +181,67 @@ def test_time_for_the_startup_probe_is_over_when_that_has_said_yes() -> None:
     def look(seconds: float, memory: Memory) -> Verdict:
         return assess(slow, since=since, now=since + timedelta(seconds=seconds), memory=memory)
 
-    memory = look(4, Memory()).memory  # the startup probe has said yes by then: 5 s for readiness, 60 s of patience
+    memory = look(4, Memory()).memory  # the startup probe has passed by then: 5 s for readiness, 60 s of patience
     assert look(68, memory).phase is PROGRESSING
-    assert look(70, memory).phase is DOOMED
-    assert look(70, Memory()).phase is PROGRESSING  # who has not seen it must allow for both
+    assert look(70, memory).phase is FAILED
+    assert look(70, Memory()).phase is PROGRESSING  # without the memory of it, both probes must be allowed for
 
 
-def test_a_probe_that_may_say_no_for_twenty_minutes_is_not_stalled_before() -> None:
+def test_a_probe_that_may_fail_for_twenty_minutes_is_not_stalled_before() -> None:
     observation, since, _ = recorded("readiness-never")
     pods = edited(list(observation.pods), "failureThreshold", 600)  # two seconds apart
     patient = replace(observation, pods=tuple(pods))
-    for minutes, phase in ((15, PROGRESSING), (19, PROGRESSING), (22, DOOMED)):
+    for minutes, phase in ((15, PROGRESSING), (19, PROGRESSING), (22, FAILED)):
         assert assess(patient, since=since, now=since + timedelta(minutes=minutes)).phase is phase
 
 
-def test_a_crash_heals_when_the_container_outlives_it() -> None:
-    assert verdict("crash-loop-running-again").phase is DOOMED
+def test_a_container_recovers_from_a_crash_by_staying_up() -> None:
+    assert verdict_on("crash-loop-running-again").phase is FAILED
     observation, since, now = recorded("one-restart-just-now")
     assert assess(observation, since=since, now=now + timedelta(seconds=3)).phase is PROGRESSING
     assert assess(observation, since=since, now=now + timedelta(seconds=11)).phase is COMPLETE
 
 
-def test_crashes_of_a_container_that_runs_well_since_are_history() -> None:
-    found = verdict("init-container-running-again", later=timedelta(minutes=1))
-    assert (found.phase, found.causes) == (PROGRESSING, ())
+def test_crashes_of_a_container_that_has_recovered_are_over() -> None:
+    verdict = verdict_on("init-container-running-again", later=timedelta(minutes=1))
+    assert (verdict.phase, verdict.causes) == (PROGRESSING, ())
 
 
 def test_the_number_of_crashes_is_a_setting() -> None:
-    assert verdict("crash-loop", patience=Patience(crashes=5)).phase is PROGRESSING
-    assert verdict("crash-loop-two-crashes", patience=Patience(crashes=2)).phase is DOOMED
+    assert verdict_on("crash-loop", patience=Patience(crashes=5)).phase is PROGRESSING
+    assert verdict_on("crash-loop-two-crashes", patience=Patience(crashes=2)).phase is FAILED
 
 
-def test_the_time_to_heal_is_a_setting() -> None:
-    assert verdict("unschedulable", patience=Patience(node=timedelta(seconds=2))).phase is DOOMED
+def test_the_patience_is_a_setting() -> None:
+    assert verdict_on("unschedulable", patience=Patience(node=timedelta(seconds=2))).phase is FAILED
 
 
-# --- what was seen before the rollout began
+# --- problems from before the rollout
 
 
 @pytest.mark.parametrize("name", ["crash-loop", "out-of-memory", "liveness-kills", "exits-zero"])
-def test_crashes_before_the_rollout_are_not_its_own(name: str) -> None:
+def test_crashes_before_the_rollout_do_not_count(name: str) -> None:
     observation, _, now = recorded(name)
     assert assess(observation, since=now + timedelta(minutes=5), now=now + timedelta(minutes=9)).phase is PROGRESSING
 
 
 @pytest.mark.parametrize("name", ["image-not-found", "missing-configmap-env", "pod-security", "progress-deadline"])
-def test_a_trouble_from_before_the_rollout_gets_the_patience_anew(name: str) -> None:
+def test_a_problem_from_before_the_rollout_gets_the_full_patience(name: str) -> None:
     observation, _, now = recorded(name)
     began = now + timedelta(minutes=5)
     assert assess(observation, since=began, now=began + timedelta(seconds=50)).phase is PROGRESSING
-    assert assess(observation, since=began, now=began + AFTER_PATIENCE).phase is DOOMED
+    assert assess(observation, since=began, now=began + AFTER_PATIENCE).phase is FAILED
 
 
-def test_a_few_seconds_between_the_clocks_do_not_hide_a_proof() -> None:
+def test_a_clock_skew_of_seconds_does_not_hide_a_permanent_problem() -> None:
     observation, _, now = recorded("image-not-found")
-    assert assess(observation, since=now + timedelta(seconds=4), now=now + timedelta(seconds=4)).phase is DOOMED
+    assert assess(observation, since=now + timedelta(seconds=4), now=now + timedelta(seconds=4)).phase is FAILED
 
 
-def test_a_container_that_started_in_the_second_of_the_apply_is_not_an_old_one() -> None:
+def test_a_container_that_started_in_the_second_of_the_apply_is_new() -> None:
     # timestamps in objects are whole seconds: it started after the apply, and seems to have started before
     observation, _, _ = recorded("fresh-just-started")
-    started = as_time(max(each["state"]["running"]["startedAt"] for each in statuses(observation)))
+    started = as_time(max(status["state"]["running"]["startedAt"] for status in statuses(observation)))
     assert started is not None
     since = started + timedelta(seconds=0.3)
     assert assess(observation, since=since, now=since + timedelta(seconds=1)).phase is PROGRESSING
@@ -248,7 +249,7 @@ def test_a_container_that_started_in_the_second_of_the_apply_is_not_an_old_one()
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
-def test_a_clock_that_is_an_hour_off_does_not_hold_a_good_rollout_for_ever(hours: int) -> None:
+def test_a_clock_that_is_an_hour_off_does_not_block_a_good_rollout(hours: int) -> None:
     observation, since, now = recorded("fresh")
     off = timedelta(hours=hours)
     assert assess(observation, since=since + off, now=now + off).phase is COMPLETE
@@ -261,53 +262,53 @@ def test_a_clock_that_is_an_hour_off_does_not_hold_a_good_rollout_for_ever(hours
 def test_nothing_counts_before_the_controller_has_seen_the_new_generation(name: str) -> None:
     observation, since, now = recorded(name)
     workload = edited(observation.workload, "generation", 99)
-    found = assess(
+    verdict = assess(
         Observation(workload, observation.revisions, observation.pods, observation.events), since=since, now=now
     )
-    assert (found.phase, found.causes) == (PROGRESSING, ())
+    assert (verdict.phase, verdict.causes) == (PROGRESSING, ())
 
 
 def test_a_template_that_differs_by_new_defaults_is_found_by_its_revision_number() -> None:
     observation, since, now = recorded("image-not-found")
     workload = edited(observation.workload, "terminationMessagePolicy", "NewDefault")
-    found = assess(
+    verdict = assess(
         Observation(workload, observation.revisions, observation.pods, observation.events), since=since, now=now
     )
-    assert category(found) is Category.IMAGE_NOT_FOUND
+    assert category(verdict) is Category.IMAGE_NOT_FOUND
 
 
 def test_the_template_decides_and_not_a_revision_number_that_lags_behind() -> None:
     observation, since, now = recorded("over-a-broken-revision-midway")
     workload = edited(observation.workload, "deployment.kubernetes.io/revision", "1")
-    found = assess(
+    verdict = assess(
         Observation(workload, observation.revisions, observation.pods, observation.events), since=since, now=now
     )
-    assert (found.ready, found.causes) == (2, ())
+    assert (verdict.ready, verdict.causes) == (2, ())
 
 
 def test_an_old_pod_that_stays_keeps_a_rollout_from_being_complete() -> None:
-    assert verdict("rolling-one-old-left", later=timedelta(minutes=5)).phase is PROGRESSING
+    assert verdict_on("rolling-one-old-left", later=timedelta(minutes=5)).phase is PROGRESSING
 
 
 def test_old_pods_are_not_counted_as_ready() -> None:
-    found = verdict("image-not-found")
-    assert (found.ready, found.wanted) == (0, 1)
+    verdict = verdict_on("image-not-found")
+    assert (verdict.ready, verdict.wanted) == (0, 1)
 
 
-def test_a_job_may_use_up_the_retries_that_someone_chose() -> None:
+def test_a_job_may_use_up_the_retries_that_the_user_chose() -> None:
     observation, since, now = recorded("job-crashed-once")
-    for limit, phase in ((6, DOOMED), (10, PROGRESSING)):
+    for limit, phase in ((6, FAILED), (10, PROGRESSING)):
         workload = edited(observation.workload, "backoffLimit", limit)
         workload["status"]["failed"] = 3
-        found = assess(Observation(workload, (), observation.pods, observation.events), since=since, now=now)
-        assert found.phase is phase
+        verdict = assess(Observation(workload, (), observation.pods, observation.events), since=since, now=now)
+        assert verdict.phase is phase
 
 
-# --- refused pods of workloads without a condition for it
+# --- refused pods of workloads that report it by events only
 
 
 @pytest.mark.parametrize("kind", ["StatefulSet", "DaemonSet"])
-def test_a_refusal_that_only_events_tell_dooms_until_a_pod_is_created(kind: str) -> None:
+def test_a_refusal_reported_by_events_fails_until_a_pod_is_created(kind: str) -> None:
     workload = {
         "kind": kind,
         "metadata": {"name": "shop", "uid": "u", "generation": 1},
@@ -323,13 +324,13 @@ def test_a_refusal_that_only_events_tell_dooms_until_a_pod_is_created(kind: str)
     since, now = as_time("2026-01-01T00:00:00Z"), as_time("2026-01-01T00:00:12Z")
     assert since is not None
     assert now is not None
-    assert assess(Observation(workload, events=(refused,)), since=since, now=now).phase is DOOMED
+    assert assess(Observation(workload, events=(refused,)), since=since, now=now).phase is FAILED
     assert assess(Observation(workload, events=(refused, created)), since=since, now=now).phase is PROGRESSING
     labels = {"controller-revision-hash": "one"}
-    there = {"kind": "Pod", "metadata": {"name": "shop-0", "labels": labels}}
+    pod = {"kind": "Pod", "metadata": {"name": "shop-0", "labels": labels}}
     workload["status"] = {**workload["status"], "updateRevision": "one"}  # type: ignore[dict-item]
     newest = {"kind": "ControllerRevision", "metadata": {"labels": labels}}
-    assert assess(Observation(workload, (newest,), (there,), (refused,)), since=since, now=now).causes == ()
+    assert assess(Observation(workload, (newest,), (pod,), (refused,)), since=since, now=now).causes == ()
 
 
 # --- other kinds
@@ -345,32 +346,32 @@ def test_a_refusal_that_only_events_tell_dooms_until_a_pod_is_created(kind: str)
         ({"conditions": [{"type": "Ready", "status": "False", "message": "issuing"}]}, PROGRESSING),
         ({"conditions": [{"type": "Available", "status": "Unknown"}]}, PROGRESSING),
         ({"conditions": [{"type": "Reconciling", "status": "True"}]}, PROGRESSING),
-        ({"conditions": [{"type": "Stalled", "status": "True", "message": "no such issuer"}]}, DOOMED),
-        ({"conditions": [{"type": "Failed", "status": "True"}, {"type": "Ready", "status": "True"}]}, DOOMED),
+        ({"conditions": [{"type": "Stalled", "status": "True", "message": "no such issuer"}]}, FAILED),
+        ({"conditions": [{"type": "Failed", "status": "True"}, {"type": "Ready", "status": "True"}]}, FAILED),
     ],
 )
 def test_other_kinds_are_read_by_their_conditions(status: object, phase: Phase) -> None:
-    thing = {"kind": "Certificate", "metadata": {"name": "shop", "generation": 2}}
-    thing |= {"status": status} if status is not None else {}
+    resource = {"kind": "Certificate", "metadata": {"name": "shop", "generation": 2}}
+    resource |= {"status": status} if status is not None else {}
     at = as_time("2026-01-01T00:00:00Z")
     assert at is not None
-    assert assess(Observation(thing), since=at, now=at).phase is phase
+    assert assess(Observation(resource), since=at, now=at).phase is phase
 
 
 # --- patience
 
 
-def test_an_environment_that_says_nothing_has_the_stated_patience() -> None:
-    assert Patience.by(RolloutSettings()) == Patience()
+def test_an_environment_without_settings_has_the_documented_patience() -> None:
+    assert Patience.from_settings(RolloutSettings()) == Patience()
 
 
-def test_one_duration_stands_for_every_trouble_and_a_mapping_for_its_own() -> None:
+def test_one_duration_sets_every_patience_and_a_mapping_sets_single_ones() -> None:
     half = timedelta(seconds=30)
-    every = Patience.by(RolloutSettings.model_validate({"crashes": 5, "patience": "30s"}))
+    every = Patience.from_settings(RolloutSettings.model_validate({"crashes": 5, "patience": "30s"}))
     assert every.crashes == 5
-    assert {every.with_(category) for category in Category} == {half}
+    assert {every.for_category(category) for category in Category} == {half}
     assert every.stall == Patience().stall
-    one = Patience.by(RolloutSettings.model_validate({"patience": {"quota": "30s"}}))
+    one = Patience.from_settings(RolloutSettings.model_validate({"patience": {"quota": "30s"}}))
     assert one == Patience(quota=half)
 
 
@@ -383,83 +384,84 @@ def test_one_duration_stands_for_every_trouble_and_a_mapping_for_its_own() -> No
         ({"patience": {"stall": "0s"}}, "longer than 0s"),
     ],
 )
-def test_a_patience_that_is_none_is_refused_once(wrong: object, words: str) -> None:
+def test_an_invalid_patience_is_refused_with_one_error(wrong: object, words: str) -> None:
     with pytest.raises(ValidationError, match=words) as caught:
         RolloutSettings.model_validate(wrong)
     assert caught.value.error_count() == 1
 
 
-def test_time_in_which_nobody_could_look_is_added_to_all_that_may_heal() -> None:
-    longer = Patience().longer(timedelta(seconds=7))
-    assert (longer.quota, longer.stall) == (timedelta(seconds=67), timedelta(seconds=607))
-    assert (longer.crashes, longer.settle, longer.recover) == (3, timedelta(seconds=5), timedelta(seconds=10))
+def test_time_without_observations_is_added_to_every_patience() -> None:
+    extended = Patience().extended_by(timedelta(seconds=7))
+    assert (extended.quota, extended.stall) == (timedelta(seconds=67), timedelta(seconds=607))
+    assert (extended.crashes, extended.min_uptime) == (3, timedelta(seconds=5))
+    assert extended.min_recovery == timedelta(seconds=10)
 
 
-def test_every_trouble_has_the_patience_of_its_own_kind() -> None:
+def test_every_problem_has_the_patience_of_its_category() -> None:
     patience = Patience(node=timedelta(hours=1))
-    assert verdict("unschedulable", later=AFTER_PATIENCE, patience=patience).phase is PROGRESSING
-    assert verdict("quota", later=AFTER_PATIENCE, patience=patience).phase is DOOMED
+    assert verdict_on("unschedulable", later=AFTER_PATIENCE, patience=patience).phase is PROGRESSING
+    assert verdict_on("quota", later=AFTER_PATIENCE, patience=patience).phase is FAILED
 
 
-def test_an_attempt_that_is_under_way_is_waited_for_twice_as_long() -> None:
+def test_a_retry_in_progress_doubles_the_patience() -> None:
     observation, since, now = recorded("registry-unreachable")
     [pod] = observation.pods
     pulling = {"involvedObject": {"kind": "Pod", "uid": pod["metadata"]["uid"]}, "reason": "Pulling",
                "lastTimestamp": (now + timedelta(seconds=1)).isoformat()}  # fmt: skip
     trying = replace(observation, events=(*observation.events, pulling))
-    for seconds, phase in ((74, PROGRESSING), (160, PROGRESSING), (165, DOOMED)):
+    for seconds, phase in ((74, PROGRESSING), (160, PROGRESSING), (165, FAILED)):
         assert assess(trying, since=since, now=now + timedelta(seconds=seconds)).phase is phase
 
 
-# --- what keeps pods from being created
+# --- problems of creating pods
 
 
-def test_a_replica_set_that_is_refused_is_told_though_the_deployment_never_says_that_it_has_looked() -> None:
+def test_a_refused_replica_set_is_reported_although_the_deployment_is_never_observed() -> None:
     observation, since, now = recorded("fresh")
     workload = edited(observation.workload, "image", "localhost:5000/other:1")
     workload["metadata"]["generation"] = 99
-    told = {"involvedObject": {"kind": "Deployment", "uid": workload["metadata"]["uid"]},
+    failure = {"involvedObject": {"kind": "Deployment", "uid": workload["metadata"]["uid"]},
             "reason": "ReplicaSetCreateError", "firstTimestamp": now.isoformat(), "lastTimestamp": now.isoformat(),
             "message": 'Failed to create new replica set "shop-1": replicasets.apps "shop-1" is forbidden: exceeded '
                        "quota: sets"}  # fmt: skip
-    refused = replace(observation, workload=workload, events=(told,))
-    found = assess(refused, since=since, now=now)
-    assert (found.phase, category(found)) == (PROGRESSING, Category.QUOTA)
-    assert assess(refused, since=since, now=now + AFTER_PATIENCE).phase is DOOMED
+    refused = replace(observation, workload=workload, events=(failure,))
+    verdict = assess(refused, since=since, now=now)
+    assert (verdict.phase, category(verdict)) == (PROGRESSING, Category.QUOTA)
+    assert assess(refused, since=since, now=now + AFTER_PATIENCE).phase is FAILED
 
 
-def test_a_controller_that_never_looks_is_not_waited_for_for_ever() -> None:
+def test_a_controller_that_never_observes_the_workload_fails_the_rollout() -> None:
     observation, since, now = recorded("fresh")
     asleep = replace(observation, workload=edited(observation.workload, "generation", 99))
     assert assess(asleep, since=since, now=now + timedelta(minutes=9)).phase is PROGRESSING
-    assert assess(asleep, since=since, now=now + timedelta(minutes=11)).phase is DOOMED
+    assert assess(asleep, since=since, now=now + timedelta(minutes=11)).phase is FAILED
 
 
 def test_a_broken_pod_of_an_earlier_revision_blocks_a_stateful_set_until_it_is_gone() -> None:
     observation, since, now = recorded("stateful-set-image-not-found")
     workload = edited(observation.workload, "updateRevision", "shop-next")
     blocked = replace(observation, workload=workload)
-    found = assess(blocked, since=since, now=now)
-    assert (found.phase, category(found)) == (PROGRESSING, Category.BLOCKED)
-    assert "delete pod" in found.causes[0].hint
-    assert assess(blocked, since=since, now=now + AFTER_PATIENCE).phase is DOOMED
+    verdict = assess(blocked, since=since, now=now)
+    assert (verdict.phase, category(verdict)) == (PROGRESSING, Category.BLOCKED)
+    assert "delete pod" in verdict.causes[0].hint
+    assert assess(blocked, since=since, now=now + AFTER_PATIENCE).phase is FAILED
     assert assess(replace(blocked, pods=()), since=since, now=now + AFTER_PATIENCE).causes == ()
     parallel = replace(blocked, workload=edited(workload, "podManagementPolicy", "Parallel"))
     assert assess(parallel, since=since, now=now).causes == ()
 
 
-def test_pods_that_are_evicted_for_their_own_limits_are_doomed_by_their_number() -> None:
+def test_pods_evicted_for_their_own_limits_fail_by_their_number() -> None:
     observation, since, now = recorded("drained-midway")
     [pod, *_] = observation.pods
     full = {**pod, "status": {"phase": "Failed", "reason": "Evicted",
                               "message": 'Usage of EmptyDir volume "tmp" exceeds the limit "1Mi". '}}  # fmt: skip
     revision = replace(observation, pods=(*observation.pods, full, full))
     assert assess(revision, since=since, now=now).phase is PROGRESSING
-    found = assess(replace(revision, pods=(*revision.pods, full)), since=since, now=now)
-    assert (found.phase, category(found)) == (DOOMED, Category.STORAGE_LIMIT)
+    verdict = assess(replace(revision, pods=(*revision.pods, full)), since=since, now=now)
+    assert (verdict.phase, category(verdict)) == (FAILED, Category.STORAGE_LIMIT)
 
 
-def test_a_job_with_retries_by_index_exhausts_them_itself() -> None:
+def test_a_job_with_retries_per_index_decides_itself() -> None:
     observation, since, now = recorded("job-crashed")
     workload = edited(observation.workload, "backoffLimit", 2147483647)
     workload["spec"]["backoffLimitPerIndex"] = 2
@@ -474,9 +476,9 @@ def fronted(name: str, *, port: object = 8080, selector: str = "shop", ready: bo
     observation, _, _ = recorded(name)
     service = {"kind": "Service", "metadata": {"name": "front", "creationTimestamp": "2026-11-24T08:00:00Z"},
                "spec": {"selector": {"app": selector}, "ports": [{"port": 80, "targetPort": port}]}}  # fmt: skip
-    there = [{"conditions": {"ready": ready}}] if ready is not None else []
+    ready_endpoints = [{"conditions": {"ready": ready}}] if ready is not None else []
     endpoints = {"metadata": {"labels": {"kubernetes.io/service-name": "front"}, "generation": 2},
-                 "ports": [{"name": ""}], "endpoints": there}  # fmt: skip
+                 "ports": [{"name": ""}], "endpoints": ready_endpoints}  # fmt: skip
     return replace(observation, services=(service,), endpoints=(endpoints,))
 
 
@@ -485,104 +487,106 @@ def at(name: str, observation: Observation, seconds: float = 0, memory: Memory |
     return assess(observation, since=since, now=now + timedelta(seconds=seconds), memory=memory or Memory())
 
 
-def test_a_service_with_ready_endpoints_is_complete_with_its_pods() -> None:
+def test_a_service_with_ready_endpoints_is_complete() -> None:
     assert at("fresh", fronted("fresh")).phase is COMPLETE
 
 
-def test_a_service_that_selects_nothing_is_doomed_however_complete_the_pods_are() -> None:
+def test_a_service_that_selects_no_pods_fails_although_the_pods_are_complete() -> None:
     seen = fronted("fresh", ready=None, selector="shopp")
-    found = at("fresh", seen)
-    assert (found.phase, category(found)) == (PROGRESSING, Category.SERVICE)
-    assert "given up in" in found.summary
-    assert at("fresh", seen, 31).phase is DOOMED
+    verdict = at("fresh", seen)
+    assert (verdict.phase, category(verdict)) == (PROGRESSING, Category.SERVICE)
+    assert "service/front: selector app=shopp matches no pods (given up in" in verdict.summary
+    assert at("fresh", seen, 31).phase is FAILED
 
 
 @pytest.mark.parametrize(
-    ("selector", "looked_at"), [("shop", True), ("shop", False), ("shopp", False)], ids=["behind", "deaf", "unknown"]
+    ("selector", "processed"),
+    [("shop", True), ("shop", False), ("shopp", False)],
+    ids=["no endpoints", "no slices", "selector matches nothing"],
 )
-def test_a_controller_that_has_not_heard_of_a_service_yet_is_given_a_minute(selector: str, *, looked_at: bool) -> None:
+def test_a_services_controller_has_a_grace_period_of_a_minute(selector: str, *, processed: bool) -> None:
     seen = fronted("fresh", ready=None, selector=selector)
-    seen = seen if looked_at else replace(seen, endpoints=())
-    if not looked_at:  # without slices nobody knows that it was as empty before
+    seen = seen if processed else replace(seen, endpoints=())
+    if not processed:  # without slices it is not known that it had no endpoints before
         _, since, _ = recorded("fresh")
         seen = replace(
-            seen, services=tuple(edited(each, "creationTimestamp", since.isoformat()) for each in seen.services)
+            seen, services=tuple(edited(item, "creationTimestamp", since.isoformat()) for item in seen.services)
         )
-    found = at("fresh", seen, 31)
-    assert (found.phase, category(found)) == (PROGRESSING, Category.SERVICE)
-    assert "its controller may need" in found.summary
+    verdict = at("fresh", seen, 31)
+    assert (verdict.phase, category(verdict)) == (PROGRESSING, Category.SERVICE)
+    assert "its controller may need" in verdict.summary
     assert "given up in" in at("fresh", seen, 61).summary
-    assert at("fresh", seen, 91).phase is DOOMED
+    assert at("fresh", seen, 91).phase is FAILED
 
 
-def test_a_service_that_was_empty_before_the_rollout_is_not_its_fault() -> None:
+def test_a_service_without_endpoints_before_the_rollout_does_not_count() -> None:
     seen = fronted("fresh", ready=None, selector="preview")
     assert at("fresh", edited_endpoints(seen, generation=1), 60).phase is COMPLETE
 
 
-def test_a_service_that_is_new_and_empty_is_the_rollouts_own() -> None:
+def test_a_new_service_without_endpoints_counts() -> None:
     seen = edited_endpoints(fronted("fresh", ready=None, selector="shopp"), generation=1)
     _, since, _ = recorded("fresh")
-    new = replace(seen, services=tuple(edited(each, "creationTimestamp", since.isoformat()) for each in seen.services))
-    assert at("fresh", new, 60).phase is DOOMED
+    new = replace(seen, services=tuple(edited(item, "creationTimestamp", since.isoformat()) for item in seen.services))
+    assert at("fresh", new, 60).phase is FAILED
 
 
 def edited_endpoints(observation: Observation, *, generation: int) -> Observation:
     return replace(
-        observation, endpoints=tuple(edited(each, "generation", generation) for each in observation.endpoints)
+        observation, endpoints=tuple(edited(item, "generation", generation) for item in observation.endpoints)
     )
 
 
-def test_a_named_port_that_no_container_has_is_doomed_at_once() -> None:
-    found = at("fresh", fronted("fresh", port="web", ready=None))
-    assert (found.phase, category(found)) == (DOOMED, Category.PORT)
+def test_a_named_port_that_no_container_declares_fails_immediately() -> None:
+    verdict = at("fresh", fronted("fresh", port="web", ready=None))
+    assert (verdict.phase, category(verdict)) == (FAILED, Category.PORT)
 
 
-def test_a_port_that_refuses_connections_is_doomed_after_patience() -> None:
+def test_a_port_that_refuses_connections_fails_after_the_patience() -> None:
     seen = fronted("fresh")
-    shut = replace(seen, knocks=(PortResult("front", 80, open=False, said="connection refused"),))
+    shut = replace(seen, port_results=(PortResult("front", 80, open=False, error="connection refused"),))
     assert at("fresh", shut).phase is PROGRESSING
-    assert (at("fresh", shut, 31).phase, category(at("fresh", shut, 31))) == (DOOMED, Category.PORT)
+    assert (at("fresh", shut, 31).phase, category(at("fresh", shut, 31))) == (FAILED, Category.PORT)
 
 
 @pytest.mark.parametrize("name", ["rolling-first-pod", "slow-readiness-waiting", "scaled-to-zero", "job"])
-def test_a_service_is_not_judged_before_there_are_pods_to_serve(name: str) -> None:
+def test_a_service_is_not_checked_before_its_pods_are_ready(name: str) -> None:
     bare, fronted_ = recorded(name)[0], fronted(name, ready=None)
     assert at(name, fronted_).phase is at(name, bare).phase
     assert Category.SERVICE not in [cause.category for cause in at(name, fronted_).causes]
 
 
-def test_a_service_that_loses_its_endpoints_after_complete_is_not_well_and_then_doomed() -> None:
+def test_a_service_that_loses_its_endpoints_after_complete_is_unhealthy_and_then_failed() -> None:
     complete = at("fresh", fronted("fresh"))
-    assert complete.well
+    assert complete.healthy
     lost = at("fresh", fronted("fresh", ready=False), 10, complete.memory)
-    assert (lost.phase, lost.well) == (COMPLETE, False)
-    assert at("fresh", fronted("fresh", ready=False), 101, lost.memory).phase is DOOMED
+    assert (lost.phase, lost.healthy) == (COMPLETE, False)
+    assert at("fresh", fronted("fresh", ready=False), 101, lost.memory).phase is FAILED
 
 
 # --- after complete
 
 
-def test_the_end_of_a_job_is_final() -> None:
-    found = verdict("job")
-    assert found.final
-    assert not verdict("fresh").final
-    assert verdict("scaled-to-zero").final
+def test_a_completed_job_is_final() -> None:
+    verdict = verdict_on("job")
+    assert verdict.final
+    assert not verdict_on("fresh").final
+    assert verdict_on("scaled-to-zero").final
 
 
-def test_it_is_known_since_when_pods_are_as_they_are() -> None:
+def test_the_time_of_the_pods_last_change_is_known() -> None:
     observation, *_ = recorded("fresh")
-    ready = [each["lastTransitionTime"] for pod in observation.pods for each in pod["status"]["conditions"]]
-    assert verdict("fresh").unchanged_since == as_time(max(ready))
-    assert verdict("scaled-to-zero").unchanged_since is None
+    ready = [state["lastTransitionTime"] for pod in observation.pods for state in pod["status"]["conditions"]]
+    assert verdict_on("fresh").unchanged_since == as_time(max(ready))
+    assert verdict_on("scaled-to-zero").unchanged_since is None
 
 
 @pytest.mark.parametrize("name", sorted(name for name, (phase, _) in NOW.items() if phase is COMPLETE))
-def test_what_is_complete_is_well_also_to_who_remembers(name: str) -> None:
-    first = verdict(name)
+def test_a_complete_rollout_is_healthy_with_memory_too(name: str) -> None:
+    first = verdict_on(name)
     observation, since, now = recorded(name)
     again = assess(observation, since=since, now=now + timedelta(minutes=1), memory=first.memory)
-    assert (first.well, again.well, again.phase) == (True, True, COMPLETE)
+    assert (first.healthy, again.healthy, again.phase) == (True, True, COMPLETE)
 
 
 # --- other kinds, more
@@ -592,23 +596,23 @@ def test_what_is_complete_is_well_also_to_who_remembers(name: str) -> None:
     ("about", "phase"),
     [({}, COMPLETE), ({"observedGeneration": 2}, COMPLETE), ({"observedGeneration": 1}, PROGRESSING)],
 )
-def test_a_condition_about_an_older_generation_says_nothing(about: Any, phase: Phase) -> None:  # noqa: ANN401
-    thing = {"kind": "Certificate", "metadata": {"name": "shop", "generation": 2},
+def test_a_condition_about_an_older_generation_is_ignored(about: Any, phase: Phase) -> None:  # noqa: ANN401
+    resource = {"kind": "Certificate", "metadata": {"name": "shop", "generation": 2},
              "status": {"conditions": [{"type": "Ready", "status": "True", **about}]}}  # fmt: skip
     now = as_time("2026-01-01T00:00:00Z")
     assert now is not None
-    assert assess(Observation(thing), since=now, now=now).phase is phase
+    assert assess(Observation(resource), since=now, now=now).phase is phase
 
 
-def test_a_thing_of_seconds_ago_may_still_get_a_status() -> None:
-    thing = {"kind": "Certificate", "metadata": {"name": "shop", "creationTimestamp": "2026-01-01T00:00:00Z"}}
+def test_a_new_custom_resource_may_still_get_a_status() -> None:
+    resource = {"kind": "Certificate", "metadata": {"name": "shop", "creationTimestamp": "2026-01-01T00:00:00Z"}}
     now = as_time("2026-01-01T00:00:01Z")
     assert now is not None
-    assert assess(Observation(thing), since=now, now=now).phase is PROGRESSING
-    assert assess(Observation(thing), since=now, now=now + timedelta(seconds=6)).phase is COMPLETE
+    assert assess(Observation(resource), since=now, now=now).phase is PROGRESSING
+    assert assess(Observation(resource), since=now, now=now + timedelta(seconds=6)).phase is COMPLETE
 
 
-def test_a_thing_without_pods_is_taken_at_its_word_after_complete_too() -> None:
+def test_the_conditions_of_a_custom_resource_count_after_complete_too() -> None:
     now = as_time("2026-01-01T00:01:00Z")
     assert now is not None
 
@@ -616,33 +620,33 @@ def test_a_thing_without_pods_is_taken_at_its_word_after_complete_too() -> None:
         return Observation({"kind": "Certificate", "metadata": {"name": "shop"}, "status": {"conditions": conditions}})
 
     complete = assess(says({"type": "Ready", "status": "True"}), since=now, now=now)
-    assert complete.well
+    assert complete.healthy
     later = assess(says({"type": "Ready", "status": "False"}), since=now, now=now, memory=complete.memory)
-    assert (later.phase, later.well) == (COMPLETE, False)
+    assert (later.phase, later.healthy) == (COMPLETE, False)
     stalled = assess(says({"type": "Stalled", "status": "True"}), since=now, now=now, memory=later.memory)
-    assert stalled.phase is DOOMED
+    assert stalled.phase is FAILED
 
 
-def test_a_thing_that_is_never_ready_is_doomed_in_the_end() -> None:
-    thing = {"kind": "Certificate", "metadata": {"name": "shop"}, "status": {"conditions": [
+def test_a_custom_resource_that_never_becomes_ready_fails_in_the_end() -> None:
+    resource = {"kind": "Certificate", "metadata": {"name": "shop"}, "status": {"conditions": [
         {"type": "Ready", "status": "False", "message": "issuing"}]}}  # fmt: skip
     now = as_time("2026-01-01T00:00:01Z")
     assert now is not None
-    found = assess(Observation(thing), since=now, now=now + timedelta(minutes=10))
-    assert (found.phase, category(found)) == (DOOMED, Category.DEADLINE)
-    assert "issuing" in found.summary
+    verdict = assess(Observation(resource), since=now, now=now + timedelta(minutes=10))
+    assert (verdict.phase, category(verdict)) == (FAILED, Category.DEADLINE)
+    assert "issuing" in verdict.summary
 
 
-def test_a_job_may_take_its_time() -> None:
+def test_a_running_job_is_never_stalled() -> None:
     observation, since, now = recorded("job-running")
     running = edited(list(observation.pods), "state", {"running": {"startedAt": now.isoformat()}})
     seen = replace(observation, pods=tuple(running))
     assert assess(seen, since=since, now=now + timedelta(hours=5)).phase is PROGRESSING
-    assert verdict("job-running", later=timedelta(hours=5)).phase is DOOMED  # it never started to run
+    assert verdict_on("job-running", later=timedelta(hours=5)).phase is FAILED  # it never started
 
 
-def test_what_someone_holds_is_not_stalled() -> None:
-    assert verdict("paused", later=timedelta(hours=5)).phase is PROGRESSING
+def test_a_paused_rollout_is_not_stalled() -> None:
+    assert verdict_on("paused", later=timedelta(hours=5)).phase is PROGRESSING
 
 
 # --- sentences
@@ -653,17 +657,33 @@ def test_what_someone_holds_is_not_stalled() -> None:
     [
         ("fresh", "2 of 2 replicas ready"),
         ("paused", "deployment/shop is paused: kubectl rollout resume deployment/shop"),
-        ("rolling-one-old-left", "2 of 2 replicas updated, 1 old to go"),
+        ("rolling-one-old-left", "2 of 2 replicas updated, 1 old pending termination"),
         ("drained-midway", "1 of 2 replicas ready; waiting for pod/shop-74b6db47c5-nsxdh (ContainerCreating, 1 s)"),
         ("crash-loop", "container main crashed with exit code 3, 3 times"),
         ("progress-deadline", "deployment/shop made no progress for 15 s"),
         ("registry-unreachable", "(given up in 73 s)"),
         ("crash-loop-two-crashes", "2 times (given up at 3)"),
-        ("slow-readiness-waiting", "(its own settings allow it"),
+        ("slow-readiness-waiting", "(its probe settings allow"),
     ],
 )
-def test_the_summary_says_it_in_one_sentence(name: str, sentence: str) -> None:
-    assert sentence in verdict(name).summary
+def test_the_summary_is_one_sentence(name: str, sentence: str) -> None:
+    assert sentence in verdict_on(name).summary
+
+
+@pytest.mark.parametrize(
+    ("name", "ending"),
+    [
+        ("drained-midway", "(ContainerCreating, … s)"),
+        ("registry-unreachable", "(given up in … s)"),
+        ("slow-readiness-waiting", "(its probe settings allow … s more)"),
+    ],
+)
+def test_only_the_seconds_of_a_summary_change_while_nothing_else_does(name: str, ending: str) -> None:
+    now, later = verdict_on(name), verdict_on(name, later=timedelta(seconds=2))
+    assert now.summary != later.summary
+    assert now.summary_without_seconds == later.summary_without_seconds
+    assert now.summary_without_seconds.endswith(ending)
+    assert re.sub(r"\b\d+ s\b", "… s", now.summary) == now.summary_without_seconds
 
 
 # --- properties
@@ -671,33 +691,33 @@ def test_the_summary_says_it_in_one_sentence(name: str, sentence: str) -> None:
 
 @settings(deadline=None)
 @given(name=names, seed=st.integers(0, 2**32))
-def test_the_order_of_pods_revisions_and_events_never_matters(name: str, seed: int) -> None:
+def test_the_order_of_pods_revisions_and_events_does_not_matter(name: str, seed: int) -> None:
     observation, since, now = recorded(name)
     dice = random.Random(seed)  # noqa: S311  a shuffle, not a secret
     mixed = [
         tuple(dice.sample(part, len(part))) for part in (observation.revisions, observation.pods, observation.events)
     ]
-    assert assess(Observation(observation.workload, *mixed), since=since, now=now) == verdict(name)
+    assert assess(Observation(observation.workload, *mixed), since=since, now=now) == verdict_on(name)
 
 
 def without(value: Any, dice: random.Random, share: float) -> Any:  # noqa: ANN401  JSON is anything
     if isinstance(value, dict):
-        return {key: without(each, dice, share) for key, each in value.items() if dice.random() >= share}
+        return {key: without(item, dice, share) for key, item in value.items() if dice.random() >= share}
     if isinstance(value, list):
-        return [without(each, dice, share) for each in value if dice.random() >= share]
+        return [without(item, dice, share) for item in value if dice.random() >= share]
     return value if dice.random() >= share else None
 
 
 @settings(max_examples=300, deadline=None)
 @given(name=names, seed=st.integers(0, 2**32), share=st.sampled_from([0.02, 0.1, 0.3, 1.0]))
 @pytest.mark.timeout(60)
-def test_whatever_is_missing_judge_never_raises(name: str, seed: int, share: float) -> None:
+def test_assess_never_raises_whatever_fields_are_missing(name: str, seed: int, share: float) -> None:
     observation, since, now = recorded(name)
     dice = random.Random(seed)  # noqa: S311  damage, not a secret
     damaged = Observation(
         without(observation.workload, dice, share) or {},
         *(
-            tuple(each for each in without(list(part), dice, share) or [] if each is not None)
+            tuple(item for item in without(list(part), dice, share) or [] if item is not None)
             for part in (observation.revisions, observation.pods, observation.events)
         ),
     )
@@ -707,11 +727,11 @@ def test_whatever_is_missing_judge_never_raises(name: str, seed: int, share: flo
 @settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 2**32), share=st.sampled_from([0.05, 0.2, 0.5]), ready=st.sampled_from([True, False, None]))
 @pytest.mark.timeout(60)
-def test_whatever_a_service_lacks_judge_never_raises(seed: int, share: float, ready: bool | None) -> None:  # noqa: FBT001
+def test_assess_never_raises_whatever_fields_a_service_lacks(seed: int, share: float, ready: bool | None) -> None:  # noqa: FBT001
     seen, (_, since, now) = fronted("fresh", ready=ready), recorded("fresh")
     dice = random.Random(seed)  # noqa: S311  damage, not a secret
     services, endpoints = (
-        tuple(each for each in without(list(part), dice, share) or [] if each is not None)
+        tuple(item for item in without(list(part), dice, share) or [] if item is not None)
         for part in (seen.services, seen.endpoints)
     )
     assert assess(replace(seen, services=services, endpoints=endpoints), since=since, now=now).summary
@@ -719,50 +739,50 @@ def test_whatever_a_service_lacks_judge_never_raises(seed: int, share: float, re
 
 @settings(deadline=None)
 @given(name=names, seconds=st.integers(0, 100_000))
-def test_more_patience_never_dooms_more(name: str, seconds: int) -> None:
+def test_more_patience_never_fails_more(name: str, seconds: int) -> None:
     later = timedelta(seconds=seconds)
-    patient = Patience(crashes=6).longer(timedelta(minutes=9))
-    if verdict(name, later=later, patience=patient).phase is DOOMED:
-        assert verdict(name, later=later).phase is DOOMED
+    patient = Patience(crashes=6).extended_by(timedelta(minutes=9))
+    if verdict_on(name, later=later, patience=patient).phase is FAILED:
+        assert verdict_on(name, later=later).phase is FAILED
 
 
-# --- what goes on meanwhile
+# --- problems that other changes explain
 
 
-def test_room_that_leaving_pods_still_hold_is_waited_for() -> None:
+def test_room_held_by_terminating_pods_extends_the_patience() -> None:
     observation, since, now = recorded("unschedulable")
-    assert assess(observation, since=since, now=now + timedelta(seconds=90)).phase is DOOMED
+    assert assess(observation, since=since, now=now + timedelta(seconds=90)).phase is FAILED
     until = (now + timedelta(seconds=80)).isoformat()
     leaving = edited(observation.pods[0], "uid", "old")
     leaving["metadata"] |= {"deletionTimestamp": until, "labels": {"app": "old"}}
     seen = replace(observation, pods=(*observation.pods, leaving))
     assert assess(seen, since=since, now=now + timedelta(seconds=90)).phase is PROGRESSING
-    assert assess(seen, since=since, now=now + timedelta(seconds=145)).phase is DOOMED
+    assert assess(seen, since=since, now=now + timedelta(seconds=145)).phase is FAILED
 
 
-def test_a_quota_that_refuses_one_pod_is_no_trouble_while_others_come_up() -> None:
+def test_a_quota_that_refuses_one_pod_does_not_count_while_others_start() -> None:
     observation, since, now = recorded("quota")
     first = assess(observation, since=since, now=now)
     later = now + timedelta(seconds=65)
-    assert assess(observation, since=since, now=later, memory=first.memory).phase is DOOMED
-    progressed = replace(first.memory, best_at=later - timedelta(seconds=40))
+    assert assess(observation, since=since, now=later, memory=first.memory).phase is FAILED
+    progressed = replace(first.memory, progressed_at=later - timedelta(seconds=40))
     assert assess(observation, since=since, now=later, memory=progressed).phase is PROGRESSING
 
 
-def test_what_was_missing_and_is_there_now_has_to_be_tried_again() -> None:
+def test_a_missing_object_that_exists_now_is_retried() -> None:
     observation, since, now = recorded("missing-configmap-env")
     cause = assess(observation, since=since, now=now).causes[0]
     late = now + timedelta(seconds=61)
-    assert assess(observation, since=since, now=late).phase is DOOMED
+    assert assess(observation, since=since, now=late).phase is FAILED
     healing = assess(replace(observation, present=frozenset({cause.missing})), since=since, now=late)
-    assert (healing.phase, "it is there now" in healing.summary) == (PROGRESSING, True)
+    assert (healing.phase, "it exists now" in healing.summary) == (PROGRESSING, True)
     ended = assess(
         replace(observation, present=frozenset({cause.missing})), since=since, now=now + timedelta(seconds=122)
     )
-    assert ended.phase is DOOMED
+    assert ended.phase is FAILED
 
 
-def test_an_old_pod_that_is_only_coming_up_blocks_nothing() -> None:
+def test_an_old_pod_that_is_still_starting_does_not_block() -> None:
     observation, since, now = recorded("stateful-set-midway")
     old = {
         "kind": "Pod",
@@ -771,11 +791,11 @@ def test_an_old_pod_that_is_only_coming_up_blocks_nothing() -> None:
         "spec": {"containers": [{"name": "main"}]},
         "status": {"phase": "Pending", "initContainerStatuses": [{"name": "restore", "state": {"running": {}}}]},
     }  # fmt: skip
-    found = assess(replace(observation, pods=(*observation.pods, old)), since=since, now=now + timedelta(seconds=90))
-    assert Category.BLOCKED not in [each.category for each in found.causes]
+    verdict = assess(replace(observation, pods=(*observation.pods, old)), since=since, now=now + timedelta(seconds=90))
+    assert Category.BLOCKED not in [cause.category for cause in verdict.causes]
 
 
-def test_pods_that_their_node_refuses_count_though_they_are_gone_at_the_next_look() -> None:
+def test_pods_that_their_node_rejects_count_although_they_are_gone_at_the_next_observation() -> None:
     observation, since, now = recorded("stateful-set-crash-loop")
     observation = replace(observation, workload=edited(observation.workload, "replicas", 1))
     (new, *_) = observation.pods
@@ -784,14 +804,14 @@ def test_pods_that_their_node_refuses_count_though_they_are_gone_at_the_next_loo
         status = {"phase": "Failed", "reason": "SysctlForbidden", "message": "forbidden sysctl: net.core.somaxconn"}
         metadata = {**new["metadata"], "uid": f"try-{number}", "creationTimestamp": now.isoformat()}
         for pods in (({**new, "metadata": metadata, "status": status},), ()):
-            found = assess(replace(observation, pods=pods, events=()), since=since, now=now, memory=memory)
-            memory = found.memory
-            phases.append(found.phase)
-    assert phases == [PROGRESSING] * 4 + [DOOMED] * 4
-    assert (category(found), "somaxconn" in found.summary) == (Category.NODE, True)
+            verdict = assess(replace(observation, pods=pods, events=()), since=since, now=now, memory=memory)
+            memory = verdict.memory
+            phases.append(verdict.phase)
+    assert phases == [PROGRESSING] * 4 + [FAILED] * 4
+    assert (category(verdict), "somaxconn" in verdict.summary) == (Category.NODE, True)
 
 
-def test_pods_that_were_refused_side_by_side_once_are_one_round_and_forgotten_when_a_later_one_runs() -> None:
+def test_pods_rejected_in_parallel_are_one_round_and_forgotten_when_a_later_one_runs() -> None:
     observation, since, now = recorded("stateful-set-crash-loop")
     workload = edited(observation.workload, "replicas", 4)
     (new, *_) = observation.pods
@@ -802,32 +822,32 @@ def test_pods_that_were_refused_side_by_side_once_are_one_round_and_forgotten_wh
     runs = edited(new, "state", {"running": {"startedAt": now.isoformat()}})
     later_ = {**runs, "metadata": {**new["metadata"], "uid": "b", "creationTimestamp": now.isoformat()}}
     up = replace(observation, workload=workload, pods=(later_,), events=())
-    found = assess(up, since=since, now=now, memory=once.memory)
-    assert Category.NODE not in [each.category for each in found.causes]
+    verdict = assess(up, since=since, now=now, memory=once.memory)
+    assert Category.NODE not in [cause.category for cause in verdict.causes]
 
 
 # --- Jobs
 
 
-def test_a_job_is_done_by_its_own_word_whatever_its_pods_did_on_the_way() -> None:
+def test_a_job_is_complete_by_its_condition_whatever_its_pods_did() -> None:
     observation, since, now = recorded("job-crashed-once")
     status = {"succeeded": 1, "failed": 1, "conditions": [{"type": "Complete", "status": "True"}]}
     workload = {**observation.workload, "status": status}
-    found = assess(replace(observation, workload=workload), since=since, now=now)
-    assert (found.phase, found.final) == (COMPLETE, True)
+    verdict = assess(replace(observation, workload=workload), since=since, now=now)
+    assert (verdict.phase, verdict.final) == (COMPLETE, True)
 
 
 @pytest.mark.parametrize(
     ("side_by_side", "completions", "failed", "succeeded", "phase"),
     [
-        (1, 1, 3, 0, DOOMED),
+        (1, 1, 3, 0, FAILED),
         (4, 4, 4, 0, PROGRESSING),
         (4, None, 4, 0, PROGRESSING),
-        (4, 4, 12, 0, DOOMED),
+        (4, 4, 12, 0, FAILED),
         (1, 50, 3, 30, PROGRESSING),
     ],
 )
-def test_failures_side_by_side_and_beside_successes_are_not_many_of_one(
+def test_failures_in_parallel_and_beside_successes_are_not_counted_as_retries(
     side_by_side: int, completions: int | None, failed: int, succeeded: int, phase: Phase
 ) -> None:
     observation, since, now = recorded("job-crashed-once")
@@ -837,17 +857,17 @@ def test_failures_side_by_side_and_beside_successes_are_not_many_of_one(
     assert assess(replace(observation, workload=workload), since=since, now=now).phase is phase
 
 
-def test_an_index_that_has_used_up_its_tries_is_a_jobs_word_of_failure() -> None:
+def test_a_failed_index_fails_the_job_unless_it_has_a_success_policy() -> None:
     observation, since, now = recorded("job-running")
     workload = edited(observation.workload, "backoffLimitPerIndex", 0)
     workload["status"]["failedIndexes"] = "1,3"
-    found = assess(replace(observation, workload=workload), since=since, now=now)
-    assert (found.phase, "1,3" in found.summary) == (DOOMED, True)
+    verdict = assess(replace(observation, workload=workload), since=since, now=now)
+    assert (verdict.phase, "1,3" in verdict.summary) == (FAILED, True)
     workload["spec"]["successPolicy"] = {"rules": [{"succeededCount": 1}]}
     assert assess(replace(observation, workload=workload), since=since, now=now).phase is PROGRESSING
 
 
-def test_a_job_of_another_group_is_another_thing() -> None:
+def test_a_job_of_another_api_group_is_read_by_its_conditions() -> None:
     observation, since, now = recorded("job-crashed")
     workload = {**observation.workload, "apiVersion": "batch.volcano.sh/v1alpha1", "status": {"state": "Running"}}
     assert assess(Observation(workload), since=since, now=now).phase is COMPLETE
@@ -856,22 +876,22 @@ def test_a_job_of_another_group_is_another_thing() -> None:
 # --- clocks
 
 
-def test_a_trouble_of_this_second_by_a_clock_that_is_a_little_ahead_is_new() -> None:
+def test_a_problem_a_few_seconds_in_the_future_is_new() -> None:
     observation, since, now = recorded("missing-configmap-env")
     ahead = (now + timedelta(seconds=3)).isoformat()
-    events = tuple(edited(edited(each, "firstTimestamp", ahead), "lastTimestamp", ahead) for each in observation.events)
+    events = tuple(edited(edited(item, "firstTimestamp", ahead), "lastTimestamp", ahead) for item in observation.events)
     earlier = since - timedelta(seconds=58)
-    found = assess(replace(observation, events=events), since=earlier, now=now + timedelta(seconds=2))
-    assert found.phase is PROGRESSING
+    verdict = assess(replace(observation, events=events), since=earlier, now=now + timedelta(seconds=2))
+    assert verdict.phase is PROGRESSING
 
 
-def test_a_run_that_began_before_the_first_look_may_be_the_one_that_goes_well() -> None:
+def test_a_run_that_began_before_the_first_observation_may_succeed() -> None:
     observation, since, now = recorded("crash-loop")
     pods = [dict(edited(pod, "state", {"running": {"startedAt": now.isoformat()}})) for pod in observation.pods]
     up = tuple(edited(edited(pod, "ready", new=True), "started", new=True) for pod in pods)
     first = assess(replace(observation, pods=up), since=since, now=now)
     assert (first.phase, category(first)) == (PROGRESSING, Category.CRASH)
     ended = assess(observation, since=since, now=now + timedelta(seconds=2), memory=first.memory)
-    assert ended.phase is DOOMED
+    assert ended.phase is FAILED
     outlived = assess(replace(observation, pods=up), since=since, now=now + timedelta(seconds=95), memory=first.memory)
     assert outlived.causes == ()

@@ -1,7 +1,7 @@
-"""What must hold for every rollout: pods that follow a script, looked at again and again.
+"""Properties of every rollout: pods that follow a script are observed again and again.
 
 A script is a list of states with their durations, and a last state that never ends. Timestamps in the objects are whole
-seconds, as the kubelet writes them; the clock of the watcher is not.
+seconds, as the kubelet writes them; the watcher's clock is finer.
 """
 
 from dataclasses import dataclass, replace
@@ -31,21 +31,21 @@ UP = ("ready", "unready")
 
 @dataclass(frozen=True)
 class Script:
-    """States with the seconds that they last, then for ever those of `after`, over and over."""
+    """States with their durations in seconds, then those of `after`, repeated without end."""
 
     before: tuple[tuple[str, float], ...]
     after: tuple[tuple[str, float], ...]
 
     def until(self, seconds: float) -> list[tuple[str, float]]:
-        """The states entered so far, each with its beginning."""
-        found, at, steps = [], 0.0, list(self.before)
+        """The states entered so far, with their start times."""
+        entered, at, steps = [], 0.0, list(self.before)
         while at <= seconds:
             if not steps:
                 steps = list(self.after)
             state, lasts = steps.pop(0)
-            found.append((state, at))
+            entered.append((state, at))
             at += lasts
-        return found
+        return entered
 
 
 def stamp(seconds: float) -> str:
@@ -55,10 +55,10 @@ def stamp(seconds: float) -> str:
 def pod(name: str, script: Script, seconds: float) -> Object:
     past = script.until(seconds)
     state, entered = past[-1]
-    crashes = [(at, past[n - 1]) for n, (each, at) in enumerate(past) if each == "crash" and n]
-    run = next((at for n, (each, at) in reversed(list(enumerate(past)))
-                if each in UP and (n == 0 or past[n - 1][0] not in UP)), None)  # fmt: skip
-    flips = [at for n, (each, at) in enumerate(past) if (each == "ready") != (n > 0 and past[n - 1][0] == "ready")]
+    crashes = [(at, past[n - 1]) for n, (step, at) in enumerate(past) if step == "crash" and n]
+    run = next((at for n, (step, at) in reversed(list(enumerate(past)))
+                if step in UP and (n == 0 or past[n - 1][0] not in UP)), None)  # fmt: skip
+    flips = [at for n, (step, at) in enumerate(past) if (step == "ready") != (n > 0 and past[n - 1][0] == "ready")]
     is_ready = "True" if state == "ready" else "False"
     status: Object = {
         "phase": "Running" if state in UP else "Pending",
@@ -94,7 +94,7 @@ def pod(name: str, script: Script, seconds: float) -> Object:
     }
 
 
-TOLD = {
+EVENTS = {
     "config": ("Failed", f"Error: {WAITING['config'][1]}"),
     "registry": ("Failed", f"Failed to pull image: {WAITING['registry'][1]}"),
     "image": ("Failed", f"Failed to pull image: {WAITING['image'][1]}"),
@@ -103,21 +103,21 @@ TOLD = {
 
 
 def events(name: str, script: Script, seconds: float) -> list[Object]:
-    """What the kubelet has told of each trouble, first and last."""
+    """The kubelet's events about the problems of a pod, with their first and last time."""
     about = {"kind": "Pod", "name": name, "uid": name, "fieldPath": "spec.containers{main}"}
     past = script.until(seconds)
     ends = [at for _, at in past[1:]] + [seconds]
     return [
-        {"involvedObject": about, "reason": TOLD[state][0], "message": TOLD[state][1],
+        {"involvedObject": about, "reason": EVENTS[state][0], "message": EVENTS[state][1],
          "firstTimestamp": stamp(at), "lastTimestamp": stamp(end)}
         for (state, at), end in list(zip(past, ends, strict=True))[-6:]
-        if state in TOLD
+        if state in EVENTS
     ]  # fmt: skip
 
 
 def observe(kind: str, scripts: list[Script], seconds: float, image: str = "registry.example/shop:1") -> Observation:
     pods = [pod(f"shop-{n}", script, seconds) for n, script in enumerate(scripts)]
-    serving = sum(each["status"]["conditions"][0]["status"] == "True" for each in pods)
+    serving = sum(item["status"]["conditions"][0]["status"] == "True" for item in pods)
     wanted = len(pods)
     template = {"metadata": {"labels": {"app": "shop"}}, "spec": {"containers": [{"name": "main", "image": image}]}}
     status = {
@@ -135,22 +135,22 @@ def observe(kind: str, scripts: list[Script], seconds: float, image: str = "regi
     labels = {"pod-template-hash": "one", "controller-revision-hash": "one"}
     revision = {"kind": owner, "metadata": {"name": "one", "uid": "one", "labels": labels}, "revision": 1,
                 "spec": {"template": template}}  # fmt: skip
-    told = [each for n, script in enumerate(scripts) for each in events(f"shop-{n}", script, seconds)]
-    return Observation(workload, (revision,), tuple(pods), tuple(told))
+    pod_events = [event for n, script in enumerate(scripts) for event in events(f"shop-{n}", script, seconds)]
+    return Observation(workload, (revision,), tuple(pods), tuple(pod_events))
 
 
 def follow(kind: str, scripts: list[Script], *, until: float, every: float = 1.0) -> list[Verdict]:
-    """The verdicts of a watcher that looks at regular times, up to and with the first doomed one."""
-    memory, found, at = Memory(), [], 0.05
+    """The verdicts of a watcher that observes at regular intervals."""
+    memory, verdicts, at = Memory(), [], 0.05
     while at < until:
         seen = observe(kind, scripts, at)
-        found.append(assess(seen, since=BEGAN, now=BEGAN + timedelta(seconds=at), memory=memory))
-        memory = found[-1].memory
+        verdicts.append(assess(seen, since=BEGAN, now=BEGAN + timedelta(seconds=at), memory=memory))
+        memory = verdicts[-1].memory
         at += every
-    return found
+    return verdicts
 
 
-# --- scripts of pods that come up, and of pods that never do
+# --- scripts of pods that become ready, and of pods that never do
 
 HEALS = st.sampled_from(["creating", "config", "registry", "unschedulable", "unready"])
 troubles = st.lists(st.tuples(HEALS, st.floats(0.2, 50)), max_size=3, unique_by=lambda step: step[0])
@@ -159,19 +159,19 @@ READY: tuple[tuple[str, float], ...] = (("ready", 10_000.0),)
 
 
 def passes(verdicts: list[Verdict], *, every: float, settle: float) -> bool:
-    """Whether a watcher that looks at regular times would have said that it stays up."""
-    course, settings_ = WatchState(BEGAN, looked=BEGAN), RolloutSettings(settle=timedelta(seconds=settle))
+    """Whether a watcher that observes at regular intervals would have ended the watch as complete."""
+    course, settings_ = WatchState(BEGAN, updated_at=BEGAN), RolloutSettings(settle=timedelta(seconds=settle))
     for n, verdict in enumerate(verdicts):
         now = BEGAN + timedelta(seconds=every * n)
-        course = course.judged([verdict], now)
-        if course.settles_in(settings_, now) == timedelta():
+        course = course.after_verdicts([verdict], now)
+        if course.remaining(settings_, now) == timedelta():
             return True
     return False
 
 
 @st.composite
 def good(draw: st.DrawFn) -> Script:
-    """Every trouble heals within its patience, crashes are two at most, readiness is lost and found for a while."""
+    """Every problem passes within its patience, there are two crashes at most, and readiness may flap for a while."""
     crashed = [step for lasts in draw(crashes) for step in (("unready", lasts), ("crash", lasts))]
     flaps = draw(st.lists(st.tuples(st.floats(1, 5), st.floats(1, 5)), max_size=3))
     flapping = [step for up, down in flaps for step in (("ready", up), ("unready", down))]
@@ -180,7 +180,7 @@ def good(draw: st.DrawFn) -> Script:
 
 @st.composite
 def bad(draw: st.DrawFn) -> Script:
-    """After whatever happened, one trouble that never ends, or two states that take turns for ever."""
+    """In the end one problem that never passes, or two states that alternate without end."""
     for_ever = [((state, 100_000.0),) for state in (*WAITING, "unschedulable", "unready")]
     up, down = draw(st.floats(2, 50)), draw(st.floats(1, 20))
     turns = [(("ready", up), ("unready", down)), (("ready", up), ("crash", down)), (("unready", up), ("crash", down))]
@@ -193,21 +193,21 @@ kinds = st.sampled_from(KINDS)
 @settings(deadline=None, max_examples=20)
 @given(kind=kinds, scripts=st.lists(good(), min_size=1, max_size=3))
 @pytest.mark.timeout(120)
-def test_what_comes_up_in_the_end_is_never_doomed_and_passes(kind: str, scripts: list[Script]) -> None:
-    found = follow(kind, scripts, until=300, every=1.7)
-    assert [each.summary for each in found if each.phase is Phase.FAILED] == []
-    assert passes(found, every=1.7, settle=30), found[-1].summary
+def test_pods_that_become_ready_in_the_end_never_fail_and_pass(kind: str, scripts: list[Script]) -> None:
+    verdicts = follow(kind, scripts, until=300, every=1.7)
+    assert [verdict.summary for verdict in verdicts if verdict.phase is Phase.FAILED] == []
+    assert passes(verdicts, every=1.7, settle=30), verdicts[-1].summary
 
 
 @settings(deadline=None, max_examples=20)
 @given(kind=kinds, one=bad(), others=st.lists(st.one_of(good(), bad()), max_size=2))
 @pytest.mark.timeout(120)
-def test_what_can_never_become_ready_is_doomed_in_the_end_and_never_passes(
+def test_a_pod_that_never_becomes_ready_fails_in_the_end_and_never_passes(
     kind: str, one: Script, others: list[Script]
 ) -> None:
-    found = follow(kind, [one, *others], until=900, every=2.3)
-    assert found[-1].phase is Phase.FAILED, found[-1].summary
-    assert not passes(found, every=2.3, settle=60)
+    verdicts = follow(kind, [one, *others], until=900, every=2.3)
+    assert verdicts[-1].phase is Phase.FAILED, verdicts[-1].summary
+    assert not passes(verdicts, every=2.3, settle=60)
 
 
 RANK = {Phase.PROGRESSING: 0, Phase.COMPLETE: 1, Phase.FAILED: 2}
@@ -216,80 +216,80 @@ RANK = {Phase.PROGRESSING: 0, Phase.COMPLETE: 1, Phase.FAILED: 2}
 @settings(deadline=None, max_examples=20)
 @given(kind=kinds, scripts=st.lists(st.one_of(good(), bad()), min_size=1, max_size=2), every=st.floats(0.3, 20))
 @pytest.mark.timeout(120)
-def test_a_verdict_never_goes_back_without_a_new_revision(kind: str, scripts: list[Script], every: float) -> None:
-    ranks = [RANK[each.phase] for each in follow(kind, scripts, until=60 * every, every=every)]
+def test_a_phase_never_goes_back_without_a_new_revision(kind: str, scripts: list[Script], every: float) -> None:
+    ranks = [RANK[verdict.phase] for verdict in follow(kind, scripts, until=60 * every, every=every)]
     assert ranks == sorted(ranks)
 
 
 @settings(deadline=None, max_examples=25)
 @given(kind=kinds, script=bad(), calm=st.floats(1, 600))
 @pytest.mark.timeout(60)
-def test_doom_by_time_or_proof_needs_no_memory_to_stay(kind: str, script: Script, calm: float) -> None:
+def test_a_failure_without_alternating_states_needs_no_memory(kind: str, script: Script, calm: float) -> None:
     if len(script.after) > 1:
-        return  # states that take turns can only be told by who remembers
+        return  # alternating states are recognised with a memory only
     last = sum(lasts for _, lasts in script.before) + 700
     for at in (last, last + calm):
         assert assess(observe(kind, [script], at), since=BEGAN, now=BEGAN + timedelta(seconds=at)).phase is Phase.FAILED
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_new_revision_is_judged_afresh(kind: str) -> None:
+def test_a_new_revision_is_assessed_without_the_old_memory(kind: str) -> None:
     script = Script((), (("image", 1000.0),))
-    doomed = follow(kind, [script], until=5)[-1]
-    assert doomed.phase is Phase.FAILED
+    failed = follow(kind, [script], until=5)[-1]
+    assert failed.phase is Phase.FAILED
     good_now = Script((), READY)
     now = BEGAN + timedelta(seconds=30)
-    same = assess(observe(kind, [good_now], 30), since=BEGAN, now=now, memory=doomed.memory)
-    assert (same.phase, same.summary) == (Phase.FAILED, doomed.summary)
+    same = assess(observe(kind, [good_now], 30), since=BEGAN, now=now, memory=failed.memory)
+    assert (same.phase, same.summary) == (Phase.FAILED, failed.summary)
     new = assess(
-        observe(kind, [good_now], 30, image="registry.example/shop:2"), since=BEGAN, now=now, memory=doomed.memory
+        observe(kind, [good_now], 30, image="registry.example/shop:2"), since=BEGAN, now=now, memory=failed.memory
     )
     assert new.phase is Phase.COMPLETE
 
 
 def phases(script: Script, until: float) -> list[Phase]:
-    return [each.phase for each in follow("Deployment", [script], until=until)]
+    return [verdict.phase for verdict in follow("Deployment", [script], until=until)]
 
 
-def test_flapping_that_never_settles_is_doomed_and_flapping_that_ends_is_not() -> None:
+def test_endless_flapping_fails_and_flapping_that_ends_does_not() -> None:
     flaps = (("ready", 3.0), ("unready", 3.0))
     for_ever = phases(Script((), flaps), 120)
     assert for_ever[-1] is Phase.FAILED
     assert for_ever[50] is not Phase.FAILED
     ends = follow("Deployment", [Script(flaps * 8, READY)], until=120)
-    assert Phase.FAILED not in [each.phase for each in ends]
+    assert Phase.FAILED not in [verdict.phase for verdict in ends]
     assert passes(ends, every=1.0, settle=30)
 
 
-def test_pods_that_die_after_twenty_seconds_are_complete_not_well_and_doomed_in_the_end() -> None:
-    found = follow("Deployment", [Script((("creating", 2.0),), (("ready", 20.0), ("crash", 5.0)))], until=120)
-    assert found[10].phase is Phase.COMPLETE
-    assert found[10].well
-    assert not any(each.well for each in found[24:])
-    assert "it was complete, but" in found[-1].summary
-    assert found[-1].phase is Phase.FAILED
+def test_pods_that_crash_after_twenty_seconds_are_complete_then_unhealthy_and_failed_in_the_end() -> None:
+    verdicts = follow("Deployment", [Script((("creating", 2.0),), (("ready", 20.0), ("crash", 5.0)))], until=120)
+    assert verdicts[10].phase is Phase.COMPLETE
+    assert verdicts[10].healthy
+    assert not any(verdict.healthy for verdict in verdicts[24:])
+    assert "it was complete, but" in verdicts[-1].summary
+    assert verdicts[-1].phase is Phase.FAILED
 
 
-def test_a_crash_after_complete_that_is_outlived_is_forgiven() -> None:
+def test_a_crash_after_complete_is_forgiven_after_recovery() -> None:
     script = Script((("ready", 10.0), ("crash", 1.0)), READY)
-    found = follow("Deployment", [script], until=60)
-    assert {each.phase for each in found} == {Phase.COMPLETE}
-    assert [each.well for each in found[12:22]] == [False] * 10
-    assert found[-1].well
-    assert found[-1].causes == ()
+    verdicts = follow("Deployment", [script], until=60)
+    assert {verdict.phase for verdict in verdicts} == {Phase.COMPLETE}
+    assert [verdict.healthy for verdict in verdicts[12:22]] == [False] * 10
+    assert verdicts[-1].healthy
+    assert verdicts[-1].causes == ()
 
 
-def test_what_the_cluster_lacks_after_complete_is_not_the_revisions_fault() -> None:
+def test_missing_room_after_complete_does_not_count_against_the_revision() -> None:
     scripts = [Script((), READY), Script((), READY)]
     at = BEGAN + timedelta(seconds=10)
     complete = assess(observe("Deployment", scripts, 10), since=BEGAN, now=at)
     more = observe("Deployment", [*scripts, Script((), (("unschedulable", 1000.0),))], 200)
-    found = assess(more, since=BEGAN, now=BEGAN + timedelta(seconds=200), memory=complete.memory)
-    assert (found.phase, found.well) == (Phase.COMPLETE, True)
+    verdict = assess(more, since=BEGAN, now=BEGAN + timedelta(seconds=200), memory=complete.memory)
+    assert (verdict.phase, verdict.healthy) == (Phase.COMPLETE, True)
 
 
-def test_progress_that_is_lost_again_does_not_count_twice() -> None:
-    patient = Patience(crashes=99).longer(timedelta(hours=1))
+def test_progress_that_is_lost_and_regained_counts_once() -> None:
+    patient = Patience(crashes=99).extended_by(timedelta(hours=1))
     patient = replace(patient, stall=timedelta(minutes=5))
     script, memory, last = Script((), (("ready", 1.0), ("crash", 4.0))), Memory(), None
     for at in range(0, 400, 3):
@@ -298,38 +298,38 @@ def test_progress_that_is_lost_again_does_not_count_twice() -> None:
         memory = last.memory
         assert (last.phase is Phase.FAILED) == (at >= 300)
     assert last is not None
-    assert "has come no further for 5 minutes" in last.summary
+    assert "has made no progress for 5 minutes" in last.summary
 
 
-def test_crashes_that_were_outlived_do_not_add_up() -> None:
+def test_crashes_followed_by_recovery_do_not_add_up() -> None:
     script = Script(
         (("ready", 2.0), ("crash", 1.0), ("ready", 16.0), ("crash", 1.0), ("ready", 30.0), ("crash", 1.0)), READY
     )
-    found = follow("Deployment", [script], until=120)
-    assert Phase.FAILED not in [each.phase for each in found]
-    assert found[-1].well
-    for seconds, phase in ((50.5, Phase.FAILED), (52, Phase.PROGRESSING)):  # who looks for the first time
+    verdicts = follow("Deployment", [script], until=120)
+    assert Phase.FAILED not in [verdict.phase for verdict in verdicts]
+    assert verdicts[-1].healthy
+    for seconds, phase in ((50.5, Phase.FAILED), (52, Phase.PROGRESSING)):  # the first observation, without memory
         unforgiven = assess(
             observe("Deployment", [script], seconds), since=BEGAN, now=BEGAN + timedelta(seconds=seconds)
         )
         assert unforgiven.phase is phase
 
 
-def test_readiness_that_is_lost_by_a_crash_is_no_flapping() -> None:
+def test_readiness_lost_by_a_crash_is_not_flapping() -> None:
     script = Script((("ready", 3.0), ("crash", 1.0), ("ready", 3.0), ("crash", 1.0), ("unready", 62.0)), READY)
-    found = follow("Deployment", [script], until=200)
-    assert Phase.FAILED not in [each.phase for each in found]
-    assert found[-1].well
+    verdicts = follow("Deployment", [script], until=200)
+    assert Phase.FAILED not in [verdict.phase for verdict in verdicts]
+    assert verdicts[-1].healthy
 
 
-def test_readiness_that_was_lost_after_complete_must_hold_out_before_all_is_well() -> None:
-    found = follow("Deployment", [Script((("ready", 10.0), ("unready", 3.0)), READY)], until=60)
-    assert {each.phase for each in found} == {Phase.COMPLETE}
-    assert [n for n, each in enumerate(found) if not each.well] == list(range(10, 29))
+def test_readiness_lost_after_complete_must_last_before_the_rollout_is_healthy_again() -> None:
+    verdicts = follow("Deployment", [Script((("ready", 10.0), ("unready", 3.0)), READY)], until=60)
+    assert {verdict.phase for verdict in verdicts} == {Phase.COMPLETE}
+    assert [n for n, verdict in enumerate(verdicts) if not verdict.healthy] == list(range(10, 29))
 
 
-def test_a_large_rollout_that_goes_on_is_not_stalled_however_long_it_takes() -> None:
-    """Fifty pods of which one becomes ready every minute; at first the account is still that of the old revision."""
+def test_a_large_rollout_with_progress_is_not_stalled_however_long_it_takes() -> None:
+    """Fifty pods of which one becomes ready every minute; the first status is still that of the old revision."""
     memory, creating = Memory(), Script((), (("creating", 100_000.0),))
     for minute in range(50):
         scripts = [Script((), READY)] * minute + [creating] * (50 - minute)
@@ -338,9 +338,9 @@ def test_a_large_rollout_that_goes_on_is_not_stalled_however_long_it_takes() -> 
             status = {**seen.workload["status"], "observedGeneration": 0, "updatedReplicas": 50, "readyReplicas": 50}
             ready = observe("Deployment", [Script((), READY)] * 50, 0).pods
             seen = replace(seen, workload={**seen.workload, "status": status}, pods=ready)
-        found = assess(seen, since=BEGAN, now=BEGAN + timedelta(minutes=minute), memory=memory)
-        assert found.phase is Phase.PROGRESSING
-        memory = found.memory
+        verdict = assess(seen, since=BEGAN, now=BEGAN + timedelta(minutes=minute), memory=memory)
+        assert verdict.phase is Phase.PROGRESSING
+        memory = verdict.memory
 
 
 def stuck(*, minutes: float, memory: Memory, pods: int = 1, **spec: object) -> Verdict:
@@ -351,19 +351,19 @@ def stuck(*, minutes: float, memory: Memory, pods: int = 1, **spec: object) -> V
     return assess(replace(seen, workload=workload), since=BEGAN, now=now, memory=memory)
 
 
-def test_time_in_which_somebody_holds_a_rollout_is_not_counted() -> None:
+def test_time_in_which_a_rollout_is_paused_is_not_counted() -> None:
     held = stuck(minutes=30, memory=stuck(minutes=5, memory=Memory(), paused=True).memory, paused=True)
     assert stuck(minutes=39, memory=held.memory).phase is Phase.PROGRESSING
     assert stuck(minutes=41, memory=held.memory).phase is Phase.FAILED
 
 
-def test_another_number_of_pods_begins_the_account_anew() -> None:
+def test_another_number_of_replicas_restarts_the_stall_limit() -> None:
     many = stuck(minutes=5, memory=stuck(minutes=1, memory=Memory(), pods=3).memory, pods=3)
     fewer = stuck(minutes=9, memory=many.memory, pods=2)
     assert stuck(minutes=18, memory=fewer.memory, pods=2).phase is Phase.PROGRESSING
     assert stuck(minutes=20, memory=fewer.memory, pods=2).phase is Phase.FAILED
 
 
-def test_a_longer_deadline_of_its_own_is_respected() -> None:
+def test_a_longer_progress_deadline_of_the_deployment_is_respected() -> None:
     assert stuck(minutes=19, memory=Memory(), progressDeadlineSeconds=1200).phase is Phase.PROGRESSING
     assert stuck(minutes=21, memory=Memory(), progressDeadlineSeconds=1200).phase is Phase.FAILED

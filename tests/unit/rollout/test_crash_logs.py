@@ -1,4 +1,4 @@
-"""Which log has the last words, and when nobody needs to be asked again."""
+"""Which log is that of the failed run, and when it need not be requested again."""
 
 import asyncio
 
@@ -15,43 +15,43 @@ ENDED_ONCE = {"state": ENDED}
 
 
 class Node:
-    """Gives the answers of a script in their order: the previous run's log, the present one's, and again."""
+    """Answers in the order of a script: the log of the previous run, of the present one, and so on."""
 
     def __init__(self, *answers: str | None) -> None:
         self.answers = list(answers)
-        self.asked = 0
+        self.requests = 0
 
     async def logs(self, *_: object, **__: object) -> str | None:
-        self.asked += 1
+        self.requests += 1
         return self.answers.pop(0) if self.answers else None
 
 
-def words_of(status: Object, node: Node) -> str:
+def log_of(status: Object, node: Node) -> str:
     pod = {"metadata": {"namespace": "n", "name": "p"}, "status": {"containerStatuses": [{"name": "c", **status}]}}
     (container,) = containers(pod)
     return asyncio.run(read_crash_log(node, container))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("status", "answers", "words", "asked"),
+    ("status", "answers", "log", "requests"),
     [
         (RUNS_AGAIN, ["it broke"], "it broke", 1),
         (RUNS_AGAIN, ["\x1b[31mit\x00 broke\n\tthere"], "[31mit broke\n\tthere", 1),
         (RUNS_AGAIN, ["." * 9000], "." * 4000, 1),
         (ENDED_ONCE, [None, "it broke"], "it broke", 2),
-        (RUNS_AGAIN, [None, "", "it broke"], "it broke", 3),  # between two runs: the node is asked again
+        (RUNS_AGAIN, [None, "", "it broke"], "it broke", 3),  # between two runs: requested again
         (RUNS_AGAIN, ["", ""], "", 2),  # that run wrote nothing
         (ENDED_ONCE, [None, ""], "", 3),
-        (ENDED_ONCE, [None, "", "it broke"], "it broke", 3),  # the next run began between two questions
+        (ENDED_ONCE, [None, "", "it broke"], "it broke", 3),  # the next run began between two requests
         (ENDED_ONCE, [], "", 6),
         ({"state": {"waiting": {"reason": "ErrImagePull"}}}, ["never"], "", 0),
     ],
 )
-def test_the_node_is_asked_until_it_has_answered(
-    status: Object, answers: list[str | None], words: str, asked: int
+def test_a_log_is_requested_until_it_can_be_read(
+    status: Object, answers: list[str | None], log: str, requests: int
 ) -> None:
     node = Node(*answers)
-    assert (words_of(status, node), node.asked) == (words, asked)
+    assert (log_of(status, node), node.requests) == (log, requests)
 
 
 POD = {
@@ -60,33 +60,33 @@ POD = {
 }
 
 
-def test_what_was_read_in_the_background_is_not_read_again() -> None:
+def test_a_log_that_was_read_in_the_background_is_not_read_again() -> None:
     async def run() -> None:
         node = Node("it broke")
-        words = CrashLogs(node)  # type: ignore[arg-type]
-        told = asyncio.Event()
-        assert words.of([POD], told.set) == ()
+        logs = CrashLogs(node)  # type: ignore[arg-type]
+        read = asyncio.Event()
+        assert logs.available([POD], read.set) == ()
         (container,) = containers(POD)
-        assert await words.said(container) == "it broke"
-        await told.wait()
-        assert [each.text for each in words.of([POD], told.set)] == ["it broke"]
-        assert node.asked == 1
-        await words.close()
+        assert await logs.read(container) == "it broke"
+        await read.wait()
+        assert [log.text for log in logs.available([POD], read.set)] == ["it broke"]
+        assert node.requests == 1
+        await logs.close()
 
     asyncio.run(run())
 
 
-def test_a_mute_node_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Mute:
+def test_a_node_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent:
         async def logs(self, *_: object, **__: object) -> str:
             await asyncio.sleep(9)
             return "too late"
 
     async def run() -> None:
-        words = CrashLogs(Mute())  # type: ignore[arg-type]
+        logs = CrashLogs(Silent())  # type: ignore[arg-type]
         (container,) = containers(POD)
-        assert await words.said(container) == ""
-        await words.close()
+        assert await logs.read(container) == ""
+        await logs.close()
 
     monkeypatch.setattr(crash_logs, "_PATIENCE_SECONDS", 0.05)
     asyncio.run(run())

@@ -1,4 +1,4 @@
-"""What the other workloads of a release excuse, and for how long."""
+"""Which crashes are deferred while other workloads of the release start, and for how long."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -7,7 +7,7 @@ import pytest
 
 from prefect_cd.rollout.assess import Patience, Phase, Verdict, find_peers
 from prefect_cd.rollout.assess.model import Peers
-from prefect_cd.rollout.assess.peers import excused
+from prefect_cd.rollout.assess.peers import defer_early_crash
 from prefect_cd.rollout.diagnosis import Category, Cause
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -18,72 +18,79 @@ def at(seconds: float) -> datetime:
     return START + timedelta(seconds=seconds)
 
 
-def crash(times: int, seen: float = 0, category: Category = Category.CRASH) -> Cause:
+def crash(times: int, last_seen: float = 0, category: Category = Category.CRASH) -> Cause:
     return Cause(
-        category, "it crashed", "exit code 1", "read its log", "pod/x", times=times, counts=True, seen=at(seen)
+        category,
+        "it crashed",
+        "exit code 1",
+        "read its log",
+        "pod/x",
+        times=times,
+        counted=True,
+        last_seen=at(last_seen),
     )
 
 
-def coming(*causes: Cause) -> Verdict:
-    return Verdict(Phase.PROGRESSING, "coming up", causes=causes)
+def starting(*causes: Cause) -> Verdict:
+    return Verdict(Phase.PROGRESSING, "starting", causes=causes)
 
 
-def up(seconds: float) -> Verdict:
-    return Verdict(Phase.COMPLETE, "up", unchanged_since=at(seconds), well=True)
+def ready(seconds: float) -> Verdict:
+    return Verdict(Phase.COMPLETE, "up", unchanged_since=at(seconds), healthy=True)
 
 
-def borne(cause: Cause, *others: Verdict) -> bool:
-    mine = coming(cause)
-    company = find_peers(dict(enumerate([mine, *others])), PATIENCE)[0]
-    return bool(excused(cause, company, PATIENCE).left_to)
+def is_deferred(cause: Cause, *others: Verdict) -> bool:
+    workloads = [starting(cause), *others]
+    peers = find_peers(dict(enumerate(workloads)), PATIENCE)[0]
+    return bool(defer_early_crash(cause, peers, PATIENCE).deferred)
 
 
-def test_alone_or_beside_what_has_long_been_up_nothing_is_excused() -> None:
-    assert not borne(crash(3, seen=30))
-    assert not borne(crash(3, seen=30), up(-600), up(29))
+def test_a_crash_is_not_deferred_without_peers_or_after_they_were_ready() -> None:
+    assert not is_deferred(crash(3, last_seen=30))
+    assert not is_deferred(crash(3, last_seen=30), ready(-600), ready(29))
 
 
-def test_a_crash_is_excused_while_another_comes_up_and_until_a_run_that_begins_afterwards_ends() -> None:
-    assert borne(crash(3, seen=10), coming())
-    assert borne(crash(3, seen=10), up(25))  # its last run began at 10 s
-    assert not borne(crash(4, seen=26), up(25))
+def test_a_crash_is_deferred_while_a_peer_starts_and_until_a_later_run_ends() -> None:
+    assert is_deferred(crash(3, last_seen=10), starting())
+    assert is_deferred(crash(3, last_seen=10), ready(25))  # its last run began at 10 s
+    assert not is_deferred(crash(4, last_seen=26), ready(25))
 
 
-def test_nothing_is_excused_for_ever() -> None:
-    assert borne(crash(4), coming())
-    assert not borne(crash(5), coming())
+def test_crashes_are_deferred_up_to_a_limit() -> None:
+    assert is_deferred(crash(4), starting())
+    assert not is_deferred(crash(5), starting())
 
 
-def test_only_what_may_need_others_is_excused() -> None:
-    assert borne(crash(3, category=Category.INIT_CONTAINER), coming())
-    assert not borne(crash(3, category=Category.OUT_OF_MEMORY), coming())
-    job = replace(crash(3), left_to="backoffLimit 9 decides")
-    assert excused(job, Peers(coming=True), PATIENCE) == job
+def test_only_categories_that_may_need_peers_are_deferred() -> None:
+    assert is_deferred(crash(3, category=Category.INIT_CONTAINER), starting())
+    assert not is_deferred(crash(3, category=Category.OUT_OF_MEMORY), starting())
+    job = replace(crash(3), deferred="backoffLimit 9 decides")
+    assert defer_early_crash(job, Peers(starting=True), PATIENCE) == job
 
 
-def test_two_that_crash_do_not_excuse_each_other() -> None:
-    assert not borne(crash(3), coming(crash(3)))
-    assert borne(crash(3), coming(crash(1)))  # a database may need a second start
+def test_two_crashing_workloads_do_not_defer_each_other() -> None:
+    assert not is_deferred(crash(3), starting(crash(3)))
+    assert is_deferred(crash(3), starting(crash(1)))  # a database may need a second start
 
 
-def test_one_that_crashes_for_want_of_a_third_is_still_coming_up() -> None:
-    broker, database = coming(crash(3, seen=14)), up(25)
-    assert borne(crash(4, seen=34), broker, database)
-    assert not borne(crash(4, seen=34), coming(crash(4, seen=26)), database)
+def test_a_workload_that_crashes_because_of_a_third_is_still_starting() -> None:
+    broker, database = starting(crash(3, last_seen=14)), ready(25)
+    assert is_deferred(crash(4, last_seen=34), broker, database)
+    assert not is_deferred(crash(4, last_seen=34), starting(crash(4, last_seen=26)), database)
 
 
 @pytest.mark.parametrize("phase", [Phase.FAILED, Phase.COMPLETE])
-def test_what_does_not_come_up_any_more_is_not_coming(phase: Phase) -> None:
-    assert not borne(crash(3), Verdict(phase, "so"))
+def test_a_failed_or_complete_workload_is_not_starting(phase: Phase) -> None:
+    assert not is_deferred(crash(3), Verdict(phase, ""))
 
 
-def test_it_is_the_others_that_count() -> None:
-    one, two, three = up(10), up(20), coming()
-    found = find_peers({1: one, 2: two, 3: three}, PATIENCE)
-    assert found == {
-        1: Peers(coming=True, up_at=at(20)),
-        2: Peers(coming=True, up_at=at(10)),
-        3: Peers(coming=False, up_at=at(20)),
+def test_a_workload_is_not_its_own_peer() -> None:
+    one, two, three = ready(10), ready(20), starting()
+    peers = find_peers({1: one, 2: two, 3: three}, PATIENCE)
+    assert peers == {
+        1: Peers(starting=True, ready_at=at(20)),
+        2: Peers(starting=True, ready_at=at(10)),
+        3: Peers(starting=False, ready_at=at(20)),
     }
     assert find_peers({1: one}, PATIENCE) == {1: Peers()}
     assert find_peers({}, PATIENCE) == {}

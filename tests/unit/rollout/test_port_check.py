@@ -1,4 +1,4 @@
-"""Whether anybody listens: the pods' own address decides, all pods must refuse, and who may not ask says nothing."""
+"""A port is closed when all pods refuse at their own address; without permission to connect, nothing is concluded."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -39,12 +39,12 @@ class Frame:
         self.data = bytes([channel]) + text.encode()
 
 
-class Door:
-    """A cluster of which only port 8000 of some pods is of interest.
+class FakeCluster:
+    """A cluster in which only port 8000 of some pods is used.
 
     Args:
-        server: what the API server is told at the pods' address, by pod or for all of them.
-        node: what the node is told at their loopback address.
+        server: the result of a connection from the API server to a pod's address, by pod or for all of them.
+        node: the result of a connection from the node to a pod's loopback address.
         policies: the NetworkPolicies, or why they cannot be read.
     """
 
@@ -52,9 +52,9 @@ class Door:
         self,
         server: str | Exception | Mapping[str, str | Exception] = "",
         node: str | Exception = "",
-        policies: list[Object] | Exception = [],  # noqa: B006  nobody adds to it
+        policies: list[Object] | Exception = [],  # noqa: B006  never changed
     ) -> None:
-        self.knocks: list[tuple[str, str, int]] = []
+        self.connections: list[tuple[str, str, int]] = []
         self._server, self._node, self._policies = server, node, policies
         self._frames = [
             Frame(0, "\x40\x1f"),
@@ -62,12 +62,12 @@ class Door:
             *([Frame(1, node)] if isinstance(node, str) else []),
         ]
 
-    async def refusal(self, namespace: str, pod: str, port: int) -> str:
-        self.knocks.append((namespace, pod, port))
+    async def connection_refused(self, namespace: str, pod: str, port: int) -> str:
+        self.connections.append((namespace, pod, port))
         answer = self._server[pod] if isinstance(self._server, Mapping) else self._server
         if answer == "silence":
             await asyncio.sleep(9)
-        return said(answer)
+        return result(answer)
 
     async def kind(self, *_: str) -> str:
         return "NetworkPolicy"
@@ -79,7 +79,7 @@ class Door:
 
     @asynccontextmanager
     async def port_forward(self, *_: object) -> AsyncIterator[Any]:
-        said(self._node)
+        result(self._node)
         yield self
 
     async def receive(self) -> Frame:
@@ -88,54 +88,54 @@ class Door:
         return self._frames.pop(0)
 
 
-def said(answer: str | Exception) -> str:
+def result(answer: str | Exception) -> str:
     if isinstance(answer, Exception):
         raise answer
     return answer
 
 
-def knocked(
-    door: Door, *slices: Object, service: Object = SERVICE, pods: str = "shop-1", probe: Object | None = None
+def check(
+    cluster: FakeCluster, *slices: Object, service: Object = SERVICE, pods: str = "shop-1", probe: Object | None = None
 ) -> tuple[PortResult, ...]:
     container = {"ports": [{"name": "http", "containerPort": 8000}], "readinessProbe": probe or {}}
-    ours = [{"metadata": {"name": name}, "spec": {"containers": [container]}} for name in pods.split()]
-    return asyncio.run(check_ports(cast("Cluster", door), [service], slices, ours))
+    checked = [{"metadata": {"name": name}, "spec": {"containers": [container]}} for name in pods.split()]
+    return asyncio.run(check_ports(cast("Cluster", cluster), [service], slices, checked))
 
 
 POLICY = [{"metadata": {"name": "deny"}}]
 
 
 @pytest.mark.parametrize(
-    ("door", "is_open"),
+    ("cluster", "is_open"),
     [
-        (Door(REFUSED, REFUSED), False),
-        (Door(REFUSED), False),  # it listens on 127.0.0.1 only
-        (Door("", REFUSED), True),
-        (Door(REFUSED, "", POLICY), True),
-        (Door(REFUSED, "no such network", POLICY), True),
-        (Door(REFUSED, REFUSED, POLICY), False),
-        (Door(REFUSED, "", Forbidden("no")), True),
-        (Door(REFUSED, "", InvalidManifest("no such kind")), True),
-        (Door(REFUSED, REFUSED, Forbidden("no")), False),
+        (FakeCluster(REFUSED, REFUSED), False),
+        (FakeCluster(REFUSED), False),  # it listens on 127.0.0.1 only
+        (FakeCluster("", REFUSED), True),
+        (FakeCluster(REFUSED, "", POLICY), True),
+        (FakeCluster(REFUSED, "no such network", POLICY), True),
+        (FakeCluster(REFUSED, REFUSED, POLICY), False),
+        (FakeCluster(REFUSED, "", Forbidden("no")), True),
+        (FakeCluster(REFUSED, "", InvalidManifest("no such kind")), True),
+        (FakeCluster(REFUSED, REFUSED, Forbidden("no")), False),
     ],
 )
-def test_the_address_of_the_pod_decides_unless_a_policy_may_stand_before_it(door: Door, is_open: bool) -> None:  # noqa: FBT001
-    (told,) = knocked(door, slice_of())
-    assert (told.service, told.port, told.open) == ("shop", 80, is_open)
-    assert told.said == ("" if is_open else REFUSED)
-    assert told.at
+def test_the_address_of_the_pod_decides_unless_a_network_policy_may_refuse(cluster: FakeCluster, is_open: bool) -> None:  # noqa: FBT001
+    (port,) = check(cluster, slice_of())
+    assert (port.service, port.port, port.open) == ("shop", 80, is_open)
+    assert port.error == ("" if is_open else REFUSED)
+    assert port.at
 
 
 @pytest.mark.parametrize("error", [Forbidden("no"), ApiError("gone", status=404), OSError("lost")])
-def test_where_nobody_may_knock_nothing_is_concluded(error: Exception) -> None:
-    assert knocked(Door(error), slice_of()) == ()
-    assert knocked(Door(REFUSED, error, POLICY), slice_of()) == ()
-    assert knocked(Door(REFUSED, policies=ClusterUnreachable("away")), slice_of()) == ()
+def test_without_a_clear_answer_nothing_is_concluded(error: Exception) -> None:
+    assert check(FakeCluster(error), slice_of()) == ()
+    assert check(FakeCluster(REFUSED, error, POLICY), slice_of()) == ()
+    assert check(FakeCluster(REFUSED, policies=ClusterUnreachable("away")), slice_of()) == ()
 
 
-def test_who_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(port_check, "_KNOCK_SECONDS", 0.05)
-    assert knocked(Door("silence"), slice_of()) == ()
+def test_a_connection_without_an_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(port_check, "_POD_SECONDS", 0.05)
+    assert check(FakeCluster("silence"), slice_of()) == ()
 
 
 @pytest.mark.parametrize(
@@ -148,35 +148,42 @@ def test_who_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_a_port_is_closed_when_all_pods_refuse(answers: dict[str, str | Exception], is_open: list[bool]) -> None:
-    assert [each.open for each in knocked(Door(answers), slice_of("shop", *answers), pods="a b")] == is_open
+    assert [port.open for port in check(FakeCluster(answers), slice_of("shop", *answers), pods="a b")] == is_open
 
 
-def test_a_few_pods_of_the_workload_are_asked_and_no_others() -> None:
-    door = Door({"theirs": "", "mine": REFUSED})
-    (told,) = knocked(door, slice_of("shop", "theirs", "mine"), pods="mine old")
-    assert not told.open
-    assert door.knocks == [("shop", "mine", 8000)]
+def test_a_few_pods_of_the_workload_are_checked_and_no_others() -> None:
+    cluster = FakeCluster({"other": "", "own": REFUSED})
+    (port,) = check(cluster, slice_of("shop", "other", "own"), pods="own old")
+    assert not port.open
+    assert cluster.connections == [("shop", "own", 8000)]
     many = [f"shop-{n}" for n in range(9)]
-    knocked(door := Door(), slice_of("shop", *many), pods=" ".join(many))
-    assert len(door.knocks) == 5
+    check(cluster := FakeCluster(), slice_of("shop", *many), pods=" ".join(many))
+    assert len(cluster.connections) == 5
 
 
-def test_only_ports_with_a_ready_pod_behind_them_are_tried() -> None:
-    door = Door()
-    assert knocked(door, slice_of("other"), slice_of(ready=False), slice_of(port="admin")) == ()
-    assert door.knocks == []
-    knocked(door, slice_of(), slice_of())
-    assert door.knocks == [("shop", "shop-1", 8000)]
+def test_only_ports_with_a_ready_pod_behind_them_are_checked() -> None:
+    cluster = FakeCluster()
+    assert check(cluster, slice_of("other"), slice_of(ready=False), slice_of(port="admin")) == ()
+    assert cluster.connections == []
+    check(cluster, slice_of(), slice_of())
+    assert cluster.connections == [("shop", "shop-1", 8000)]
+
+
+@pytest.mark.parametrize("conditions", [{}, {"ready": None}, None])
+def test_an_endpoint_that_does_not_say_whether_it_is_ready_is_ready(conditions: Object | None) -> None:
+    endpoint_slice = slice_of()
+    endpoint_slice["endpoints"][0]["conditions"] = conditions
+    assert [port.open for port in check(FakeCluster(REFUSED), endpoint_slice)] == [False]
 
 
 @pytest.mark.parametrize("spec", [{"clusterIP": "None"}, {"type": "ExternalName"}])
-def test_services_through_whose_ports_no_request_passes_have_no_door(spec: Object) -> None:
+def test_services_whose_ports_get_no_requests_are_not_checked(spec: Object) -> None:
     service = {**SERVICE, "spec": {**SERVICE["spec"], **spec}}
-    assert knocked(Door(REFUSED), slice_of(), service=service) == ()
+    assert check(FakeCluster(REFUSED), slice_of(), service=service) == ()
 
 
 @pytest.mark.parametrize(
-    ("probe", "asked"),
+    ("probe", "checks"),
     [
         ({"httpGet": {"path": "/", "port": "http"}}, 0),
         ({"tcpSocket": {"port": 8000}}, 0),
@@ -186,7 +193,7 @@ def test_services_through_whose_ports_no_request_passes_have_no_door(spec: Objec
         ({"exec": {"command": ["true"]}}, 1),
     ],
 )
-def test_a_port_that_the_kubelet_asks_before_a_pod_is_ready_needs_no_knock(probe: Object, asked: int) -> None:
-    door = Door()
-    knocked(door, slice_of(), probe=probe)
-    assert len(door.knocks) == asked
+def test_a_port_with_a_readiness_probe_is_not_checked(probe: Object, checks: int) -> None:
+    cluster = FakeCluster()
+    check(cluster, slice_of(), probe=probe)
+    assert len(cluster.connections) == checks

@@ -1,6 +1,6 @@
-"""The scenarios of benchmarks/verdict as they were recorded on a real cluster, judged again without one.
+"""The scenarios of benchmarks/verdict as they were recorded on a real cluster, assessed again without one.
 
-What is expected is what the scenarios themselves say: they fail for one of the named causes, or are good.
+The expected result is in the scenarios: they fail for one of the named causes, or are good.
 """
 
 from datetime import timedelta
@@ -28,7 +28,7 @@ def loaded(path: Path) -> Any:  # noqa: ANN401  YAML is anything
 
 
 def verdicts(name: str) -> list[Verdict]:
-    """The verdicts at the recorded moments, each with the memory of the one before."""
+    """The verdicts at the recorded moments, with the memory passed from one to the next."""
     found, memory = [], Memory()
     for path in (RECORDED / f"{name}{moment_}.yaml" for moment_ in MOMENTS):
         if path.is_file():
@@ -43,10 +43,10 @@ def verdicts(name: str) -> list[Verdict]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_recorded_scenario_is_judged_as_it_says(name: str) -> None:
+def test_a_recorded_scenario_gets_its_expected_verdict(name: str) -> None:
     wanted, seen = loaded(SCENARIOS / f"{name}.yaml"), verdicts(name)
     if wanted["kind"] == "good":
-        assert [each.summary for each in seen if each.phase is Phase.FAILED] == []
+        assert [verdict.summary for verdict in seen if verdict.phase is Phase.FAILED] == []
         assert seen[-1].phase is Phase.COMPLETE, seen[-1].summary
     else:
         assert seen[-1].phase is Phase.FAILED, seen[-1].summary
@@ -54,6 +54,6 @@ def test_a_recorded_scenario_is_judged_as_it_says(name: str) -> None:
 
 
 def test_most_scenarios_are_recorded() -> None:
-    there = {path.stem for path in SCENARIOS.glob("*.yaml")}
-    assert set(NAMES) <= there
-    assert len(NAMES) >= 100  # those that need logs or connections are not there
+    scenarios = {path.stem for path in SCENARIOS.glob("*.yaml")}
+    assert set(NAMES) <= scenarios
+    assert len(NAMES) >= 100  # those that need logs or connections cannot be recorded

@@ -1,4 +1,4 @@
-"""The loop around the verdict, against a small API server: what wakes it, what ends it, and what it asks for."""
+"""The watch of a rollout, with a small API server: what wakes it, what ends it, and what it requests."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -24,8 +24,8 @@ AT_ONCE = RolloutSettings(settle=timedelta())
 Act = Callable[[FakeApi], Awaitable[None]]
 
 
-async def until(true: Callable[[], object]) -> None:
-    while not true():
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():
         await asyncio.sleep(0.01)
 
 
@@ -67,9 +67,9 @@ def pod(api: FakeApi, *, ready: bool = True, name: str = "shop", up_for: float =
 
 
 def patient(**seconds: float) -> RolloutSettings:
-    """Settings with so much patience for each of these troubles."""
-    given = {name: timedelta(seconds=each) for name, each in seconds.items()}
-    return RolloutSettings(settle=timedelta(), patience=PatienceSettings(**given))
+    """Settings with this patience for these problems."""
+    patience = {name: timedelta(seconds=value) for name, value in seconds.items()}
+    return RolloutSettings(settle=timedelta(), patience=PatienceSettings(**patience))
 
 
 def run(
@@ -77,10 +77,9 @@ def run(
     *,
     settings: RolloutSettings = AT_ONCE,
     prepare: Callable[[FakeApi], list[Object]] = lambda api: [deployment(api)],
-    told: list[Report] | None = None,
-    **given: Any,  # noqa: ANN401
+    reports: list[Report] | None = None,
 ) -> tuple[Report, FakeApi]:
-    """Watch what `prepare` made while `act` goes on."""
+    """Watch the objects that `prepare` creates while `act` runs."""
 
     async def play() -> tuple[Report, FakeApi]:
         api = FakeApi()
@@ -89,8 +88,8 @@ def run(
             acting = asyncio.create_task(act(api))
             try:
                 since = datetime.now(timezone.utc) - timedelta(seconds=2)
-                told_to = told.append if told is not None else lambda _: None
-                return await watch(cluster, objects, settings, since=since, on_change=told_to, **given), api
+                on_change = reports.append if reports is not None else lambda _: None
+                return await watch(cluster, objects, settings, since=since, on_change=on_change), api
             finally:
                 acting.cancel()
                 await asyncio.gather(acting, return_exceptions=True)
@@ -104,7 +103,7 @@ async def nothing(_: FakeApi) -> None:
 
 async def later(api: FakeApi) -> None:
     """The pods come up a little later."""
-    await api.watched("pods")
+    await api.wait_for_watch("pods")
     pod(api)
     deployment(api, 1)
 
@@ -119,36 +118,36 @@ def just_up(api: FakeApi) -> list[Object]:
     return [deployment(api, 1)]
 
 
-def test_a_change_is_judged_when_it_comes() -> None:
-    told: list[Report] = []
-    report, api = run(later, told=told)
+def test_a_change_is_assessed_at_once() -> None:
+    reports: list[Report] = []
+    report, api = run(later, reports=reports)
     assert report.complete
     assert report.completed_at
-    assert told[-1].summary == report.summary
-    assert len(told) > 1
-    assert len(api.lists("pods")) == 2  # at first, and before the last word
+    assert reports[-1].summary == report.summary
+    assert len(reports) > 1
+    assert len(api.lists("pods")) == 2  # at first, and before the verdict is final
 
 
-def test_an_api_server_that_is_away_is_told_of_and_waited_for() -> None:
+def test_an_outage_of_the_api_server_is_reported_and_waited_for() -> None:
     async def outage(api: FakeApi) -> None:
-        await api.watched("pods")
+        await api.wait_for_watch("pods")
         await api.stop()
-        await until(lambda: any(each.lost for each in told))
+        await until(lambda: any(report.lost for report in reports))
         await api.start()
         await later(api)
 
-    told: list[Report] = []
-    report, _ = run(outage, told=told)
+    reports: list[Report] = []
+    report, _ = run(outage, reports=reports)
     assert report.complete
-    assert [told[0].lost, report.lost] == ["", ""]
-    assert any(each.lost for each in told)
+    assert [reports[0].lost, report.lost] == ["", ""]
+    assert any(report.lost for report in reports)
 
 
-def test_what_has_been_complete_for_the_settle_time_is_told_at_once() -> None:
-    told: list[Report] = []
-    report, _ = run(nothing, prepare=up, settings=RolloutSettings(), told=told)
+def test_what_has_been_complete_for_the_settle_time_is_reported_at_once() -> None:
+    reports: list[Report] = []
+    report, _ = run(nothing, prepare=up, settings=RolloutSettings(), reports=reports)
     assert report.complete
-    assert told == [report]
+    assert reports == [report]
     assert report.seconds < 20
 
 
@@ -177,30 +176,30 @@ def crash(api: FakeApi, times: int) -> None:
     pod(api, ready=False, **crashed(times))
 
 
-def test_pods_that_die_after_complete_are_doom() -> None:
+def test_pods_that_die_after_the_rollout_was_complete_fail_it() -> None:
     async def die(api: FakeApi) -> None:
-        await until(lambda: told and told[-1].complete)
+        await until(lambda: reports and reports[-1].complete)
         for times in range(4):
             crash(api, times)
             await asyncio.sleep(0.1)
 
-    told: list[Report] = []
+    reports: list[Report] = []
     with pytest.raises(RolloutFailed) as caught:
-        run(die, prepare=just_up, settings=RolloutSettings(), told=told)
+        run(die, prepare=just_up, settings=RolloutSettings(), reports=reports)
     assert caught.value.reason.startswith("it was complete, but pod/shop-1-a")
-    assert caught.value.report.troubles[0].category == "crash"
+    assert caught.value.report.problems[0].category == "crash"
 
 
-def test_doom_that_a_fresh_look_does_not_confirm_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Informers.look
+def test_a_failure_that_a_refresh_does_not_confirm_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Informers.refresh
 
-    async def healed_meanwhile(sight: Informers) -> None:
+    async def healed_meanwhile(informers: Informers) -> None:
         pod(apis[0])
         deployment(apis[0], 1)
-        await real(sight)
+        await real(informers)
 
     apis: list[FakeApi] = []
-    monkeypatch.setattr(Informers, "look", healed_meanwhile)
+    monkeypatch.setattr(Informers, "refresh", healed_meanwhile)
 
     async def die(api: FakeApi) -> None:
         apis.append(api)
@@ -211,61 +210,63 @@ def test_doom_that_a_fresh_look_does_not_confirm_is_none(monkeypatch: pytest.Mon
     assert len(api.lists("pods")) > 1
 
 
-def test_a_workload_that_is_not_there_or_goes_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "_ABSENCE_SECONDS", 0.5)
+def test_a_workload_that_is_missing_or_deleted_fails_the_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "_DELETED_SECONDS", 0.5)
 
     async def remove(api: FakeApi) -> None:
-        await api.watched("deployments")
+        await api.wait_for_watch("deployments")
         api.remove("deployments", "shop")
 
-    with pytest.raises(RolloutFailed, match="it is gone") as caught:
+    with pytest.raises(RolloutFailed, match="it does not exist any more") as caught:
         run(remove)
     assert caught.value.where == "deployment/shop in shop"
 
-    def nobody(api: FakeApi) -> list[Object]:
-        return [{**deployment(api), "metadata": {"name": "nobody", "namespace": "shop"}}]
+    def missing(api: FakeApi) -> list[Object]:
+        return [{**deployment(api), "metadata": {"name": "missing", "namespace": "shop"}}]
 
-    with pytest.raises(RolloutFailed, match="it is gone"):
-        run(nothing, prepare=nobody)
+    with pytest.raises(RolloutFailed, match="it does not exist any more"):
+        run(nothing, prepare=missing)
 
 
-def test_a_workload_that_is_deleted_and_made_anew_is_watched_on() -> None:
-    told: list[Report] = []
+def test_a_workload_that_is_deleted_and_created_again_is_watched_on() -> None:
+    reports: list[Report] = []
 
     async def replace(api: FakeApi) -> None:
-        await api.watched("deployments")
+        await api.wait_for_watch("deployments")
         api.remove("deployments", "shop")
-        await until(lambda: any("it was deleted; does it come back?" in each.summary for each in told))
+        await until(
+            lambda: any("it was deleted; waiting for it to be created again" in report.summary for report in reports)
+        )
         await later(api)
 
-    report, _ = run(replace, told=told)
+    report, _ = run(replace, reports=reports)
     assert report.complete
-    assert any("it was deleted; does it come back?" in each.summary for each in told)
+    assert any("it was deleted; waiting for it to be created again" in report.summary for report in reports)
 
 
 def test_a_rollout_that_is_late_has_failed() -> None:
-    with pytest.raises(RolloutFailed, match="not up after 2s500ms: "):
+    with pytest.raises(RolloutFailed, match="not complete after 2s500ms: "):
         run(nothing, settings=RolloutSettings(timeout=timedelta(seconds=2.5)))
 
 
-def test_the_time_without_a_server_is_not_counted() -> None:
+def test_the_time_without_the_server_does_not_count() -> None:
     async def restart(api: FakeApi) -> None:
-        await api.watched("pods")
+        await api.wait_for_watch("pods")
         await api.stop()
-        await asyncio.sleep(6)  # at the end of it the timeout is over
+        await asyncio.sleep(6)  # after it the timeout is over
         await api.start()
-        await until(lambda: not told[-1].lost)
+        await until(lambda: not reports[-1].lost)
         await asyncio.sleep(1)
         await later(api)
 
-    told: list[Report] = []
+    reports: list[Report] = []
     settings = RolloutSettings(timeout=timedelta(seconds=7.3), settle=timedelta())
-    report, _ = run(restart, settings=settings, told=told)
+    report, _ = run(restart, settings=settings, reports=reports)
     assert report.complete
     assert report.seconds > 7.3
 
 
-def test_neighbours_are_not_asked_for() -> None:
+def test_other_workloads_of_the_namespace_are_not_requested() -> None:
     _, api = run(later)
     assert {query["labelSelector"] for query in api.watches("pods") + api.watches("replicasets")} == {"app=shop"}
     assert {query["fieldSelector"] for query in api.watches("deployments")} == {"metadata.name=shop"}
@@ -273,7 +274,7 @@ def test_neighbours_are_not_asked_for() -> None:
     assert api.lists("services") == []
 
 
-def test_two_hundred_workloads_are_a_handful_of_watches() -> None:
+def test_two_hundred_workloads_need_four_watches() -> None:
     def many(api: FakeApi) -> list[Object]:
         names = [f"shop{n}" for n in range(200)]
         for name in names:
@@ -281,8 +282,8 @@ def test_two_hundred_workloads_are_a_handful_of_watches() -> None:
         return [deployment(api, 1, name) for name in names]
 
     report, api = run(nothing, prepare=many)
-    assert [len(each.pods) for each in report.workloads] == [1] * 200
-    assert sum("watch" in query for _, query in api.asked) <= 4
+    assert [len(row.pods) for row in report.workloads] == [1] * 200
+    assert sum("watch" in query for _, query in api.requests) <= 4
     assert api.lists("pods")[0]["labelSelector"].startswith("app in (shop0,shop1,")
 
 
@@ -299,59 +300,61 @@ def front(api: FakeApi, name: str = "shop", **selector: str) -> Object:
     return api.put("services", name, spec={"selector": selector or LABELS, "ports": [port]})
 
 
-def test_services_and_their_endpoints_are_looked_at_with_the_workload_in_front_of_which_they_stand() -> None:
+def test_services_are_assessed_with_the_workload_that_they_select() -> None:
     report, api = run(nothing, prepare=lambda api: [*up(api), front(api)])
     assert report.complete
     assert api.lists("endpointslices")[0]["labelSelector"] == "kubernetes.io/service-name in (shop)"
 
 
-def test_only_services_that_were_handed_over_are_judged() -> None:
-    def five_and_a_neighbour(api: FakeApi) -> list[Object]:
+def test_only_services_of_the_applied_set_are_assessed() -> None:
+    def five_and_another(api: FakeApi) -> list[Object]:
         front(api, "old")
         return [*up(api), *(front(api, f"shop-{n}") for n in range(5))]
 
-    assert run(nothing, prepare=five_and_a_neighbour, settings=RolloutSettings())[0].complete
+    assert run(nothing, prepare=five_and_another, settings=RolloutSettings())[0].complete
 
 
 Answers = Callable[[int, set[str]], tuple[PortResult, ...]]
 
 
-def listening(monkeypatch: pytest.MonkeyPatch, answers: Answers) -> list[set[str]]:
-    """Let `answers` tell what a knock finds; gives the pods that were knocked at."""
-    asked: list[set[str]] = []
+def with_port_results(monkeypatch: pytest.MonkeyPatch, answers: Answers) -> list[set[str]]:
+    """Replace the port checks by `answers`; returns the pods of each check."""
+    checked: list[set[str]] = []
 
-    async def knock(_: object, __: object, ___: object, pods: list[Object], ____: object) -> tuple[PortResult, ...]:
-        asked.append({each["metadata"]["name"] for each in pods})
-        return answers(len(asked), asked[-1])
+    async def check(_: object, __: object, ___: object, pods: list[Object], ____: object) -> tuple[PortResult, ...]:
+        checked.append({pod["metadata"]["name"] for pod in pods})
+        return answers(len(checked), checked[-1])
 
-    monkeypatch.setattr(live_checks, "check_ports", knock)
-    monkeypatch.setattr(live_checks, "_KNOCK_SECONDS", 0.3)
-    return asked
-
-
-def port(name: str = "shop", said: str = "", before: float = 0) -> tuple[PortResult, ...]:
-    return (PortResult(name, 80, not said, said, datetime.now(timezone.utc) - timedelta(seconds=before)),)
+    monkeypatch.setattr(live_checks, "check_ports", check)
+    monkeypatch.setattr(live_checks, "_PORT_CHECK_INTERVAL_SECONDS", 0.3)
+    return checked
 
 
-def test_a_port_that_closes_while_the_rollout_settles_is_found_by_the_last_knock(
+def port(name: str = "shop", error: str = "", before: float = 0) -> tuple[PortResult, ...]:
+    return (PortResult(name, 80, not error, error, datetime.now(timezone.utc) - timedelta(seconds=before)),)
+
+
+def test_a_port_that_closes_during_the_settle_time_is_found_by_the_last_check(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = listening(monkeypatch, lambda times, _: port() if times == 1 else port(said="refused", before=60))
+    checked = with_port_results(
+        monkeypatch, lambda times, _: port() if times == 1 else port(error="refused", before=60)
+    )
     settings = RolloutSettings(settle=timedelta(seconds=4), patience=PatienceSettings(service=timedelta(seconds=1)))
     with pytest.raises(RolloutFailed) as caught:
         run(later, prepare=lambda api: [deployment(api), front(api)], settings=settings)
-    assert caught.value.report.troubles[0].category == "port"
-    assert len(asked) == 2
+    assert caught.value.report.problems[0].category == "port"
+    assert len(checked) == 2
 
 
-def test_where_all_listens_the_last_knock_is_the_only_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = listening(monkeypatch, lambda *_: port())
+def test_open_ports_are_checked_once_more_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = with_port_results(monkeypatch, lambda *_: port())
     settings = RolloutSettings(settle=timedelta(seconds=4))
     assert run(later, prepare=lambda api: [deployment(api), front(api)], settings=settings)[0].complete
-    assert asked == [{"shop-1-a"}] * 2
+    assert checked == [{"shop-1-a"}] * 2
 
 
-def test_each_workload_is_judged_by_what_its_own_pods_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_workload_is_assessed_by_the_ports_of_its_own_pods(monkeypatch: pytest.MonkeyPatch) -> None:
     def stable_and_canary(api: FakeApi) -> list[Object]:
         objects = []
         for name in ("canary", "stable"):
@@ -362,37 +365,37 @@ def test_each_workload_is_judged_by_what_its_own_pods_answer(monkeypatch: pytest
         return [*objects, front(api, part="web")]
 
     def refused_by_the_canary(_: int, pods: set[str]) -> tuple[PortResult, ...]:
-        return port(said="refused", before=60) if pods == {"canary-1-a"} else port()
+        return port(error="refused", before=60) if pods == {"canary-1-a"} else port()
 
-    listening(monkeypatch, refused_by_the_canary)
+    with_port_results(monkeypatch, refused_by_the_canary)
     with pytest.raises(RolloutFailed) as caught:
         run(nothing, prepare=stable_and_canary, settings=patient(service=1))
-    assert {each.workload for each in caught.value.report.troubles} == {"deployment/canary"}
+    assert {problem.workload for problem in caught.value.report.problems} == {"deployment/canary"}
 
 
-def test_what_a_hung_watch_does_not_tell_is_found_before_the_last_word() -> None:
-    async def die_in_silence(api: FakeApi) -> None:
+def test_what_a_hanging_watch_misses_is_found_before_the_verdict_is_final() -> None:
+    async def die_unnoticed(api: FakeApi) -> None:
         await later(api)
-        await until(lambda: told and told[-1].complete)
-        api.hangs = True
+        await until(lambda: reports and reports[-1].complete)
+        api.watches_hang = True
         crash(api, 3)
 
-    told: list[Report] = []
+    reports: list[Report] = []
     with pytest.raises(RolloutFailed) as caught:
-        run(die_in_silence, settings=RolloutSettings(settle=timedelta(seconds=2)), told=told)
-    assert caught.value.report.troubles[0].category == "crash"
+        run(die_unnoticed, settings=RolloutSettings(settle=timedelta(seconds=2)), reports=reports)
+    assert caught.value.report.problems[0].category == "crash"
 
 
-def test_a_fresh_look_that_is_refused_leaves_what_is_known() -> None:
-    async def refuse(api: FakeApi) -> None:
-        await api.watched("pods")
-        api.lists_refused = True
+def test_a_refresh_that_is_forbidden_changes_nothing() -> None:
+    async def forbid(api: FakeApi) -> None:
+        await api.wait_for_watch("pods")
+        api.lists_forbidden = True
         await later(api)
 
-    assert run(refuse)[0].complete
+    assert run(forbid)[0].complete
 
 
-def test_the_reason_is_the_trouble_that_dooms() -> None:
+def test_the_reason_is_the_problem_that_fails_the_rollout() -> None:
     def one_of_two(api: FakeApi) -> list[Object]:
         shop = deployment(api)
         crash(api, 1)
@@ -401,7 +404,7 @@ def test_the_reason_is_the_trouble_that_dooms() -> None:
 
     with pytest.raises(RolloutFailed) as caught:
         run(nothing, prepare=one_of_two)
-    assert [each.workload for each in caught.value.report.troubles] == ["deployment/zoo"]
+    assert [problem.workload for problem in caught.value.report.problems] == ["deployment/zoo"]
     assert "zoo-1-a" in caught.value.reason
 
 
@@ -412,24 +415,24 @@ def with_a_slow_database(api: FakeApi) -> list[Object]:
 
 
 async def database_up(api: FakeApi) -> None:
-    await api.watched("pods")
+    await api.wait_for_watch("pods")
     pod(api, name="database", up_for=0)
     deployment(api, 1, name="database")
 
 
-def test_a_program_that_ends_while_its_database_comes_up_is_run_again() -> None:
+def test_a_crash_while_the_database_starts_is_not_a_failure_yet() -> None:
     async def heal(api: FakeApi) -> None:
-        await until(lambda: any("others are still coming up" in each.summary for each in told))
+        await until(lambda: any("other workloads are still starting" in report.summary for report in reports))
         await database_up(api)
         await asyncio.sleep(1)
         await later(api)
 
-    told: list[Report] = []
-    assert run(heal, prepare=with_a_slow_database, told=told)[0].complete
-    assert any("others are still coming up: given up at 5" in each.summary for each in told)
+    reports: list[Report] = []
+    assert run(heal, prepare=with_a_slow_database, reports=reports)[0].complete
+    assert any("other workloads are still starting: given up at 5" in report.summary for report in reports)
 
 
-def test_a_program_that_ends_also_when_its_database_is_up_is_doomed() -> None:
+def test_a_crash_after_the_database_is_ready_fails_the_rollout() -> None:
     async def again(api: FakeApi) -> None:
         await database_up(api)
         await asyncio.sleep(2.5)  # times are whole seconds
@@ -441,99 +444,99 @@ def test_a_program_that_ends_also_when_its_database_is_up_is_doomed() -> None:
     assert caught.value.report.workloads[1].phase == "complete"
 
 
-def test_a_row_that_changed_is_told_though_the_sentence_did_not_and_so_is_the_last_report() -> None:
+def test_a_changed_row_is_reported_with_the_same_sentence_and_so_is_the_last_report() -> None:
     async def begin_to_leave(api: FakeApi) -> None:
         await later(api)
-        await until(lambda: told and told[-1].complete)
+        await until(lambda: reports and reports[-1].complete)
         labels = {**LABELS, "pod-template-hash": "0"}
         times = {"creationTimestamp": ago(600), "deletionTimestamp": ago(0)}
         api.put("pods", "shop-0-b", metadata={"labels": labels, **times}, spec={"containers": []}, status={})
 
-    told: list[Report] = []
+    reports: list[Report] = []
     settings = RolloutSettings(settle=timedelta(seconds=4))
-    report, _ = run(begin_to_leave, settings=settings, told=told)
-    assert [len(each.workloads[0].pods) for each in told][-2:] == [2, 2]
-    assert told[-1] == report
+    report, _ = run(begin_to_leave, settings=settings, reports=reports)
+    assert [len(report.workloads[0].pods) for report in reports][-2:] == [2, 2]
+    assert reports[-1] == report
 
 
 def without_configuration(api: FakeApi) -> list[Object]:
-    said = 'configmap "shop-config" not found'
-    waiting = {"waiting": {"reason": "CreateContainerConfigError", "message": said}}
+    message = 'configmap "shop-config" not found'
+    waiting = {"waiting": {"reason": "CreateContainerConfigError", "message": message}}
     pod(api, ready=False, started=False, restartCount=0, state=waiting)
     return [deployment(api)]
 
 
-def test_what_was_missing_and_is_there_now_dooms_nobody() -> None:
-    async def write_it(api: FakeApi) -> None:
+def test_a_missing_object_that_exists_by_now_does_not_fail_the_rollout() -> None:
+    async def create_it(api: FakeApi) -> None:
         api.put("configmaps", "shop-config")
-        await until(lambda: any("is there now" in each.summary for each in told))
+        await until(lambda: any("exists now" in report.summary for report in reports))
         await asyncio.sleep(1)
         await later(api)
 
-    told: list[Report] = []
-    report, api = run(write_it, prepare=without_configuration, settings=patient(configuration=5), told=told)
+    reports: list[Report] = []
+    report, api = run(create_it, prepare=without_configuration, settings=patient(configuration=5), reports=reports)
     assert report.complete
-    assert sum(path.endswith("configmaps/shop-config") for path, _ in api.asked) == 1
+    assert sum(path.endswith("configmaps/shop-config") for path, _ in api.requests) == 1
 
 
-def test_what_is_missing_still_is_doom() -> None:
+def test_an_object_that_stays_missing_fails_the_rollout() -> None:
     with pytest.raises(RolloutFailed) as caught:
         run(nothing, prepare=without_configuration, settings=patient(configuration=1))
-    assert caught.value.report.troubles[0].category == "missing-config"
+    assert caught.value.report.problems[0].category == "missing-config"
 
 
 def short_of_quota(api: FakeApi) -> list[Object]:
-    made = deployment(api)
-    api.refuses = (
+    workload = deployment(api)
+    api.admission_error = (
         'pods "shop-1-a" is forbidden: exceeded quota: small, requested: pods=1, used: pods=1, limited: pods=1'
     )
     condition = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "lastTransitionTime": ago(0)}
     owner = api.objects["replicasets"]["shop-1"]
-    parts = {each: owner[each] for each in ("metadata", "spec")}
-    api.put("replicasets", "shop-1", **parts, status={"conditions": [{**condition, "message": api.refuses}]})
-    return [made]
+    parts = {key: owner[key] for key in ("metadata", "spec")}
+    api.put("replicasets", "shop-1", **parts, status={"conditions": [{**condition, "message": api.admission_error}]})
+    return [workload]
 
 
-def test_a_quota_that_was_raised_dooms_nobody_before_the_controller_tries_again(
+def test_a_raised_quota_does_not_fail_the_rollout_before_the_controller_retries(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(live_checks, "_ANSWER_SECONDS", 10.0)
+    monkeypatch.setattr(live_checks, "_DRY_RUN_SECONDS", 10.0)
 
     async def raise_it(api: FakeApi) -> None:
-        api.refuses = ""
-        await until(lambda: any("would be let in now" in each.summary for each in told))
+        api.admission_error = ""
+        await until(lambda: any("would be admitted now" in report.summary for report in reports))
         await asyncio.sleep(1)
         owner = api.objects["replicasets"]["shop-1"]
         api.put("replicasets", "shop-1", metadata=owner["metadata"], spec=owner["spec"])
         await later(api)
 
-    told: list[Report] = []
-    report, api = run(raise_it, prepare=short_of_quota, settings=patient(quota=5), told=told)
+    reports: list[Report] = []
+    report, api = run(raise_it, prepare=short_of_quota, settings=patient(quota=5), reports=reports)
     assert report.complete
-    assert any("would be let in now" in each.summary for each in told)
-    [asked] = [query for path, query in api.asked if query.get("method") == "POST"]
-    assert asked["dryRun"] == "All"
+    assert any("would be admitted now" in report.summary for report in reports)
+    [created] = [query for path, query in api.requests if query.get("method") == "POST"]
+    assert created["dryRun"] == "All"
 
 
-def test_a_quota_that_is_used_up_still_is_doom() -> None:
+def test_a_quota_that_stays_exceeded_fails_the_rollout() -> None:
     with pytest.raises(RolloutFailed) as caught:
         run(nothing, prepare=short_of_quota, settings=patient(quota=3))
-    assert caught.value.report.troubles[0].category == "quota"
+    assert caught.value.report.problems[0].category == "quota"
 
 
-def test_nothing_to_wait_for_is_complete_and_asks_for_nothing() -> None:
+def test_without_workloads_a_rollout_is_complete_and_requests_nothing() -> None:
     report, api = run(nothing, prepare=lambda _: [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}}])
     assert report.complete
     assert report.workloads == ()
-    assert api.asked == []
+    assert api.requests == []
 
 
-def test_logs_are_read_of_what_failed_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_logs_of_failed_runs_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[tuple[str, str]] = []
 
     async def logs(_: Cluster, namespace: str, pod: str, container: str, **__: object) -> str:
         read.append((pod, container))
-        return f"the last words of {pod} in {namespace}"
+        return f"the last lines of {pod} in {namespace}"
 
     monkeypatch.setattr(Cluster, "logs", logs)
 
@@ -551,4 +554,4 @@ def test_logs_are_read_of_what_failed_only(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(RolloutFailed) as caught:
         run(die)
     assert read == [("shop-1-a", "main")]  # in the background, and not again at the end
-    assert caught.value.report.troubles[0].logs == "the last words of shop-1-a in shop"
+    assert caught.value.report.problems[0].logs == "the last lines of shop-1-a in shop"

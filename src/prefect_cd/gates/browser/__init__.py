@@ -1,1 +1,1 @@
-"""Browser gates: find a browser, run the pytest + Playwright suite, keep screenshots and traces."""
+"""Browser gates: run the commit's end-to-end suite in a real browser, and collect the evidence."""

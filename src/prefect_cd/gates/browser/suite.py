@@ -1,7 +1,7 @@
-"""Browser gates: find a browser, run the commit's suite in a process of its own, collect what it proved.
+"""Browser gates: run the commit's pytest + Playwright suite in a process of its own and collect its evidence.
 
-It decides which browser is used and how much of the evidence is kept. The suite belongs to the commit: it gets no
-variable of ours, and whatever it leaves behind (report, journal, pictures) is read as untrusted input.
+This module decides how much evidence is kept. The suite is code of the commit: it gets none of our environment
+variables, and whatever it leaves behind (report, browser log, pictures) is read as untrusted input.
 """
 
 import base64
@@ -14,67 +14,38 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic, sleep
 
-from prefect_cd.errors import GateErrored, MissingSuite, MissingTool
+from prefect_cd.errors import GateErrored
+from prefect_cd.gates.browser.executable import EXECUTABLE_VARIABLE, find_browser
+from prefect_cd.gates.checkout import checkout_path
 from prefect_cd.gates.evidence import Evidence, Outcome, Picture, TestCase, evaluate
 from prefect_cd.gates.junit import read_junit
 from prefect_cd.pipeline.models import Gate
 from prefect_cd.process import clean_environment, ignore, run
 
-EXECUTABLE = "PREFECT_CD_BROWSER"
-FOLDER = "PREFECT_CD_EVIDENCE"
-JOURNAL = "journal.jsonl"
-_ON_PATH = ("chromium", "google-chrome", "google-chrome-stable", "chrome", "chromium-browser")
-_USUAL_PLACES = (
-    "/usr/bin/chromium",
-    "/usr/bin/google-chrome",
-    "/opt/google/chrome/chrome",
-    "/snap/bin/chromium",
-    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-    "/Applications/Chromium.app/Contents/MacOS/Chromium",
-)
-_PLAYWRIGHTS = (
-    "chromium-*/chrome-linux*/chrome",
-    "chromium-*/chrome-mac*/*.app/Contents/MacOS/*",
-    "chromium_headless_shell-*/*/headless_shell",
-    "chromium_headless_shell-*/*/chrome-headless-shell",
-)
-_INSTALL = "install Chromium (Debian, Ubuntu: apt-get install chromium) or run: playwright install --with-deps chromium"
-# Not `-m pytest`: that looks for pytest and its plugins in the checkout first.
+EVIDENCE_VARIABLE = "PREFECT_CD_EVIDENCE"
+BROWSER_LOG = "browser-log.jsonl"
+# Not `-m pytest`: that puts the current folder first on the import path, so that a file of the checkout named
+# pytest.py would be run instead of pytest.
 _PYTEST = "import sys; sys.path[:] = filter(None, sys.path); import pytest; sys.exit(pytest.main())"
-_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1"}  # the checkout stays as it was checked out
-_LEAVING = 5.0  # seconds
-_LARGEST_JOURNAL = 5_000_000
-_LARGEST_PICTURE = 150_000
-_PICTURES = 30
-_CONSOLE = 100
+_NO_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1"}  # leaves the checkout as it was checked out
+_CLEANUP_SECONDS = 5.0
+_LARGEST_BROWSER_LOG = 5_000_000  # bytes
+_LARGEST_PICTURE = 150_000  # bytes
+_MOST_PICTURES = 30
+_MOST_CONSOLE_LINES = 100
 
-
-def find_browser(environment: Mapping[str, str] = os.environ) -> Path:
-    """The Chrome or Chromium to use: $PREFECT_CD_BROWSER, an installed one, or Playwright's own.
-
-    Raises:
-        MissingTool: there is none; the hint says what to install.
-    """
-    chosen = environment.get(EXECUTABLE)
-    if chosen:
-        if not _executable(Path(chosen)):
-            raise MissingTool(f"{EXECUTABLE} names {chosen}, which is not a program", hint="correct or unset it")
-        return Path(chosen)
-    for browser in _candidates(environment):
-        if _executable(browser):
-            return browser
-    raise MissingTool("there is no Chrome or Chromium on this machine", hint=f"{_INSTALL}; or set {EXECUTABLE}")
+_LogEntry = Mapping[str, str]
+"""A line of the browser log, see `plugin`: `kind` (console, picture, trace), `test`, and `text` or `file`."""
 
 
 def run_suite(
     gate: Gate,
-    tree: Path,
+    checkout: Path,
     url: str,
-    keep: Path,
+    evidence_folder: Path,
     *,
     on_line: Callable[[str], None] = ignore,
     variables: Mapping[str, str] = {},
@@ -82,27 +53,33 @@ def run_suite(
     """Run a gate's pytest + Playwright suite against `url`.
 
     Args:
-        gate: with `browser`, the suite's path in the commit.
-        tree: the checkout.
-        url: BASE_URL for the suite, and what `page.goto("/")` means.
-        keep: folder for report, traces and pictures; those of an earlier run there are removed.
+        gate: its `browser` is the suite's path in the commit.
+        checkout: the folder of the checkout.
+        url: BASE_URL for the suite, and what `page.goto("/")` opens.
+        evidence_folder: for the report, traces and pictures; those of an earlier run are removed first.
         on_line: called with each line that pytest prints.
-        variables: for the suite, besides the gate's own.
+        variables: for the suite; the gate's own variables take precedence.
 
     Raises:
-        MissingSuite: the commit has no such suite.
+        MissingSuite: the commit does not have the suite.
         MissingTool: there is no browser.
     """
-    suite, start = inside(tree, gate.browser or ".", gate.name), inside(tree, gate.directory, gate.name)
+    suite = checkout_path(checkout, gate.browser or ".", gate.name)
+    directory = checkout_path(checkout, gate.directory, gate.name)
     browser = find_browser()
-    keep = _emptied(keep)
-    report = keep / "junit.xml"
-    with _scratch() as scratch:
-        ours = {"BASE_URL": url, "TMPDIR": scratch, EXECUTABLE: str(browser), FOLDER: str(keep)}
+    folder = _cleared(evidence_folder)
+    report = folder / "junit.xml"
+    with _temporary_folder() as temporary:
+        ours = {
+            "BASE_URL": url,
+            "TMPDIR": temporary,
+            EXECUTABLE_VARIABLE: str(browser),
+            EVIDENCE_VARIABLE: str(folder),
+        }
         finished = run(
-            [sys.executable, "-c", _PYTEST, str(suite), *_options(keep, report, url)],
-            cwd=start,
-            env=clean_environment({**_BYTECODE, **variables, **gate.environment, **ours}),
+            [sys.executable, "-c", _PYTEST, str(suite), *_pytest_options(folder, report, url)],
+            cwd=directory,
+            env=clean_environment({**_NO_BYTECODE, **variables, **gate.environment, **ours}),
             timeout=gate.timeout,
             on_line=on_line,
         )
@@ -111,115 +88,70 @@ def run_suite(
     except GateErrored as error:
         cases, unreadable = (), error.reason
     evidence = evaluate(gate.name, finished, cases, unreadable=unreadable)
-    journal = list(_journal(keep))
+    log = list(_log_entries(folder))
     return evidence.model_copy(
         update={
-            "console": tuple(_console(journal)),
-            "pictures": tuple(_pictures(journal, keep, evidence.cases)),
-            "trace": _trace(journal, keep, evidence.cases),
+            "console": tuple(_console(log)),
+            "pictures": tuple(_pictures(log, folder, evidence.cases)),
+            "trace": _trace(log, folder, evidence.cases),
         }
     )
 
 
-def inside(tree: Path, path: str, gate: str) -> Path:
-    """The absolute path in the checkout, which a symbolic link of the commit does not leave.
-
-    Raises:
-        MissingSuite: it is not there.
-    """
-    found, top = (tree / path).resolve(), tree.resolve()
-    if not found.is_relative_to(top) or not found.exists():
-        raise MissingSuite(
-            f"{gate}: the commit has no {path}",
-            where=path,
-            hint="correct the path in the pipeline file, or commit what is missing",
-        )
-    return found
-
-
-def _options(keep: Path, report: Path, url: str) -> list[str]:
+def _pytest_options(folder: Path, report: Path, url: str) -> list[str]:
     return [
         *("-p", "prefect_cd.gates.browser.plugin"),
-        *("-p", "no:cacheprovider"),
+        *("-p", "no:cacheprovider"),  # writes .pytest_cache into the checkout
         *("--browser", "chromium"),
         *("--base-url", url),
         *("--junitxml", str(report)),
-        *("--output", str(keep / "playwright")),
+        *("--output", str(folder / "playwright")),
     ]
 
 
-def _emptied(keep: Path) -> Path:
-    keep = keep.resolve()
-    shutil.rmtree(keep / "playwright", ignore_errors=True)
-    keep.mkdir(parents=True, exist_ok=True)
-    for stale in (keep / "junit.xml", keep / JOURNAL, *keep.glob("*.jpg"), *keep.glob("*.zip")):
+def _cleared(folder: Path) -> Path:
+    """The evidence folder as an absolute path, without the evidence of an earlier run."""
+    folder = folder.resolve()
+    shutil.rmtree(folder / "playwright", ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in (folder / "junit.xml", folder / BROWSER_LOG, *folder.glob("*.jpg"), *folder.glob("*.zip")):
         stale.unlink(missing_ok=True)
-    return keep
+    return folder
 
 
 @contextmanager
-def _scratch() -> Iterator[str]:
-    """A folder for profiles and sockets, which browsers leave behind when they are ended. Short, for the sockets."""
+def _temporary_folder() -> Iterator[str]:
+    """A folder for browser profiles and sockets, which a killed browser leaves behind.
+
+    Its path is short, because the path of a Unix socket is limited to about 100 characters.
+    """
     folder = Path(tempfile.mkdtemp(prefix="prefect-cd-"))
     try:
         yield str(folder)
     finally:
-        # A browser whose driver was ended goes by itself, but writes its profile until then, or makes it anew.
-        deadline = monotonic() + _LEAVING
-        while folder.exists() or _in_use(folder):
+        # A browser whose driver was killed exits by itself. Until then it writes to its profile, or creates it again.
+        deadline = monotonic() + _CLEANUP_SECONDS
+        while folder.exists() or _is_in_use(folder):
             shutil.rmtree(folder, ignore_errors=True)
             if monotonic() > deadline:
                 break
             sleep(0.05)
 
 
-def _in_use(folder: Path) -> bool:
-    """Whether a process was started with this folder in its environment, as far as this system tells."""
+def _is_in_use(folder: Path) -> bool:
+    """Whether a running process has this folder in its environment; False where there is no /proc (macOS)."""
     for environment in Path("/proc").glob("[0-9]*/environ"):
         try:
             if os.fsencode(folder) in environment.read_bytes():
                 return True
-        except OSError:  # it has ended, or is somebody else's
+        except OSError:  # the process has ended, or belongs to another user
             continue
     return False
 
 
-def _candidates(environment: Mapping[str, str]) -> Iterator[Path]:
-    for name in _ON_PATH:
-        found = shutil.which(name, path=environment.get("PATH", os.defpath))
-        if found:
-            yield Path(found)
-    yield from map(Path, _USUAL_PLACES)
-    folder = _playwrights_folder(environment)
-    for pattern in _PLAYWRIGHTS:
-        yield from sorted(folder.glob(pattern), key=_revision, reverse=True)
-
-
-def _playwrights_folder(environment: Mapping[str, str]) -> Path:
-    """Where `playwright install` puts browsers, https://playwright.dev/python/docs/browsers#managing-browser-binaries."""
-    chosen = environment.get("PLAYWRIGHT_BROWSERS_PATH")
-    if chosen == "0":
-        spec = find_spec("playwright")
-        home = Path(spec.origin).parent if spec and spec.origin else Path("playwright")
-        return home / "driver" / "package" / ".local-browsers"
-    if chosen:
-        return Path(chosen)
-    cache = "Library/Caches" if sys.platform == "darwin" else ".cache"
-    return Path(environment.get("HOME") or Path.home()) / cache / "ms-playwright"
-
-
-def _revision(browser: Path) -> int:
-    numbers = re.findall(r"chromium\w*-(\d+)", str(browser))
-    return int(numbers[-1]) if numbers else 0
-
-
-def _executable(path: Path) -> bool:
-    return path.is_file() and os.access(path, os.X_OK)
-
-
-def _journal(keep: Path) -> Iterator[Mapping[str, str]]:
-    """What the plugin wrote, or the suite in its name: lines that are not as expected are left out."""
-    for line in _plain(keep / JOURNAL, _LARGEST_JOURNAL).splitlines():
+def _log_entries(folder: Path) -> Iterator[_LogEntry]:
+    """The entries of the browser log; malformed lines are left out, since the suite can write to the file, too."""
+    for line in _read_regular_file(folder / BROWSER_LOG, _LARGEST_BROWSER_LOG).splitlines():
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError):
@@ -228,8 +160,8 @@ def _journal(keep: Path) -> Iterator[Mapping[str, str]]:
             yield entry
 
 
-def _plain(path: Path, largest: int) -> bytes:
-    """The content of a plain file that is not too large; nothing of links, pipes and whatever else has that name."""
+def _read_regular_file(path: Path, largest: int) -> bytes:
+    """The content of a regular file of at most `largest` bytes; empty for links, pipes and larger files."""
     try:
         status = path.lstat()
         return path.read_bytes() if stat.S_ISREG(status.st_mode) and status.st_size <= largest else b""
@@ -237,41 +169,35 @@ def _plain(path: Path, largest: int) -> bytes:
         return b""
 
 
-def _console(journal: Sequence[Mapping[str, str]]) -> list[str]:
-    said = [f"{entry.get('test', '')}: {entry.get('text', '')}" for entry in journal if entry.get("kind") == "console"]
-    unique = list(dict.fromkeys(said))
-    more = len(unique) - _CONSOLE
-    return unique[:_CONSOLE] + ([f"and {more} more"] if more > 0 else [])
+def _console(log: Sequence[_LogEntry]) -> list[str]:
+    lines = [f"{entry.get('test', '')}: {entry.get('text', '')}" for entry in log if entry.get("kind") == "console"]
+    unique = list(dict.fromkeys(lines))
+    more = len(unique) - _MOST_CONSOLE_LINES
+    return unique[:_MOST_CONSOLE_LINES] + ([f"and {more} more"] if more > 0 else [])
 
 
-def _pictures(journal: Sequence[Mapping[str, str]], keep: Path, cases: Sequence[TestCase]) -> Iterator[Picture]:
-    for entry in _kept(journal, "picture", cases)[:_PICTURES]:
-        jpeg = _plain(keep / Path(entry.get("file", "")).name, _LARGEST_PICTURE)
-        if jpeg.startswith(b"\xff\xd8\xff"):
+def _pictures(log: Sequence[_LogEntry], folder: Path, cases: Sequence[TestCase]) -> Iterator[Picture]:
+    for entry in _failing_tests_first(log, "picture", cases)[:_MOST_PICTURES]:
+        jpeg = _read_regular_file(folder / Path(entry.get("file", "")).name, _LARGEST_PICTURE)
+        if jpeg.startswith(b"\xff\xd8\xff"):  # every JPEG begins with these bytes
             title = re.sub(r"\[chromium\]$", "", entry.get("test", ""))
             yield Picture(title=title, jpeg=base64.b64encode(jpeg).decode())
 
 
-def _trace(journal: Sequence[Mapping[str, str]], keep: Path, cases: Sequence[TestCase]) -> str | None:
+def _trace(log: Sequence[_LogEntry], folder: Path, cases: Sequence[TestCase]) -> str | None:
     """The trace of the first failing test, or else of the first test."""
-    for entry in _kept(journal, "trace", cases):
-        path = keep / Path(entry.get("file", "")).name
+    for entry in _failing_tests_first(log, "trace", cases):
+        path = folder / Path(entry.get("file", "")).name
         if path.suffix == ".zip" and path.is_file() and not path.is_symlink():
             return str(path)
     return None
 
 
-def _kept(journal: Sequence[Mapping[str, str]], kind: str, cases: Sequence[TestCase]) -> list[Mapping[str, str]]:
-    """The journal's entries about pictures or traces: those of failing tests first, because not all are shown."""
-    bad = {case.name for case in cases if case.outcome in (Outcome.FAILED, Outcome.ERRORED)}
-    return sorted((e for e in journal if e.get("kind") == kind), key=lambda entry: entry.get("test") not in bad)
+def _failing_tests_first(log: Sequence[_LogEntry], kind: str, cases: Sequence[TestCase]) -> list[_LogEntry]:
+    """The log's entries of one kind, those of failing tests first, because only the first ones are shown."""
+    failing = {case.name for case in cases if case.outcome in (Outcome.FAILED, Outcome.ERRORED)}
+    entries = [entry for entry in log if entry.get("kind") == kind]
+    return sorted(entries, key=lambda entry: entry.get("test") not in failing)
 
 
-__all__ = ["find_browser", "inside", "run_suite"]
-
-
-if __name__ == "__main__":  # for set-up scripts: prints the browser, or says what to install
-    try:
-        sys.stdout.write(f"{find_browser()}\n")
-    except MissingTool as missing:
-        sys.exit(str(missing))
+__all__ = ["run_suite"]

@@ -1,11 +1,13 @@
-"""Whether a rollout was without downtime: what users saw, against the limits of the pipeline file. Pure.
+"""Whether a rollout had downtime: what users saw, compared with the limits of the pipeline file. Pure.
 
-Decides between failed (more was lost than allowed) and errored (we could not find out): what failed before the
-rollout already is not its fault, what went another way than users go proves nothing, and what this machine was too
-busy to send is no user's trouble. It knows numbers only; `traffic` makes them.
+This module decides between failed (more requests were lost than the limits allow) and errored (we could not find
+out). Failures that began before the rollout are not counted against it, requests by another route than that of users
+prove nothing, and requests that this machine was too busy to send are not failures. It knows numbers only:
+`metrics` makes them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from prefect_cd.gates.evidence import Evidence, Outcome, TestCase
 from prefect_cd.gates.traffic.metrics import Traffic
@@ -13,119 +15,142 @@ from prefect_cd.kube.resources import Route
 from prefect_cd.pipeline.models import Probe
 from prefect_cd.pipeline.types import duration_text
 
-_MOST_UNSENT = 0.05
-_NOTICEABLE_SECONDS = 0.1
-_GATEWAY = frozenset({"502", "503", "504"})
-_NOT_BY_PORT_FORWARD = (
-    "requests through a port-forward go round the Service: run the worker inside the cluster, give the Service a "
+_LARGEST_UNSENT_SHARE = 0.05
+_SHORTEST_GAP_SHOWN = 0.1  # seconds
+_GATEWAY_ERRORS = frozenset({"502", "503", "504"})
+_CONNECTION_ERRORS = frozenset({"refused", "closed", "cut off", "unreachable"})
+_PORT_FORWARD_HINT = (
+    "requests through a port-forward bypass the Service: run the worker inside the cluster, give the Service a "
     "load balancer or node port, or write the URL that users use"
 )
 
 
-def evaluate(gate: str, seen: Traffic, settings: Probe) -> Evidence:
-    """What the requests proved against the limits: failed where more was lost than allowed, errored where unknown."""
-    cases = tuple(_cases(seen, settings))
-    outcome, why, hint = _verdict(seen, cases, settings)
+class _Unknown(NamedTuple):
+    """Why the requests do not answer the question, and what to do about it."""
+
+    reason: str
+    hint: str
+
+
+def evaluate(gate: str, traffic: Traffic, settings: Probe) -> Evidence:
+    """Decide what the requests proved: failed where a limit was exceeded, errored where we could not find out."""
+    cases = tuple(_cases(traffic, settings))
+    failed = any(case.outcome is Outcome.FAILED for case in cases)
+    # An incomplete measurement cannot prove the absence of downtime, but the requests that it saw fail did fail.
+    unknown = _inconclusive(traffic, settings) or (None if failed else _incomplete(traffic))
+    summary = _summary(traffic)
+    if unknown:
+        return Evidence(
+            gate=gate,
+            outcome=Outcome.ERRORED,
+            summary=f"{unknown.reason}; {summary}",
+            hint=unknown.hint,
+            seconds=traffic.seconds,
+        )
     return Evidence(
         gate=gate,
-        outcome=outcome,
-        summary=f"{why}; {told(seen)}" if why else told(seen),
-        hint=hint,
-        seconds=seen.seconds,
-        cases=cases if outcome in {Outcome.PASSED, Outcome.FAILED} else (),
+        outcome=Outcome.FAILED if failed else Outcome.PASSED,
+        summary=summary,
+        hint=_advice(traffic) if failed else "",
+        seconds=traffic.seconds,
+        cases=cases,
     )
 
 
-def told(seen: Traffic) -> str:
-    """The numbers as one line."""
-    if not seen.sent:
-        return f"nothing was sent in {seen.seconds:.1f} s"
-    failed = f"{seen.failed} of {seen.sent} requests failed ({listed(seen.failures)})"
+def _summary(traffic: Traffic) -> str:
+    """The numbers in one line."""
+    if not traffic.sent:
+        return f"no requests were sent in {traffic.seconds:.1f} s"
+    failed = f"{traffic.failed} of {traffic.sent} requests failed ({_by_kind(traffic.failures)})"
+    show_gap = traffic.failed or traffic.gap >= _SHORTEST_GAP_SHOWN
     parts = [
-        failed if seen.failed else f"{seen.sent} requests, none failed",
-        f"{seen.slow} slow" if seen.slow else "",
-        f"no good answer for {seen.gap:.2f} s" if seen.failed or seen.gap >= _NOTICEABLE_SECONDS else "",
-        f"99 % within {seen.latency.p99 * 1000:.0f} ms" if seen.sent > seen.failed else "",
+        failed if traffic.failed else f"{traffic.sent} requests, none failed",
+        f"{traffic.slow} slow" if traffic.slow else "",
+        f"no good response for {traffic.gap:.2f} s" if show_gap else "",
+        f"99 % within {traffic.latency.p99 * 1000:.0f} ms" if traffic.sent > traffic.failed else "",
     ]
-    return f"{', '.join(filter(None, parts))} in {seen.seconds:.1f} s"
+    return f"{', '.join(filter(None, parts))} in {traffic.seconds:.1f} s"
 
 
-def listed(kinds: dict[str, int]) -> str:
-    """Failures by kind: `12 refused, 1 timed out`; a status stands for itself."""
-    return ", ".join(f"{number} {f'answered {kind}' if kind.isdigit() else kind}" for kind, number in kinds.items())
-
-
-def _verdict(seen: Traffic, cases: Sequence[TestCase], settings: Probe) -> tuple[Outcome, str, str]:
-    """Outcome, why (where the numbers do not say it themselves), and what to do."""
-    if unknown := _unattributable(seen, settings):
-        return Outcome.ERRORED, *unknown
-    if any(case.outcome is Outcome.FAILED for case in cases):
-        return Outcome.FAILED, "", _advice(seen)
-    if unknown := _incomplete(seen):
-        return Outcome.ERRORED, *unknown
-    return Outcome.PASSED, "", ""
-
-
-def _unattributable(seen: Traffic, settings: Probe) -> tuple[str, str] | None:
-    """Why neither good nor failed requests say anything about the rollout, and what to do."""
-    if seen.trouble:
-        return f"nothing could be asked: {seen.trouble}", "correct the environment's url"
-    if seen.before:
-        lost = f"{sum(seen.before.values())} of {seen.sent_before} requests failed already ({listed(seen.before)})"
-        return (
-            f"before the rollout {lost}",
-            f"has GET {settings.path} a good answer? correct the probe, or what is there",
-        )
-    if seen.way is Route.PORT_FORWARD:
-        return "a port-forward does not show what users see", _NOT_BY_PORT_FORWARD
-    return None
-
-
-def _incomplete(seen: Traffic) -> tuple[str, str] | None:
-    """Why that nothing was lost is not proved, and what to do."""
-    if not seen.sent:
-        return "too short to tell", "the rollout ended before a request was due: raise the probe's rate"
-    if not seen.sent_before:
-        return "how it was before is not known", "only what follows a look at how it was before is judged"
-    due = seen.sent + seen.unsent
-    if seen.unsent > _MOST_UNSENT * due:
-        said = f"this machine was too busy to send {seen.unsent} of {due} requests"
-        return said, "lower the probe's rate, or give the worker more CPU"
-    return None
-
-
-def _cases(seen: Traffic, settings: Probe) -> Iterator[TestCase]:
-    limits = settings.limits
-    yield _case(
-        f"at most {limits.failed} failed", seen.failed > limits.failed, f"{seen.failed} ({listed(seen.failures)})"
+def _by_kind(failures: Mapping[str, int]) -> str:
+    """Failures by kind: `12 refused, 1 timed out, 3 with status 503`."""
+    return ", ".join(
+        f"{number} with status {kind}" if kind.isdigit() else f"{number} {kind}" for kind, number in failures.items()
     )
-    if limits.slow is not None:
-        said = f"{seen.slow}; the slowest took {seen.latency.worst:.2f} s"
-        yield _case(f"at most {limits.slow} slower than {duration_text(settings.slow)}", seen.slow > limits.slow, said)
-    if limits.gap is not None:
-        said = f"{seen.gap:.2f} s, from second {seen.gap_at:.1f} of the rollout on"
-        over = seen.gap > limits.gap.total_seconds()
-        yield _case(f"a good answer at least every {duration_text(limits.gap)}", over, said)
 
 
-def _case(name: str, exceeded: bool, said: str) -> TestCase:  # noqa: FBT001
-    outcome = Outcome.FAILED if exceeded else Outcome.PASSED
-    return TestCase(name=name, suite="", outcome=outcome, seconds=0, message=said if exceeded else "")
-
-
-def _advice(seen: Traffic) -> str:
-    """What usually loses requests in this way."""
-    most = next(iter(seen.failures), "")
-    if most in {"refused", "closed", "cut off", "unreachable"}:
-        return (
-            "pods ended, or were asked, while they could not answer: `preStop: {sleep: {seconds: 5}}` and a "
-            "readinessProbe prevent it; the plan names what is missing"
+def _inconclusive(traffic: Traffic, settings: Probe) -> _Unknown | None:
+    """Why neither good nor failed requests say anything about the rollout."""
+    if traffic.error:
+        return _Unknown(f"no requests could be sent: {traffic.error}", "correct the environment's url")
+    if traffic.failures_before:
+        failed = sum(traffic.failures_before.values())
+        kinds = _by_kind(traffic.failures_before)
+        return _Unknown(
+            f"before the rollout, {failed} of {traffic.sent_before} requests failed already ({kinds})",
+            f"check the response to GET {settings.path}; correct the probe, or what was running",
         )
-    if most in _GATEWAY:
-        return "for a moment no pod was ready behind the proxy: see maxUnavailable, the readinessProbe and preStop"
-    if most == "timed out":
-        return "pods took requests and did not answer: is the readinessProbe true before the application can work?"
-    return "requests failed while both versions ran: see what the new one answers" if most else "see the slow answers"
+    if traffic.route is Route.PORT_FORWARD:
+        return _Unknown("a port-forward does not show what users see", _PORT_FORWARD_HINT)
+    return None
 
 
-__all__ = ["evaluate", "listed", "told"]
+def _incomplete(traffic: Traffic) -> _Unknown | None:
+    """Why the absence of failures does not prove that the rollout was without downtime."""
+    if not traffic.sent:
+        return _Unknown(
+            "the rollout was too short to measure",
+            "the rollout ended before the first request was due: raise the probe's rate",
+        )
+    if not traffic.sent_before:
+        return _Unknown(
+            "there is no measurement from before the rollout",
+            "a rollout is evaluated only when requests were sent before it, for comparison",
+        )
+    due = traffic.sent + traffic.unsent
+    if traffic.unsent > _LARGEST_UNSENT_SHARE * due:
+        return _Unknown(
+            f"this machine was too busy to send {traffic.unsent} of {due} requests",
+            "lower the probe's rate, or give the worker more CPU",
+        )
+    return None
+
+
+def _cases(traffic: Traffic, settings: Probe) -> Iterator[TestCase]:
+    """One test case for each limit of the pipeline file."""
+    limits = settings.limits
+    measured = f"{traffic.failed} ({_by_kind(traffic.failures)})"
+    yield _case(f"at most {limits.failed} failed", measured, exceeded=traffic.failed > limits.failed)
+    if limits.slow is not None:
+        name = f"at most {limits.slow} slower than {duration_text(settings.slow)}"
+        measured = f"{traffic.slow}; the slowest took {traffic.latency.worst:.2f} s"
+        yield _case(name, measured, exceeded=traffic.slow > limits.slow)
+    if limits.gap is not None:
+        name = f"a good response at least every {duration_text(limits.gap)}"
+        measured = f"{traffic.gap:.2f} s, from second {traffic.gap_at:.1f} of the rollout on"
+        yield _case(name, measured, exceeded=traffic.gap > limits.gap.total_seconds())
+
+
+def _case(name: str, measured: str, *, exceeded: bool) -> TestCase:
+    outcome = Outcome.FAILED if exceeded else Outcome.PASSED
+    return TestCase(name=name, suite="", outcome=outcome, seconds=0, message=measured if exceeded else "")
+
+
+def _advice(traffic: Traffic) -> str:
+    """The usual cause of the most frequent kind of failure, and its fix."""
+    most_frequent = next(iter(traffic.failures), "")
+    if most_frequent in _CONNECTION_ERRORS:
+        return (
+            "pods were sent requests while they were starting or shutting down: a readinessProbe and "
+            "`preStop: {sleep: {seconds: 5}}` prevent it; the plan lists which of them is missing"
+        )
+    if most_frequent in _GATEWAY_ERRORS:
+        return "for a moment no pod behind the proxy was ready: check maxUnavailable, the readinessProbe and preStop"
+    if most_frequent == "timed out":
+        return "pods accepted requests and did not respond: check that the readinessProbe waits for the application"
+    if most_frequent:
+        return "requests failed while both versions ran: check the responses of the new version"
+    return "check which responses are slow, and why"
+
+
+__all__ = ["evaluate"]

@@ -1,9 +1,9 @@
-"""Requests by the clock while something else goes on: the effect behind `traffic`.
+"""Send requests on a schedule while a rollout goes on in another thread.
 
-Open loop: a request is sent when it is due, however late the answers to earlier ones are, since users do not wait for
-each other. Each has a connection of its own unless settings say otherwise, and a time limit, so that no more than
-rate times timeout are in flight. It decides only which words an error of the network gets; what the requests prove is
-`downtime`'s matter.
+Open loop: a request is sent when it is due, however late the responses to earlier ones are, because users do not wait
+for each other. Every request has its own connection unless the settings keep connections alive, and a time limit, so
+that no more than rate times timeout are in flight. This module decides only which kind of failure a network error is;
+`limits` decides what the requests prove.
 """
 
 import asyncio
@@ -27,16 +27,16 @@ from prefect_cd.gates.traffic.metrics import UNSENT, Sample, Traffic, measure
 from prefect_cd.kube.resources import Route
 from prefect_cd.pipeline.models import Probe
 
-_OVERDUE_SECONDS = 1.0  # after a standstill of this machine no burst is sent to make up for it
-_FEWEST_BEFORE = 3
-_LARGEST_VERSION = 64 * 1024
-_LONGEST_VERSION = 40
-_CHUNK = 64 * 1024
-_HEADERS = {"User-Agent": "prefect-cd-probe", "Cache-Control": "no-cache"}  # a cache would hide what is lost
+_OVERDUE_SECONDS = 1.0  # after this machine stood still, the missed requests are not sent in a burst
+_FEWEST_BASELINE_SAMPLES = 3
+_BODY_SEARCHED = 64 * 1024  # bytes: the version is searched for in this part of the body
+_LONGEST_VERSION = 40  # characters
+_CHUNK = 64 * 1024  # bytes
+_HEADERS = {"User-Agent": "prefect-cd-probe", "Cache-Control": "no-cache"}  # a cached response would hide a failure
 
 
 class Answer(NamedTuple):
-    """What became of one request: how it failed (empty: it did not), and which version answered."""
+    """The result of one request: the kind of failure (empty: none), and the version that responded."""
 
     failure: str = ""
     version: str = ""
@@ -46,34 +46,34 @@ Sender = Callable[[], Awaitable[Answer]]
 
 
 async def send_on_schedule(
-    ask: Sender, rate: float, *, hit: Callable[[Sample], None], going: Callable[[], bool]
+    send: Sender, rate: float, *, record: Callable[[Sample], None], running: Callable[[], bool]
 ) -> None:
-    """Send a request whenever one is due by the running loop's clock, until `going` says no; wait for all answers.
+    """Send a request whenever one is due on the event loop's clock, and wait for all responses at the end.
 
     Args:
-        ask: sends one; must end by itself.
+        send: sends one request; must have a time limit of its own.
         rate: requests per second.
-        hit: told of each request when it has ended.
-        going: asked before each request.
+        record: called with each request when it has ended.
+        running: called before each request; False ends the schedule.
     """
     loop = asyncio.get_running_loop()
     in_flight: set[asyncio.Task[None]] = set()
     start = loop.time()
 
-    async def shoot(due: float) -> None:
+    async def send_one(due: float) -> None:
         sent = loop.time()
-        failure, version = await ask()
-        hit(Sample(due, sent, loop.time(), failure, version))
+        failure, version = await send()
+        record(Sample(due, sent, loop.time(), failure, version))
 
     for number in count():
         due = start + number / rate
         await asyncio.sleep(max(due - loop.time(), 0))
-        if not going():
+        if not running():
             break
         if loop.time() - due > _OVERDUE_SECONDS:
-            hit(Sample(due, due, due, UNSENT))
+            record(Sample(due, due, due, UNSENT))
             continue
-        task = loop.create_task(shoot(due))
+        task = loop.create_task(send_one(due))
         in_flight.add(task)
         task.add_done_callback(in_flight.discard)
     await asyncio.gather(*in_flight)
@@ -81,106 +81,117 @@ async def send_on_schedule(
 
 @asynccontextmanager
 async def http_sender(url: str, settings: Probe, *, proxy: str | None = None) -> AsyncIterator[Sender]:
-    """What sends one GET to `url` and says what became of it.
+    """Make a function that sends one GET request to `url`.
 
     Args:
         url: with the path.
-        settings: what is a good answer, and where its version stands.
+        settings: what a good response is, and where to find its version.
         proxy: the URL of an HTTP proxy.
     """
     connector = aiohttp.TCPConnector(limit=0, force_close=not settings.keep_alive, use_dns_cache=settings.keep_alive)
     timeout = aiohttp.ClientTimeout(total=settings.timeout.total_seconds())
-    jar = aiohttp.DummyCookieJar()  # a session's cookie may bind all requests to one pod
+    jar = aiohttp.DummyCookieJar()  # a session cookie may bind all requests to one pod
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=_HEADERS, cookie_jar=jar) as session:
 
-        async def ask() -> Answer:
+        async def send() -> Answer:
             try:
-                async with session.get(url, allow_redirects=False, proxy=proxy) as answer:
-                    beginning = await _read(answer.content)
-                    return Answer(_wrong(answer.status, settings), _version(answer.headers, beginning, settings))
+                async with session.get(url, allow_redirects=False, proxy=proxy) as response:
+                    body = await _read(response.content)
+                    failure = _status_failure(response.status, settings)
+                    return Answer(failure, _version(response.headers, body, settings))
             except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
-                return Answer(failure_of(error))
+                return Answer(failure_kind(error))
 
-        yield ask
+        yield send
 
 
 class LoadGenerator:
-    """Requests from a thread of its own, from a moment before `with` enters its block until it leaves it.
+    """Sends requests from a thread of its own, while the `with` block runs.
+
+    It starts about a second before the block, for a baseline to compare the rollout with.
 
     Args:
         settings: the environment's probe.
-        reach: makes the URL that answers from here, for as long as the requests go on, and says which way they go.
-        at_once: the block begins without waiting until it is known how it was before, so that nothing is proved.
+        open_route: opens a URL that this machine can reach, for as long as requests are sent, and names its route.
+        skip_baseline: start the block at once; without a baseline, the requests prove nothing.
     """
 
     def __init__(
         self,
         settings: Probe,
-        reach: Callable[[], AbstractAsyncContextManager[tuple[Route, str]]],
+        open_route: Callable[[], AbstractAsyncContextManager[tuple[Route, str]]],
         *,
-        at_once: bool = False,
+        skip_baseline: bool = False,
     ) -> None:
         self._settings = settings
-        self._reach = reach
-        self._shots: list[Sample] = []
-        self._way, self._address, self._trouble = Route.URL, "", ""
-        self._at_once = at_once
-        self._since: float | None = None
-        self._clock: Callable[[], float] = lambda: math.inf
-        self._warm, self._over = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._work, name="probe", daemon=True)
+        self._open_route = open_route
+        self._samples: list[Sample] = []
+        self._route, self._address, self._error = Route.URL, "", ""
+        self._skip_baseline = skip_baseline
+        self._rollout_start: float | None = None
+        self._clock: Callable[[], float] = lambda: math.inf  # until the event loop of the thread has started
+        self._baseline_done, self._stopped = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="probe", daemon=True)
 
     def __enter__(self) -> Self:
-        """Begin, and wait until it is known how it was before."""
+        """Start sending, and wait until the baseline is complete."""
         self._thread.start()
-        if self._at_once:
+        if self._skip_baseline:
             return self
         try:
-            self._warm.wait()
-        except BaseException:  # a cancelled run must not leave a thread that goes on sending
-            self._over.set()
+            self._baseline_done.wait()
+        except BaseException:  # Prefect cancels a run with a BaseException; the thread must not go on sending
+            self._stopped.set()
             raise
-        self._since = self._clock()
+        self._rollout_start = self._clock()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Send no more, and wait for the last answers."""
-        self._over.set()
+        """Stop sending, and wait for the last responses."""
+        self._stopped.set()
         self._thread.join()
 
-    def seen(self) -> Traffic:
-        """What came of it, after the block."""
-        if self._trouble:
-            return Traffic(way=self._way, address=self._address, trouble=self._trouble)
-        since = min((shot.due for shot in self._shots), default=0.0) if self._since is None else self._since
-        return measure(self._shots, since=since, settings=self._settings, way=self._way, address=self._address)
+    def traffic(self) -> Traffic:
+        """What the requests saw; available after the block."""
+        if self._error:
+            return Traffic(route=self._route, address=self._address, error=self._error)
+        start = self._rollout_start
+        if start is None:  # without a baseline, the first request counts as part of the rollout
+            start = min((sample.due for sample in self._samples), default=0.0)
+        return measure(
+            self._samples, rollout_start=start, settings=self._settings, route=self._route, address=self._address
+        )
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         try:
             asyncio.run(self._send())
         except (DeliveryError, OSError, aiohttp.ClientError) as error:
-            self._trouble = error.reason if isinstance(error, DeliveryError) else str(error)
+            self._error = error.reason if isinstance(error, DeliveryError) else str(error)
         finally:
-            self._warm.set()
+            self._baseline_done.set()  # never leave `__enter__` waiting
 
     async def _send(self) -> None:
         self._clock = asyncio.get_running_loop().time
-        async with self._reach() as (way, reached):
-            self._way, self._address = way, reached.rstrip("/") + self._settings.path
-            proxy = proxy_for(self._address) if self._way is Route.URL else None  # it knows no address inside a cluster
-            async with http_sender(self._address, self._settings, proxy=proxy) as ask:
-                await send_on_schedule(ask, self._settings.rate, hit=self._hit, going=lambda: not self._over.is_set())
+        async with self._open_route() as (route, url):
+            self._route, self._address = route, url.rstrip("/") + self._settings.path
+            # A proxy cannot reach the addresses inside a cluster that the other routes use.
+            proxy = proxy_for(self._address) if self._route is Route.URL else None
+            async with http_sender(self._address, self._settings, proxy=proxy) as send:
+                await send_on_schedule(
+                    send, self._settings.rate, record=self._record, running=lambda: not self._stopped.is_set()
+                )
 
-    def _hit(self, shot: Sample) -> None:
-        self._shots.append(shot)
-        if len(self._shots) >= max(math.ceil(self._settings.rate), _FEWEST_BEFORE):  # a second of them
-            self._warm.set()
+    def _record(self, sample: Sample) -> None:
+        self._samples.append(sample)
+        one_second = math.ceil(self._settings.rate)
+        if len(self._samples) >= max(one_second, _FEWEST_BASELINE_SAMPLES):
+            self._baseline_done.set()
 
 
 def proxy_for(address: str) -> str | None:
-    """The proxy that the environment ($HTTPS_PROXY, $NO_PROXY …) names for a URL; none for this machine itself.
+    """The proxy that the environment variables ($HTTPS_PROXY, $NO_PROXY …) name for a URL; none for the loopback.
 
-    Not the HTTP client's own `trust_env`: that would send the passwords of ~/.netrc along.
+    aiohttp's own `trust_env` is not used, because it also sends the passwords of ~/.netrc.
     """
     parts = urlsplit(address)
     host = parts.hostname or ""
@@ -189,24 +200,24 @@ def proxy_for(address: str) -> str | None:
     return getproxies().get(parts.scheme)
 
 
-def failure_of(error: BaseException) -> str:
-    """The kind of a failure, in a word or two; `UNSENT` where this machine itself was the reason."""
-    inner = getattr(error, "os_error", error)
-    number = getattr(inner, "errno", None)
-    if number in _NUMBERS:
-        return _NUMBERS[number]
-    for kinds, word in _KINDS:
-        if isinstance(error, kinds):
-            return word
-    return "unreachable" if isinstance(inner, OSError) else "not HTTP"
+def failure_kind(error: BaseException) -> str:
+    """The kind of a failure, in a word or two; `UNSENT` where this machine itself was the cause."""
+    cause = getattr(error, "os_error", error)
+    number = getattr(cause, "errno", None)
+    if number in _KIND_OF_ERRNO:
+        return _KIND_OF_ERRNO[number]
+    for types, kind in _KIND_OF_TYPE:
+        if isinstance(error, types):
+            return kind
+    return "unreachable" if isinstance(cause, OSError) else "not HTTP"
 
 
-_NUMBERS = {
+_KIND_OF_ERRNO = {
     **dict.fromkeys((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL), UNSENT),
     **dict.fromkeys((errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ESHUTDOWN), "closed"),
     errno.ECONNREFUSED: "refused",
 }
-_KINDS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
+_KIND_OF_TYPE: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((asyncio.TimeoutError,), "timed out"),
     ((ssl.SSLError, aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError), "TLS refused"),
     ((aiohttp.ServerDisconnectedError,), "closed"),
@@ -216,27 +227,28 @@ _KINDS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
 
 
 async def _read(content: aiohttp.StreamReader) -> bytes:
-    """The beginning of a body that is read to its end: one that is cut off is no answer."""
-    beginning = b""
-    async for piece in content.iter_chunked(_CHUNK):
-        if len(beginning) < _LARGEST_VERSION:
-            beginning += piece
-    return beginning[:_LARGEST_VERSION]
+    """The first part of a body. The rest is read, too, because a body that breaks off is a failure."""
+    start = b""
+    async for chunk in content.iter_chunked(_CHUNK):
+        if len(start) < _BODY_SEARCHED:
+            start += chunk
+    return start[:_BODY_SEARCHED]
 
 
-def _wrong(status: int, settings: Probe) -> str:
-    """The status as a failure; empty when it is a good one."""
+def _status_failure(status: int, settings: Probe) -> str:
+    """The status as a kind of failure; empty when it is a good one."""
     good = status == settings.status if settings.status else 200 <= status < 400  # noqa: PLR2004
     return "" if good else str(status)
 
 
-def _version(headers: Mapping[str, str], beginning: bytes, settings: Probe) -> str:
+def _version(headers: Mapping[str, str], body: bytes, settings: Probe) -> str:
     if settings.version_pattern is None:
         return str(headers.get(settings.version_header, ""))[:_LONGEST_VERSION]
-    found = re.search(settings.version_pattern, beginning.decode("utf-8", "replace"))
-    if found is None:
+    match = re.search(settings.version_pattern, body.decode("utf-8", "replace"))
+    if match is None:
         return ""
-    return str(found[1 if found.re.groups else 0] or "")[:_LONGEST_VERSION]
+    group = 1 if match.re.groups else 0  # the whole match when the pattern has no group
+    return str(match[group] or "")[:_LONGEST_VERSION]
 
 
-__all__ = ["Answer", "LoadGenerator", "Sender", "failure_of", "http_sender", "proxy_for", "send_on_schedule"]
+__all__ = ["Answer", "LoadGenerator", "Sender", "failure_kind", "http_sender", "proxy_for", "send_on_schedule"]

@@ -1,10 +1,14 @@
-"""What a rollout has come to: progressing, complete or doomed.
+"""Decides the state of a rollout: progressing, complete or failed.
 
-`judge` is a pure function of what was observed, of two times, and of what the verdict before handed on. `verdict` has
-the words, `judging` the decision, `case` what it is made from, `kinds` and `progress` what workloads say of themselves,
-`revisions` which pods are the new ones, `obstacles` what keeps pods from being created, `steadiness` what is up to
-stay, `services` whether requests arrive, `company` what the rest of the release excuses, `weighing` how much patience
-is left, and `story` the sentence.
+`assess` is a pure function of what was observed, of two times, and of the memory that the previous verdict returned:
+
+- `decision` makes the verdict, from the `context` that it builds of one observation.
+- `model` defines the data: observation, patience, memory, verdict.
+- `kinds` and `progress` read the status of each kind of workload; `revisions` finds the new pods.
+- `creation` finds what keeps pods from being created, `reachability` whether requests reach them.
+- `stability` decides whether a pod stays up, and what must be remembered of it.
+- `patience` decides when a problem fails the rollout; `peers` defers that while other workloads start.
+- `message` writes the sentence for the user.
 """
 
 from prefect_cd.rollout.assess.decision import assess

@@ -1,7 +1,7 @@
-"""An observation, prepared for judgement: the new revision alone, sorted, explained, and with what is remembered.
+"""An observation prepared for the decision: the new revision's pods, sorted and diagnosed, with the memory updated.
 
-Decides what is carried from one look to the next. Progress is a high-water mark: what is lost and found again is no
-progress.
+Decides what is remembered from one observation to the next. Progress is a high-water mark: what is lost and regained
+is no progress.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,16 +13,16 @@ from prefect_cd.rollout.assess.kinds import kind_of
 from prefect_cd.rollout.assess.model import Memory, Observation, PodMemory
 from prefect_cd.rollout.assess.patience import Clock
 from prefect_cd.rollout.assess.progress import Progress
-from prefect_cd.rollout.assess.revisions import Revision, identity, sort_key
-from prefect_cd.rollout.assess.stability import is_stable, remember
-from prefect_cd.rollout.diagnosis import diagnose, refused, turned_away
+from prefect_cd.rollout.assess.revisions import Revision, revision_id, sort_key
+from prefect_cd.rollout.assess.stability import is_stable, update_pod_memory
+from prefect_cd.rollout.diagnosis import diagnose, node_rejection_problem, rejected_pods
 from prefect_cd.rollout.diagnosis.cause import Cause
 from prefect_cd.rollout.diagnosis.container import containers, is_disrupted, is_ready
 
 
 @dataclass(frozen=True)
 class Context:
-    """One look: the pods of the new revision, what is wrong with each, and the memory with this look in it."""
+    """One observation: the new revision's pods, the causes for each, and the memory including this observation."""
 
     observation: Observation
     clock: Clock
@@ -31,61 +31,75 @@ class Context:
     progress: Progress
     diagnoses: Mapping[str, tuple[Cause, ...]]
     """By the pods' uids."""
-    remembered: Mapping[str, PodMemory]
+    pod_memories: Mapping[str, PodMemory]
     """By the pods' uids, too."""
     memory: Memory
 
     @property
-    def unsettled(self) -> list[Object]:
-        """The pods of which one cannot tell yet that they are up to stay."""
-        return [pod for pod in self.pods if not is_stable(pod, self.remembered[uid_of(pod)], self.clock)]
+    def unstable_pods(self) -> list[Object]:
+        """The pods that may not stay up, as far as is known yet."""
+        return [pod for pod in self.pods if not is_stable(pod, self.pod_memories[uid_of(pod)], self.clock)]
 
 
 def build_context(observation: Observation, memory: Memory, clock: Clock) -> Context:
-    """Everything about one look that does not depend on what was decided before."""
+    """Everything about one observation that does not depend on earlier decisions."""
     kind = kind_of(observation.workload)
-    revision = kind.newest(observation)
+    revision = kind.new_revision(observation)
     pods = tuple(sorted((pod for pod in revision.pods if not is_disrupted(pod)), key=sort_key))
     progress = kind.progress(observation, sum(is_ready(pod) for pod in pods), clock)
     diagnoses = {uid_of(pod): diagnose(pod, observation.events, _logs(pod, observation)) for pod in pods}
-    memory = _new_or_known(memory, identity(observation.workload), clock)
-    known = {each.pod: each for each in memory.pods}
-    looks = {uid: remember(pod, diagnoses[uid], known.get(uid), clock) for pod in pods for uid in [uid_of(pod)]}
-    memory = replace(_marked(memory, progress, clock), pods=tuple(looks.values()))
-    memory = _refused(memory, turned_away(sorted(revision.pods, key=sort_key)), pods, progress.wanted)
-    return Context(observation, clock, revision, pods, progress, diagnoses, looks, memory)
+    memory = _for_revision(memory, revision_id(observation.workload), clock)
+    earlier = {pod.uid: pod for pod in memory.pods}
+    pod_memories = {}
+    for pod in pods:
+        uid = uid_of(pod)
+        pod_memories[uid] = update_pod_memory(pod, diagnoses[uid], earlier.get(uid), clock)
+    memory = replace(_with_progress(memory, progress, clock), pods=tuple(pod_memories.values()))
+    memory = _with_rejections(memory, rejected_pods(sorted(revision.pods, key=sort_key)), pods, progress.wanted)
+    return Context(observation, clock, revision, pods, progress, diagnoses, pod_memories, memory)
 
 
 def _logs(pod: Object, observation: Observation) -> dict[str, str]:
-    return {each.container: each.text for each in observation.logs if each.pod == dig(pod, "metadata", "name")}
+    """The logs of one pod, by container."""
+    name = dig(pod, "metadata", "name")
+    return {log.container: log.text for log in observation.logs if log.pod == name}
 
 
-def _new_or_known(memory: Memory, revision: str, clock: Clock) -> Memory:
-    """A new revision begins with an empty memory; one that follows another has its time from now on."""
+def _for_revision(memory: Memory, revision: str, clock: Clock) -> Memory:
+    """A new revision begins with an empty memory; if it replaces another, its time begins now."""
     if memory.revision == revision:
         return memory
-    return Memory(revision, best_at=clock.now if memory.revision else clock.since)
+    return Memory(revision, progressed_at=clock.now if memory.revision else clock.since)
 
 
-def _refused(memory: Memory, away: Sequence[Object], pods: Sequence[Object], wanted: int) -> Memory:
-    """With the pods that their nodes have refused, in rounds of all that are wanted; none once a later one runs."""
-    known = memory.refused.union(map(uid_of, away))
-    refusal = refused(away[-1], ceil(len(known) / max(wanted, 1))) if away else memory.refusal
-    if refusal and any(
-        later(created_at(pod), refusal.seen) and any(c.running for c in containers(pod)) for pod in pods
-    ):
-        return replace(memory, refused=frozenset(), refusal=None)
-    return replace(memory, refused=known, refusal=refusal)
+def _with_rejections(memory: Memory, rejected: Sequence[Object], pods: Sequence[Object], wanted: int) -> Memory:
+    """Remember the pods that nodes have rejected, until a newer pod runs.
+
+    They are counted in rounds of all replicas: one round of a large workload is one failure, not many.
+    """
+    uids = memory.rejected.union(map(uid_of, rejected))
+    rejection = memory.rejection
+    if rejected:
+        rejection = node_rejection_problem(rejected[-1], ceil(len(uids) / max(wanted, 1)))
+    if rejection and any(_runs_since(pod, rejection) for pod in pods):
+        return replace(memory, rejected=frozenset(), rejection=None)
+    return replace(memory, rejected=uids, rejection=rejection)
 
 
-def _marked(memory: Memory, progress: Progress, clock: Clock) -> Memory:
-    """With the high-water mark of this look; begun anew by who holds the rollout, or wants another number of pods."""
+def _runs_since(pod: Object, rejection: Cause) -> bool:
+    """Whether a pod that was created after the rejection has a running container."""
+    is_newer = later(created_at(pod), rejection.last_seen)
+    return is_newer and any(container.running for container in containers(pod))
+
+
+def _with_progress(memory: Memory, progress: Progress, clock: Clock) -> Memory:
+    """Update the high-water mark; a pause of the workload, or another number of replicas, starts the time anew."""
     if not progress.observed:
-        return memory  # this is still the account of the revision before
+        return memory  # the status is still that of the revision before
     if memory.best is None:
-        at = clock.now if progress.held else memory.best_at
-    elif progress.held or progress.wanted != memory.wanted or progress.mark > memory.best:
-        at = clock.now
+        progressed_at = clock.now if progress.paused else memory.progressed_at
+    elif progress.paused or progress.wanted != memory.wanted or progress.mark > memory.best:
+        progressed_at = clock.now
     else:
         return memory
-    return replace(memory, best=progress.mark, best_at=at, wanted=progress.wanted)
+    return replace(memory, best=progress.mark, progressed_at=progressed_at, wanted=progress.wanted)

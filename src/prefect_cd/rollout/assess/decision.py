@@ -1,9 +1,9 @@
-"""From one observation, and what is remembered of earlier ones, to a verdict.
+"""From one observation, and the memory of earlier ones, to a verdict.
 
-Decides; two times are parameters. It refuses to know how the observation was made, and how long the whole watch may
-last. What counts: only the new revision; a fact that proves doom counts at once, one that may heal after the patience
-with its category, crashes by their number, and nothing that the cluster saw only before the rollout began
-(kubernetes/kubectl `rollout_status.go`, Shopify/krane and werf/kubedog were the models).
+How the observation was made, and how long the whole watch may last, is decided elsewhere; the two times are parameters.
+Only the new revision counts. A permanent problem fails the rollout immediately, one that may pass fails it after the
+patience with its category, crashes by their number, and nothing counts that the cluster saw only before the rollout
+began (models: kubernetes/kubectl `rollout_status.go`, Shopify/krane and werf/kubedog).
 """
 
 from collections.abc import Sequence
@@ -15,16 +15,24 @@ from prefect_cd.rollout.assess.context import Context, build_context
 from prefect_cd.rollout.assess.creation import creation_problems
 from prefect_cd.rollout.assess.kinds import kind_of
 from prefect_cd.rollout.assess.message import progress_message
-from prefect_cd.rollout.assess.model import DEFAULT, NOTHING, Memory, Observation, Patience, Phase, Verdict
+from prefect_cd.rollout.assess.model import (
+    DEFAULT_PATIENCE,
+    NO_MEMORY,
+    Memory,
+    Observation,
+    Patience,
+    Phase,
+    Verdict,
+)
 from prefect_cd.rollout.assess.patience import Clock
-from prefect_cd.rollout.assess.peers import excused
+from prefect_cd.rollout.assess.peers import defer_early_crash
 from prefect_cd.rollout.assess.reachability import unreachable_services
 from prefect_cd.rollout.assess.revisions import Revision
-from prefect_cd.rollout.assess.stability import adjusted, flapping, unchanged_since
-from prefect_cd.rollout.diagnosis import overfull
+from prefect_cd.rollout.assess.stability import flapping_problem, unchanged_since, with_memory
+from prefect_cd.rollout.diagnosis import storage_limit_problem
 from prefect_cd.rollout.diagnosis.cause import ADMISSION_DRY_RUN, Category, Cause
-from prefect_cd.rollout.diagnosis.container import containers
-from prefect_cd.rollout.diagnosis.probes import allowance
+from prefect_cd.rollout.diagnosis.container import Container, containers
+from prefect_cd.rollout.diagnosis.probes import readiness_grace
 
 
 def assess(
@@ -32,78 +40,90 @@ def assess(
     *,
     since: datetime,
     now: datetime,
-    patience: Patience = DEFAULT,
-    memory: Memory = NOTHING,
+    patience: Patience = DEFAULT_PATIENCE,
+    memory: Memory = NO_MEMORY,
 ) -> Verdict:
     """The verdict on a rollout.
 
     Args:
-        observation: the workload and all that belongs to it.
-        since: just before the apply, aware; older troubles are not this rollout's.
+        observation: the workload and all objects related to it.
+        since: just before the apply, aware; older problems are not this rollout's.
         now: when the observation was made, aware.
-        patience: how much trouble is still no doom.
-        memory: that of the verdict before; without it, what only time shows (flapping, lost progress) is not seen.
+        patience: how long a problem may last before it fails the rollout.
+        memory: of the previous verdict; without it, what only repeated observations show (flapping, lost progress) is
+            not detected.
     """
     clock = Clock(since, now, patience)
-    case = build_context(observation, memory, clock)
-    if case.memory.phase is Phase.FAILED:
-        return _verdict(case, Phase.FAILED, case.memory.summary, case.memory.causes)
-    if case.memory.phase is Phase.COMPLETE:
-        return _afterwards(case)
-    return _until_complete(case)
+    context = build_context(observation, memory, clock)
+    if context.memory.phase is Phase.FAILED:
+        return _verdict(context, Phase.FAILED, context.memory.summary, context.memory.causes)
+    if context.memory.phase is Phase.COMPLETE:
+        return _after_complete(context)
+    return _until_complete(context)
 
 
 # --- before and after it is complete ---------------------------------------------------------------------------------
 
 
-def _until_complete(case: Context) -> Verdict:
-    progress, clock = case.progress, case.clock
-    stopped = progress.stopped if progress.observed else None
-    causes = clock.ranked(_causes(case), stopped or _stalled(case))
-    if any(clock.dooms(cause) for cause in causes):
-        return _verdict(case, Phase.FAILED, _why(causes, clock), causes)
+def _until_complete(context: Context) -> Verdict:
+    progress, clock = context.progress, context.clock
+    failure = progress.failure if progress.observed else None
+    causes = clock.rank(_causes(context), failure or _stalled(context))
+    if any(clock.fails_rollout(cause) for cause in causes):
+        return _verdict(context, Phase.FAILED, _failure_summary(causes, clock), causes)
     if not progress.observed:
-        return _verdict(case, Phase.PROGRESSING, _unobserved(case.observation.workload), causes)
-    unsettled = case.unsettled
-    # the workload's own count may be older than its pods, or the list of pods than the count
-    serving = not unsettled and progress.ready >= progress.wanted
-    if progress.done and (progress.final or not progress.wanted or serving):
-        if not (unreachable := clock.ranked(_unreached(case), None)):
-            return _verdict(case, Phase.COMPLETE, progress.sentence, (), well=True)
-        doomed = any(clock.dooms(cause) for cause in unreachable)
-        said = (
-            unreachable[0].summary if doomed else progress_message(progress, unreachable, case.pods, unsettled, clock)
-        )
-        return _verdict(case, Phase.FAILED if doomed else Phase.PROGRESSING, said, unreachable)
-    return _verdict(case, Phase.PROGRESSING, progress_message(progress, causes, case.pods, unsettled, clock), causes)
+        summary = f"waiting for the controller to observe the new {kind_and_name(context.observation.workload)}"
+        return _verdict(context, Phase.PROGRESSING, summary, causes)
+    unstable = context.unstable_pods
+    # The workload's count may be older than the list of its pods, or the other way round: both must agree.
+    serving = not unstable and progress.ready >= progress.wanted
+    if progress.complete and (progress.final or not progress.wanted or serving):
+        return _unless_unreachable(context)
+    message = progress_message(progress, causes, context.pods, unstable, clock)
+    return _verdict(context, Phase.PROGRESSING, message.text, causes, without_seconds=message.without_seconds)
 
 
-def _afterwards(case: Context) -> Verdict:
-    """What was complete stays so until its pods, or the way to them, prove it wrong.
+def _unless_unreachable(context: Context) -> Verdict:
+    """Complete, unless requests to the Services do not reach the pods."""
+    progress, clock = context.progress, context.clock
+    causes = clock.rank(_unreachable(context), None)
+    if not causes:
+        return _verdict(context, Phase.COMPLETE, progress.message, (), healthy=True)
+    if any(clock.fails_rollout(cause) for cause in causes):
+        return _verdict(context, Phase.FAILED, causes[0].summary, causes)
+    message = progress_message(progress, causes, context.pods, context.unstable_pods, clock)
+    return _verdict(context, Phase.PROGRESSING, message.text, causes, without_seconds=message.without_seconds)
 
-    That the cluster has no room for a pod more, or no longer lets one be made, is not this revision's fault.
+
+def _after_complete(context: Context) -> Verdict:
+    """A complete rollout stays complete until its pods, or the Services in front of them, fail.
+
+    That the cluster has no room for another pod, or does not admit one any more, is not this revision's fault.
     """
-    progress, clock = case.progress, case.clock
+    progress, clock = context.progress, context.clock
     if progress.final or not progress.wanted:
-        return _verdict(case, Phase.COMPLETE, progress.sentence, (), well=True)
-    unsettled = case.unsettled
-    causes = [each for each in _causes(case) if each.category not in _NOT_ITS_FAULT]
-    serving = progress.done and not unsettled and progress.ready >= progress.wanted
-    bare = not case.pods and progress.observed  # then its own word is all there is
-    ranked = clock.ranked([*causes, *(_unreached(case) if serving else ())], progress.stopped if bare else None)
-    if any(clock.dooms(cause) for cause in ranked):
-        return _verdict(case, Phase.FAILED, f"it was complete, but {_why(ranked, clock)}", ranked)
-    said = (
-        f"complete, but {progress_message(progress, ranked, case.pods, unsettled, clock)}"
-        if ranked
-        else progress.sentence
-    )
-    shaky = [pod for pod in unsettled if any(each.running or each.last_end for each in containers(pod))]
-    well = not ranked and not shaky and (progress.done or not bare)
-    return _verdict(case, Phase.COMPLETE, said, ranked, well=well)
+        return _verdict(context, Phase.COMPLETE, progress.message, (), healthy=True)
+    unstable = context.unstable_pods
+    causes = [cause for cause in _causes(context) if cause.category not in _CLUSTER_PROBLEMS]
+    if progress.complete and not unstable and progress.ready >= progress.wanted:
+        causes += _unreachable(context)
+    # Without pods, for example of a custom resource, only the object's own status can report a failure.
+    without_pods = not context.pods and progress.observed
+    ranked = clock.rank(causes, progress.failure if without_pods else None)
+    if any(clock.fails_rollout(cause) for cause in ranked):
+        return _verdict(context, Phase.FAILED, f"it was complete, but {_failure_summary(ranked, clock)}", ranked)
+    summary = without_seconds = progress.message
+    if ranked:
+        message = progress_message(progress, ranked, context.pods, unstable, clock)
+        summary = f"complete, but {message.text}"
+        without_seconds = f"complete, but {message.without_seconds}"
+    # A pod that only starts, for example by an autoscaler, is not unhealthy; one that has run before is.
+    unhealthy = [pod for pod in unstable if any(item.running or item.last_termination for item in containers(pod))]
+    healthy = not ranked and not unhealthy and (progress.complete or not without_pods)
+    return _verdict(context, Phase.COMPLETE, summary, ranked, healthy=healthy, without_seconds=without_seconds)
 
 
-_NOT_ITS_FAULT = (
+_CLUSTER_PROBLEMS = (
     Category.UNSCHEDULABLE,
     Category.QUOTA,
     Category.NODE,
@@ -112,129 +132,142 @@ _NOT_ITS_FAULT = (
 )
 
 
-def _verdict(case: Context, phase: Phase, summary: str, causes: Sequence[Cause], *, well: bool = False) -> Verdict:
-    memory = replace(case.memory, phase=phase)
+def _verdict(
+    context: Context,
+    phase: Phase,
+    summary: str,
+    causes: Sequence[Cause],
+    *,
+    healthy: bool = False,
+    without_seconds: str = "",
+) -> Verdict:
+    memory = replace(context.memory, phase=phase)
     if phase is Phase.FAILED:
         memory = replace(memory, summary=summary, causes=tuple(causes))
-    progress = case.progress
+    progress = context.progress
     return Verdict(
         phase,
         summary,
         progress.ready,
         progress.wanted,
         tuple(causes),
-        well=well,
+        healthy=healthy,
         final=phase is Phase.COMPLETE and (progress.final or not progress.wanted),
-        unchanged_since=max(filter(None, map(unchanged_since, case.pods)), default=None),
+        unchanged_since=max(filter(None, map(unchanged_since, context.pods)), default=None),
+        summary_without_seconds=without_seconds,
         memory=memory,
     )
 
 
-# --- what is wrong ---------------------------------------------------------------------------------------------------
+def _failure_summary(ranked: Sequence[Cause], clock: Clock) -> str:
+    """Why it failed; where only the workload's own status says so, with the problem that may be behind it."""
+    if clock.fails_rollout(ranked[0]):
+        return ranked[0].summary
+    return f"{ranked[-1].summary}; {ranked[0].summary}"
 
 
-def _causes(case: Context) -> list[Cause]:
-    """What is wrong with the new pods, and with creating them; before the controller has looked, only the latter."""
-    observation, progress = case.observation, case.progress
+# --- the problems ----------------------------------------------------------------------------------------------------
+
+
+def _causes(context: Context) -> list[Cause]:
+    """The problems of the new pods and of their creation; before the controller has observed it, only the latter."""
+    observation, progress = context.observation, context.progress
     if not progress.observed:
         return creation_problems(observation, Revision(None, ()), 0, progress)
-    if progress.done and not progress.wanted:
+    if progress.complete and not progress.wanted:
         return []
     kind = kind_of(observation.workload)
-    found = [cause for pod in case.pods for cause in _pod_causes(case, pod)]
-    if not progress.done:
-        found += creation_problems(observation, case.revision, len(case.pods), progress)
-        found += [each for each in (overfull(case.revision.pods), case.memory.refusal) if each]
-    told = (kind.weigh(cause, observation.workload) for cause in found)
-    return [_borne(case, cause) for cause in told]
+    causes = [cause for pod in context.pods for cause in _pod_causes(context, pod)]
+    if not progress.complete:
+        causes += creation_problems(observation, context.revision, len(context.pods), progress)
+        causes += filter(None, (storage_limit_problem(context.revision.pods), context.memory.rejection))
+    return [_with_circumstances(context, kind.adjust(cause, observation.workload)) for cause in causes]
 
 
-def _borne(case: Context, cause: Cause) -> Cause:
-    """A trouble with what speaks for more patience."""
-    cause = _while_others_move(case, _healing(cause, case.observation))
-    return excused(cause, case.observation.company, case.clock.patience)
+def _with_circumstances(context: Context, cause: Cause) -> Cause:
+    """Add the time that the circumstances justify: what was missing is there now, pods move, peers are starting."""
+    cause = _retrying_if_present(cause, context.observation)
+    cause = _waiting_for_room(context, cause)
+    return defer_early_crash(cause, context.observation.peers, context.clock.patience)
 
 
-def _healing(cause: Cause, observation: Observation) -> Cause:
-    """What was missing is there: the node or the controller only has to try again, after pauses that double."""
-    if cause.proven or not cause.missing or cause.missing not in observation.present:
+def _retrying_if_present(cause: Cause, observation: Observation) -> Cause:
+    """What was missing exists now, so the node or the controller only has to retry, after pauses that double."""
+    if cause.permanent or not cause.missing or cause.missing not in observation.present:
         return cause
-    healed = "would be let in" if cause.missing.startswith(ADMISSION_DRY_RUN) else "is there"
-    return replace(cause, trying=True, summary=f"{cause.summary} (it {healed} now, and has to be tried again)")
+    state = "it would be admitted now" if cause.missing.startswith(ADMISSION_DRY_RUN) else "it exists now"
+    return replace(cause, retrying=True, note=f"{state}, and the next retry is pending")
 
 
 _NO_ROOM = (Category.UNSCHEDULABLE, Category.QUOTA, Category.VOLUME)
 
 
-def _while_others_move(case: Context, cause: Cause) -> Cause:
-    """No room for a pod is a trouble only when nothing else goes on.
+def _waiting_for_room(context: Context, cause: Cause) -> Cause:
+    """Missing room for a pod is a problem only while nothing else moves.
 
-    Its time begins with the last progress, and not before the pods that are leaving have left (what they hold is free
-    then), and those that are coming up have had the time that their own settings give them.
+    Its time begins with the last progress. The grace period lasts until the terminating pods have ended, which frees
+    what they hold, and until the starting pods have had the time that their own probe settings allow.
     """
-    if cause.category not in _NO_ROOM or cause.proven:
+    if cause.category not in _NO_ROOM or cause.permanent:
         return cause
-    start = cause.since or case.clock.since
-    begun = max(start, case.memory.best_at or start)
-    left = [as_time(dig(pod, "metadata", "deletionTimestamp")) for pod in case.observation.pods]
-    up = [
-        each.up_since + allowance(each)
-        for pod in case.pods
-        for each in containers(pod)
-        if each.up_since and not each.ready and not each.failures
+    since = cause.since or context.clock.since
+    since = max(since, context.memory.progressed_at or since)
+    end_times = [as_time(dig(pod, "metadata", "deletionTimestamp")) for pod in context.observation.pods]
+    ready_times = [
+        container.running_since + readiness_grace(container)
+        for pod in context.pods
+        for container in containers(pod)
+        if container.running_since and not container.ready and not container.ended_runs
     ]
-    free = max([begun, *filter(None, left), *up])
-    return replace(cause, since=begun, allowed=cause.allowed + (free - begun))
+    free_at = max([since, *filter(None, end_times), *ready_times])
+    return replace(cause, since=since, grace=cause.grace + (free_at - since))
 
 
-def _pod_causes(case: Context, pod: Object) -> list[Cause]:
-    observation, memory = case.observation, case.remembered[uid_of(pod)]
-    told = (adjusted(cause, pod, memory, case.clock) for cause in case.diagnoses[uid_of(pod)])
-    found = [cause for cause in told if cause]
-    flaps = flapping(pod, memory, observation.events)
-    return [*(each for each in found if each.category is not Category.READINESS), flaps] if flaps else found
+def _pod_causes(context: Context, pod: Object) -> list[Cause]:
+    """The problems of one pod; flapping explains more than the state in which the readiness happens to be."""
+    memory = context.pod_memories[uid_of(pod)]
+    adjusted = (with_memory(cause, pod, memory, context.clock) for cause in context.diagnoses[uid_of(pod)])
+    causes = [cause for cause in adjusted if cause]
+    flapping = flapping_problem(pod, memory, context.observation.events)
+    if not flapping:
+        return causes
+    return [*(cause for cause in causes if cause.category is not Category.READINESS), flapping]
 
 
-def _unreached(case: Context) -> list[Cause]:
-    return (
-        []
-        if case.progress.final or not case.progress.wanted
-        else unreachable_services(case.observation, case.pods, case.clock)
-    )
+def _unreachable(context: Context) -> list[Cause]:
+    if context.progress.final or not context.progress.wanted:
+        return []
+    return unreachable_services(context.observation, context.pods, context.clock)
 
 
-def _stalled(case: Context) -> Cause | None:
-    """Nothing has come further for a long time, and nobody has said why.
+def _stalled(context: Context) -> Cause | None:
+    """A rollout without progress for a long time, and without any other cause.
 
-    The Deployment's own deadline counts anew with every pod that becomes ready once more; this one does not.
+    The Deployment's own deadline starts again with every pod that becomes ready once more; this one does not.
     """
-    progress, clock, workload = case.progress, case.clock, case.observation.workload
-    own = timedelta(seconds=as_int(dig(workload, "spec", "progressDeadlineSeconds")))
-    limit = max(clock.patience.stall, own)
-    if progress.held or (progress.done and progress.observed) or clock.elapsed(case.memory.best_at) < limit:
+    progress, clock, workload = context.progress, context.clock, context.observation.workload
+    own_limit = timedelta(seconds=as_int(dig(workload, "spec", "progressDeadlineSeconds")))
+    limit = max(clock.patience.stall, own_limit)
+    is_done = progress.complete and progress.observed
+    if progress.paused or is_done or clock.elapsed(context.memory.progressed_at) < limit:
         return None
-    if progress.final and any(each.running for pod in case.pods for each in containers(pod)):
-        return None  # a Job may take its time
-    if any(clock.elapsed(each.up_since) < allowance(each) for pod in case.pods for each in containers(pod)
-           if each.running and not each.ready and not each.failures):  # fmt: skip
+    all_containers = [container for pod in context.pods for container in containers(pod)]
+    if progress.final and any(container.running for container in all_containers):
+        return None  # a Job may run as long as it needs
+    if any(_may_become_ready(container, clock) for container in all_containers):
         return None
     minutes = round(limit.total_seconds() / 60)
     return Cause(
         category=Category.DEADLINE,
-        summary=f"{kind_and_name(workload)} has come no further for {minutes} minutes ({progress.sentence})",
-        evidence=progress.sentence,
+        fact=f"{kind_and_name(workload)} has made no progress for {minutes} minutes ({progress.message})",
+        evidence=progress.message,
         hint=f"kubectl -n {namespace_of(workload)} describe {kind_and_name(workload)}",
         object=kind_and_name(workload),
-        proven=True,
+        permanent=True,
     )
 
 
-def _why(ranked: Sequence[Cause], clock: Clock) -> str:
-    """Why it is doomed; where only the workload itself says so, with what may be behind it."""
-    if clock.dooms(ranked[0]):
-        return ranked[0].summary
-    return f"{ranked[-1].summary}; {ranked[0].summary}"
-
-
-def _unobserved(workload: Object) -> str:
-    return f"the cluster has not looked at the new {kind_and_name(workload)} yet"
+def _may_become_ready(container: Container, clock: Clock) -> bool:
+    """Whether a container is in its first run, and its own probe settings still allow it to be unready."""
+    first_run = container.running and not container.ready and not container.ended_runs
+    return first_run and clock.elapsed(container.running_since) < readiness_grace(container)

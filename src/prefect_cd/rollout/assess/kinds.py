@@ -1,60 +1,75 @@
-"""The kinds of workloads: where each says how far it is, and which of its pods are the new ones."""
+"""The kinds of workloads: how each one's status is read, and which of its pods are new."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from prefect_cd.kube.objects import Object, as_text, created_at
-from prefect_cd.rollout.assess import progress as account
-from prefect_cd.rollout.assess.creation import job_retries
+from prefect_cd.rollout.assess.creation import count_job_retries
 from prefect_cd.rollout.assess.model import Observation
 from prefect_cd.rollout.assess.patience import Clock
-from prefect_cd.rollout.assess.progress import Progress
-from prefect_cd.rollout.assess.revisions import Revision, all_pods, newest_daemons, newest_replica_set, updated_set
+from prefect_cd.rollout.assess.progress import (
+    Progress,
+    daemon_set_progress,
+    deployment_progress,
+    job_progress,
+    object_progress,
+    stateful_set_progress,
+)
+from prefect_cd.rollout.assess.revisions import (
+    Revision,
+    daemon_set_revision,
+    deployment_revision,
+    only_revision,
+    stateful_set_revision,
+)
 from prefect_cd.rollout.diagnosis.cause import Cause
 
 
-def _as_it_is(cause: Cause, _: Object) -> Cause:
+def _unchanged(cause: Cause, _: Object) -> Cause:
     return cause
 
 
-def _of_workload(read: Callable[[Object, int], Progress]) -> Callable[[Observation, int, Clock], Progress]:
+def _from_workload(read: Callable[[Object, int], Progress]) -> Callable[[Observation, int, Clock], Progress]:
     return lambda observation, ready_pods, _: read(observation.workload, ready_pods)
 
 
-def _of_anything(observation: Observation, _: int, clock: Clock) -> Progress:
-    """A thing of seconds ago that has no status yet may still get one."""
+def _other_progress(observation: Observation, _: int, clock: Clock) -> Progress:
+    """The progress of any other object; one that was just created may still get a status from its controller."""
     workload = observation.workload
-    progress, made = account.anything(workload, 0), created_at(workload)
-    young = made is not None and clock.fresh(made) and clock.elapsed(made) < clock.patience.settle
-    return replace(progress, done=False, ready=0) if young and not workload.get("status") else progress
+    progress, created = object_progress(workload), created_at(workload)
+    is_new = created is not None and clock.in_rollout(created) and clock.elapsed(created) < clock.patience.min_uptime
+    return replace(progress, complete=False, ready=0) if is_new and not workload.get("status") else progress
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How one kind is read.
+    """How one kind of workload is read.
 
     Args:
-        progress: from an observation and the number of ready new pods to the workload's own account.
-        newest: who creates the new pods, and which they are.
-        weigh: what a trouble of a pod means for the whole.
+        progress: the progress by the workload's own status; its second parameter is the number of ready new pods.
+        new_revision: the new revision and its pods.
+        adjust: what a problem of a pod means for the whole workload.
     """
 
     progress: Callable[[Observation, int, Clock], Progress]
-    newest: Callable[[Observation], Revision]
-    weigh: Callable[[Cause, Object], Cause] = _as_it_is
+    new_revision: Callable[[Observation], Revision]
+    adjust: Callable[[Cause, Object], Cause] = _unchanged
 
 
 _KINDS = {
-    "Deployment": Kind(_of_workload(account.deployment), newest_replica_set),
-    "StatefulSet": Kind(_of_workload(account.stateful_set), updated_set),
-    "DaemonSet": Kind(_of_workload(account.daemon_set), newest_daemons),
-    "Job": Kind(_of_workload(account.job), all_pods, job_retries),
+    "Deployment": Kind(_from_workload(deployment_progress), deployment_revision),
+    "StatefulSet": Kind(_from_workload(stateful_set_progress), stateful_set_revision),
+    "DaemonSet": Kind(_from_workload(daemon_set_progress), daemon_set_revision),
+    "Job": Kind(_from_workload(job_progress), only_revision, count_job_retries),
 }
-_GROUPS = ("apps", "batch")  # a Job of another group is another thing
-_ANYTHING = Kind(_of_anything, all_pods)
+_GROUPS = ("apps", "batch")
+"""A Job of another API group (for example Volcano's) has another status."""
+_OTHER = Kind(_other_progress, only_revision)
 
 
 def kind_of(workload: Object) -> Kind:
-    """How to read a workload; kinds never heard of are read by their conditions."""
+    """How to read a workload; kinds that are not built in are read by their conditions."""
     group, slash, _ = (as_text(workload.get("apiVersion")) or "apps/v1").partition("/")
-    return _KINDS.get(as_text(workload.get("kind")), _ANYTHING) if slash and group in _GROUPS else _ANYTHING
+    if not slash or group not in _GROUPS:
+        return _OTHER
+    return _KINDS.get(as_text(workload.get("kind")), _OTHER)

@@ -1,6 +1,6 @@
-"""The words of a verdict: what is observed, how patient to be, what is remembered, and what comes out.
+"""The data of an assessment: what is observed, the patience settings, the memory, and the verdict.
 
-Decides nothing; every value is frozen, so that a judgement can be repeated.
+Decides nothing. Every value is frozen, so that an assessment can be repeated.
 """
 
 from dataclasses import dataclass, field, fields, replace
@@ -14,7 +14,7 @@ from prefect_cd.rollout.diagnosis.port_result import PortResult
 
 
 class Phase(str, Enum):
-    """The verdict in one word."""
+    """The state of a rollout, in the terms of Kubernetes (documentation, Deployment status)."""
 
     PROGRESSING = "progressing"
     COMPLETE = "complete"
@@ -35,12 +35,12 @@ class Peers:
     """The other workloads of a release.
 
     Args:
-        coming: whether one of them is still coming up.
-        up_at: when the last of the others came up, by the cluster's clock.
+        starting: whether one of them is still starting.
+        ready_at: when the last of the others became ready, by the cluster's clock.
     """
 
-    coming: bool = False
-    up_at: datetime | None = None
+    starting: bool = False
+    ready_at: datetime | None = None
 
 
 NO_PEERS = Peers()
@@ -48,20 +48,20 @@ NO_PEERS = Peers()
 
 @dataclass(frozen=True)
 class Observation:
-    """A workload and all that belongs to it, as read from the API at about one moment.
+    """A workload and all objects related to it, as read from the API at about the same time.
 
     Args:
-        workload: Deployment, StatefulSet, DaemonSet, Job, or anything else.
+        workload: Deployment, StatefulSet, DaemonSet, Job, or any other object.
         revisions: ReplicaSets or ControllerRevisions that it owns, in any order.
-        pods: the pods of its selector, in any order, those of old revisions among them.
+        pods: the pods of its selector, those of old revisions included, in any order.
         events: events about the workload, its revisions and pods, in any order.
-        services: Services to be judged with the workload, in any order: those that select its pods, and any that
-            select nothing.
-        endpoints: the EndpointSlices of these Services; none means that there are none.
-        knocks: connections that somebody tried to these Services.
-        logs: what runs that failed wrote, where somebody has read it.
-        present: what causes called missing (`configmap/shop`), and somebody has found since.
-        company: the other workloads of the same release.
+        services: Services to assess with the workload, in any order: those that select its pods, and any that select
+            nothing.
+        endpoints: the EndpointSlices of these Services; empty means that there are none.
+        port_results: connections that were tried to these Services.
+        logs: of runs that failed, where they have been read.
+        present: what causes reported as missing (`configmap/shop`), and a live check has found since.
+        peers: the other workloads of the same release.
     """
 
     workload: Object
@@ -70,10 +70,10 @@ class Observation:
     events: tuple[Object, ...] = ()
     services: tuple[Object, ...] = ()
     endpoints: tuple[Object, ...] = ()
-    knocks: tuple[PortResult, ...] = ()
+    port_results: tuple[PortResult, ...] = ()
     logs: tuple[Log, ...] = ()
     present: frozenset[str] = frozenset()
-    company: Peers = NO_PEERS
+    peers: Peers = NO_PEERS
 
 
 _MINUTE = timedelta(minutes=1)
@@ -81,25 +81,25 @@ _MINUTE = timedelta(minutes=1)
 
 @dataclass(frozen=True)
 class Patience:
-    """How much trouble is still no doom; the defaults are those of the pipeline file.
+    """How long a problem may last before it fails the rollout; the defaults are those of the pipeline file.
 
     Args:
-        crashes: failed runs of one container that are doom.
+        crashes: the number of failed runs of one container that fails the rollout.
         configuration: for a ConfigMap, Secret, key or service account that is missing.
         registry: for a registry that does not answer; the kubelet tries again after 10, 30 and 70 s.
-        volume: for a volume that is not there or cannot be mounted.
+        volume: for a volume that does not exist or cannot be mounted.
         quota: for a quota that is used up.
-        node: for a node with room, and for a node that sets the pod up.
-        admission: for a webhook that does not answer, and whatever else refuses to create an object.
-        readiness: for a probe that says no, after the time that its own settings allow.
-        service: for a Service that selects no pod, or a port nobody listens on, once the pods are ready; a minute more
-            where only the Service's controller is behind.
-        other: for what has no name of its own.
+        node: for a node with room, and for a node that cannot set the pod up.
+        admission: for a webhook that does not answer, and for other refusals to create an object.
+        readiness: for a failing probe, after the time that its own settings allow.
+        service: for a Service that selects no pods, or a port nothing listens on, once the pods are ready; a minute
+            longer where the Service's controller may only be late.
+        other: for problems of no other category.
         stall: without any progress at all; a longer `progressDeadlineSeconds` is respected.
-        settle: how long a container without readiness probe must run before it counts as up: such a container is
-            called ready the moment it starts, even if it dies the next.
-        recover: how long, at least, one that crashed or lost its readiness must hold out; longer if it had held out
-            longer before.
+        min_uptime: how long a container without readiness probe must run before it counts as stable: the kubelet
+            reports such a container as ready the moment it starts, even if it ends the next moment.
+        min_recovery: how long a container that crashed, or a pod that lost its readiness, must stay up at least before
+            it counts as stable again; longer if it had been up longer before.
     """
 
     crashes: int = 3
@@ -113,25 +113,25 @@ class Patience:
     service: timedelta = timedelta(seconds=30)
     other: timedelta = _MINUTE
     stall: timedelta = timedelta(minutes=10)
-    settle: timedelta = timedelta(seconds=5)
-    recover: timedelta = timedelta(seconds=10)
+    min_uptime: timedelta = timedelta(seconds=5)
+    min_recovery: timedelta = timedelta(seconds=10)
 
     @classmethod
-    def by(cls, settings: RolloutSettings) -> "Patience":
-        """As an environment of the pipeline file wants it."""
-        given = {name: getattr(settings.patience, name) for name in type(settings.patience).model_fields}
-        return cls(crashes=settings.crashes, **given)
+    def from_settings(cls, settings: RolloutSettings) -> "Patience":
+        """The patience that an environment of the pipeline file asks for."""
+        durations = {name: getattr(settings.patience, name) for name in type(settings.patience).model_fields}
+        return cls(crashes=settings.crashes, **durations)
 
-    def longer(self, time: timedelta) -> "Patience":
-        """With more of it for everything that may heal: time in which nobody could look."""
-        given = {each.name: getattr(self, each.name) for each in fields(self)}
-        healing = {name: value + time for name, value in given.items() if name not in ("crashes", "settle", "recover")}
-        return replace(self, **healing)
+    def extended_by(self, time: timedelta) -> "Patience":
+        """More patience with every problem that may pass: for time in which the cluster could not be observed."""
+        unchanged = ("crashes", "min_uptime", "min_recovery")
+        names = [item.name for item in fields(self) if item.name not in unchanged]
+        return replace(self, **{name: getattr(self, name) + time for name in names})
 
-    def with_(self, category: Category) -> timedelta:
-        """The patience with one category of trouble that may heal."""
-        found: timedelta = getattr(self, _FIELDS.get(category, "other"))
-        return found
+    def for_category(self, category: Category) -> timedelta:
+        """The patience with one category of problems that may pass."""
+        duration: timedelta = getattr(self, patience_key(category))
+        return duration
 
 
 _FIELDS = {
@@ -150,66 +150,72 @@ _FIELDS = {
     Category.SERVICE: "service",
     Category.PORT: "service",
 }
-"""Which patience is meant; what is not named here is `other`, or counts, or is proof."""
+"""The field of `Patience` for each category; the other categories use `other`, are counted, or are permanent."""
+
+
+def patience_key(category: Category) -> str:
+    """The key under `rollout.patience` in the pipeline file for the problems of one category that may pass."""
+    return _FIELDS.get(category, "other")
 
 
 @dataclass(frozen=True)
 class PodMemory:
-    """What one pod did in earlier observations, as far as its present state does not tell.
+    """What one pod did in earlier observations, as far as its current status does not show it.
 
     Args:
-        pod: its uid.
+        uid: the pod's uid.
         ready: whether it was ready.
-        changed: the cluster's word for when that began: another word means that it has changed meanwhile.
-        at: when that began.
-        ends: how many runs of its containers had ended.
-        earlier: how many of them before the first look.
-        losses: how often it has lost its readiness without a crash, since it last held out.
-        lost: when it lost it first; None when it has held out since.
-        held: the longest time that it had been ready before it lost it.
-        started: containers whose startup probe said yes, and when that was first seen.
-        forgiven: containers that have outlived their crashes, and how many those were.
-        troubles: containers whose trouble has no beginning in the objects, and when it was first seen.
+        transition: `lastTransitionTime` of its Ready condition, as written: another value means that the readiness has
+            changed since.
+        changed_at: when the readiness changed.
+        ended_runs: how many runs of its containers had ended.
+        ended_before: how many of them before the first observation.
+        losses: how often it has lost its readiness without a crash, since it was last stable.
+        first_lost_at: when it lost it first; None when it has been stable since.
+        longest_ready: the longest time that it had been ready before it lost it.
+        startup_passed: containers whose startup probe has succeeded, and when that was first observed.
+        forgiven: containers that have recovered from crashes, and from how many.
+        undated: problems whose beginning is not in the objects, and when they were first observed.
     """
 
-    pod: str
+    uid: str
     ready: bool
-    changed: str
-    at: datetime
-    ends: int = 0
-    earlier: int = 0
+    transition: str
+    changed_at: datetime
+    ended_runs: int = 0
+    ended_before: int = 0
     losses: int = 0
-    lost: datetime | None = None
-    held: timedelta = timedelta()
-    started: tuple[tuple[str, datetime], ...] = ()
+    first_lost_at: datetime | None = None
+    longest_ready: timedelta = timedelta()
+    startup_passed: tuple[tuple[str, datetime], ...] = ()
     forgiven: tuple[tuple[str, int], ...] = ()
-    troubles: tuple[tuple[str, Category, datetime], ...] = ()
+    undated: tuple[tuple[str, Category, datetime], ...] = ()
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What a judgement hands to the next one about the same workload.
+    """What one assessment hands to the next one of the same workload.
 
     Args:
-        revision: what it is about; a new revision begins with an empty memory.
-        best: the most that was reached; None before the first look.
-        best_at: when; progress that is lost again does not count a second time.
+        revision: the revision that this is about; a new revision begins with an empty memory.
+        best: the highest progress mark so far; None before the first observation.
+        progressed_at: when it was reached; progress that is lost and regained does not count again.
         wanted: how many pods that was about.
         pods: what each pod of the revision did.
-        refused: uids of pods that their nodes refused; they are gone soon, and their like come again.
-        refusal: what the latest of them told.
-        phase: complete and doomed are final for a revision, except that what is complete may become doomed.
-        summary: why it is doomed.
-        causes: the same, cause by cause.
+        rejected: uids of pods that their nodes rejected: such pods disappear soon, and their replacements count on.
+        rejection: the cause that the latest of them gave.
+        phase: complete and failed are final for a revision, except that complete may become failed.
+        summary: why it failed.
+        causes: the causes of the failure.
     """
 
     revision: str = ""
     best: int | None = None
-    best_at: datetime | None = None
+    progressed_at: datetime | None = None
     wanted: int = 0
     pods: tuple[PodMemory, ...] = ()
-    refused: frozenset[str] = frozenset()
-    refusal: Cause | None = None
+    rejected: frozenset[str] = frozenset()
+    rejection: Cause | None = None
     phase: Phase = Phase.PROGRESSING
     summary: str = ""
     causes: tuple[Cause, ...] = ()
@@ -217,18 +223,20 @@ class Memory:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a rollout has come to.
+    """The state of a rollout.
 
     Args:
-        phase: progressing, complete or doomed.
-        summary: one sentence for people.
-        ready: pods of the new revision that serve (for a Job: that succeeded).
+        phase: progressing, complete or failed.
+        summary: one sentence for the user.
+        ready: pods of the new revision that are ready (for a Job: that succeeded).
         wanted: how many there should be.
-        causes: what is wrong, the one to show first.
-        well: complete, and nothing is wrong at this moment.
-        final: complete, and nothing can come after it (a Job, or no pods).
+        causes: the problems, the most important first.
+        healthy: complete, and without any problem at this moment.
+        final: complete, and nothing can change it (a Job, or no pods).
         unchanged_since: since when its pods have been as they are, by the cluster's clock; None without pods.
-        memory: to be handed to the next judgement about this workload.
+        summary_without_seconds: the summary with … in place of seconds that change all the time; empty where it has
+            none.
+        memory: for the next assessment of this workload.
     """
 
     phase: Phase
@@ -236,13 +244,14 @@ class Verdict:
     ready: int = 0
     wanted: int = 0
     causes: tuple[Cause, ...] = ()
-    well: bool = False
+    healthy: bool = False
     final: bool = False
     unchanged_since: datetime | None = None
+    summary_without_seconds: str = ""
     memory: Memory = field(default=Memory(), repr=False)
 
 
-DEFAULT = Patience()
-"""What an environment has whose pipeline file says nothing."""
-NOTHING = Memory()
-"""Before the first look."""
+DEFAULT_PATIENCE = Patience()
+"""For an environment whose pipeline file sets none."""
+NO_MEMORY = Memory()
+"""Before the first observation."""

@@ -1,58 +1,70 @@
-"""Who else comes up: a program may end because another workload of the same release, its database, is not up yet.
+"""The other workloads of a release: a program may crash because its database, in the same release, is not ready yet.
 
-Decides which ends are excused by that, and for how long. All times are the cluster's. Nothing is excused for ever: what
-waits for each other would, and what never comes up is no excuse.
+Decides which crashes are deferred for that reason, and for how long. All times are the cluster's. Nothing is deferred
+forever: two workloads may wait for each other, and a workload that never starts is no reason to wait.
 """
 
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
-from heapq import nlargest
 from typing import TypeVar
 
 from prefect_cd.rollout.assess.model import Patience, Peers, Phase, Verdict
 from prefect_cd.rollout.diagnosis.cause import Category, Cause
 
 _Key = TypeVar("_Key", bound=Hashable)
-_MAY_NEED_OTHERS = (Category.CRASH, Category.INIT_CONTAINER)
-_MORE = 2
-"""So many ends more are borne meanwhile; by the pauses of the kubelet (10, 20, 40 s) that is about a minute."""
+_MAY_NEED_PEERS = (Category.CRASH, Category.INIT_CONTAINER)
+_MORE_CRASHES = 2
+"""Crashes tolerated beyond the setting; by the pauses of the kubelet (10, 20, 40 s) that is about a minute."""
 
 
 def find_peers(verdicts: Mapping[_Key, Verdict], patience: Patience) -> dict[_Key, Peers]:
-    """What the other workloads of a release are to each of it, by the latest verdicts.
+    """For each workload of a release, the state of the others by their latest verdicts.
 
-    One that crashes too often itself, and not for want of a third, is not coming up.
+    A workload that crashes too often does not count as starting, unless it may be waiting for a third.
     """
-    up = {key: at for key, each in verdicts.items() if each.phase is Phase.COMPLETE and (at := each.unchanged_since)}
-    latest = nlargest(2, up.items(), key=lambda each: each[1])
-    all_up = Peers(up_at=latest[0][1] if latest else None)
-    coming = {
-        key for key, each in verdicts.items() if each.phase is Phase.PROGRESSING and not _fails(each, all_up, patience)
+    ready_times = {
+        key: verdict.unchanged_since
+        for key, verdict in verdicts.items()
+        if verdict.phase is Phase.COMPLETE and verdict.unchanged_since
     }
+    ready = Peers(ready_at=max(ready_times.values(), default=None))
+    starting = {
+        key
+        for key, verdict in verdicts.items()
+        if verdict.phase is Phase.PROGRESSING and not _fails_by_itself(verdict, ready, patience)
+    }
+    # For the workload that became ready last, the one before it is the last of its peers.
+    last_two = sorted(ready_times, key=ready_times.__getitem__, reverse=True)[:2]
     return {
         key: Peers(
-            coming=len(coming) > (key in coming),
-            up_at=next((at for other, at in latest if other != key), None),
+            starting=any(other != key for other in starting),
+            ready_at=next((ready_times[other] for other in last_two if other != key), None),
         )
         for key in verdicts
     }
 
 
-def _fails(verdict: Verdict, others: Peers, patience: Patience) -> bool:
-    """Whether it crashes too often, and that is its own fault."""
-    counting = [each for each in verdict.causes if each.counts and each.times >= patience.crashes]
-    return any(not _too_early(each, others) for each in counting)
+def _fails_by_itself(verdict: Verdict, peers: Peers, patience: Patience) -> bool:
+    """Whether a workload crashes too often, although all its peers were ready."""
+    crashes = [cause for cause in verdict.causes if cause.counted and cause.times >= patience.crashes]
+    return any(not _may_be_early(cause, peers) for cause in crashes)
 
 
-def excused(cause: Cause, others: Peers, patience: Patience) -> Cause:
-    """An end that may be for want of others is left to a run that begins when they are up."""
-    most = patience.crashes + _MORE
-    if cause.category not in _MAY_NEED_OTHERS or cause.left_to or cause.times >= most or not _too_early(cause, others):
+def defer_early_crash(cause: Cause, peers: Peers, patience: Patience) -> Cause:
+    """Defer a crash that may be due to missing peers, until a run that begins after they are ready ends."""
+    limit = patience.crashes + _MORE_CRASHES
+    if cause.category not in _MAY_NEED_PEERS or cause.deferred or cause.times >= limit:
         return cause
-    now = "others are still coming up" if others.coming else "to be run again, now that the others are up"
-    return replace(cause, left_to=f"{now}: given up at {most}")
+    if not _may_be_early(cause, peers):
+        return cause
+    reason = (
+        "other workloads are still starting"
+        if peers.starting
+        else "waiting for a retry now that the other workloads are ready"
+    )
+    return replace(cause, deferred=f"{reason}: given up at {limit}")
 
 
-def _too_early(cause: Cause, others: Peers) -> bool:
-    """Whether the run that ended began before all others were up."""
-    return others.coming or bool(others.up_at and cause.seen and cause.seen <= others.up_at)
+def _may_be_early(cause: Cause, peers: Peers) -> bool:
+    """Whether the run that ended began before all peers were ready."""
+    return peers.starting or bool(peers.ready_at and cause.last_seen and cause.last_seen <= peers.ready_at)

@@ -1,6 +1,6 @@
-"""Which pods are the new ones, who creates them, and what tells one revision from the next.
+"""Which pods are new, what creates them, and what distinguishes one revision from the next.
 
-Decides by templates and the labels that the controllers give; only pods of the new revision are judged.
+Pod templates and the labels that the controllers set decide; only pods of the new revision are assessed.
 """
 
 import hashlib
@@ -17,14 +17,14 @@ _CONTROLLER_HASH, _GENERATION = "controller-revision-hash", "pod-template-genera
 
 @dataclass(frozen=True)
 class Revision:
-    """The new revision: who creates its pods, and which they are."""
+    """The new revision: the object that creates its pods, and its pods."""
 
     owner: Object | None
     pods: tuple[Object, ...]
 
 
-def identity(workload: Object) -> str:
-    """What changes with every new revision, and with nothing else: not by scaling, not by the controller's pace."""
+def revision_id(workload: Object) -> str:
+    """An identifier that changes with every new pod template, and not by scaling or with the controller's progress."""
     template = _comparable(dig(workload, "spec", "template"))
     if not template:
         return f"{uid_of(workload)}/{as_int(dig(workload, 'metadata', 'generation'))}"
@@ -32,58 +32,60 @@ def identity(workload: Object) -> str:
     return f"{uid_of(workload)}/{digest[:16]}"
 
 
-def sort_key(thing: Object) -> tuple[str, str, str]:
-    """An order that does not depend on the order in which the API listed things: the oldest first."""
+def sort_key(item: Object) -> tuple[str, str, str]:
+    """A key that sorts objects by age, so that the order in which the API listed them does not matter."""
     return (
-        as_text(dig(thing, "metadata", "creationTimestamp")),
-        as_text(dig(thing, "metadata", "name")),
-        uid_of(thing),
+        as_text(dig(item, "metadata", "creationTimestamp")),
+        as_text(dig(item, "metadata", "name")),
+        uid_of(item),
     )
 
 
-def newest_replica_set(observation: Observation) -> Revision:
+def deployment_revision(observation: Observation) -> Revision:
     """The ReplicaSet whose template is the Deployment's; of several, the oldest, as the controller chooses.
 
-    Templates written before an upgrade of the cluster can differ by new defaults: then the revision's number decides.
+    Templates written before an upgrade of the cluster can differ by new defaults: then the revision number decides.
     """
     workload = observation.workload
-    sets = sorted((each for each in observation.revisions if each.get("kind") == "ReplicaSet"), key=sort_key)
+    replica_sets = [item for item in observation.revisions if item.get("kind") == "ReplicaSet"]
     template = _comparable(dig(workload, "spec", "template"))
-    number = dig(workload, "metadata", "annotations", _REVISION)
-    same = [each for each in sets if _comparable(dig(each, "spec", "template")) == template]
-    same = same or [each for each in sets if number and dig(each, "metadata", "annotations", _REVISION) == number]
-    if not same:
+    candidates = [item for item in replica_sets if _comparable(dig(item, "spec", "template")) == template]
+    if not candidates and (number := dig(workload, "metadata", "annotations", _REVISION)):
+        candidates = [item for item in replica_sets if dig(item, "metadata", "annotations", _REVISION) == number]
+    if not candidates:
         return Revision(None, ())
-    return Revision(same[0], _labelled(observation.pods, _HASH, dig(same[0], "metadata", "labels", _HASH)))
+    oldest = min(candidates, key=sort_key)
+    return Revision(oldest, _with_label(observation.pods, _HASH, dig(oldest, "metadata", "labels", _HASH)))
 
 
-def updated_set(observation: Observation) -> Revision:
+def stateful_set_revision(observation: Observation) -> Revision:
     """The pods that a StatefulSet has updated."""
     value = dig(observation.workload, "status", "updateRevision")
-    return Revision(observation.workload, _labelled(observation.pods, _CONTROLLER_HASH, value))
+    return Revision(observation.workload, _with_label(observation.pods, _CONTROLLER_HASH, value))
 
 
-def newest_daemons(observation: Observation) -> Revision:
+def daemon_set_revision(observation: Observation) -> Revision:
     """The pods of a DaemonSet's newest ControllerRevision."""
-    owned = [each for each in observation.revisions if each.get("kind") == "ControllerRevision"]
-    newest = max(owned, key=lambda each: (as_int(each.get("revision")), sort_key(each)), default={})
+    revisions = [item for item in observation.revisions if item.get("kind") == "ControllerRevision"]
+    newest = max(revisions, key=lambda item: (as_int(item.get("revision")), sort_key(item)), default={})
     if value := dig(newest, "metadata", "labels", _CONTROLLER_HASH):
-        return Revision(observation.workload, _labelled(observation.pods, _CONTROLLER_HASH, value))
+        return Revision(observation.workload, _with_label(observation.pods, _CONTROLLER_HASH, value))
+    # Before the first ControllerRevision is written, the older generation label distinguishes the pods.
     value = dig(observation.workload, "metadata", "annotations", "deprecated.daemonset.template.generation")
-    return Revision(observation.workload, _labelled(observation.pods, _GENERATION, value))
+    return Revision(observation.workload, _with_label(observation.pods, _GENERATION, value))
 
 
-def all_pods(observation: Observation) -> Revision:
-    """Every pod: there is but one revision."""
+def only_revision(observation: Observation) -> Revision:
+    """All pods, for kinds without revisions."""
     return Revision(observation.workload, observation.pods)
 
 
-def _labelled(pods: Sequence[Object], label: str, value: object) -> tuple[Object, ...]:
+def _with_label(pods: Sequence[Object], label: str, value: object) -> tuple[Object, ...]:
     return tuple(pod for pod in pods if value and dig(pod, "metadata", "labels", label) == value)
 
 
 def _comparable(template: object) -> object:
-    """A pod template without what the controller adds, and with absent and empty made equal."""
+    """A pod template without the label that the controller adds, and with absent and empty values made equal."""
     if isinstance(template, dict):
         pairs = {name: _comparable(value) for name, value in template.items() if name != _HASH}
         return {name: value for name, value in pairs.items() if value not in (None, {}, [], "")}

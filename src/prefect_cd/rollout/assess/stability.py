@@ -1,8 +1,8 @@
-"""Whether a pod is up to stay, and what has to be remembered of it.
+"""Whether a pod stays up, and what must be remembered of it.
 
-Decides by endurance: what has crashed, or has been ready and then was not, is believed again when it holds out half
-as long again as it did before. One that never does is doomed by its crashes, or when patience with its readiness is
-over; crashes that were outlived are forgiven.
+A container that has crashed, or a pod that was ready and lost its readiness, counts as stable again when it stays up
+half as long again as it did before. One that never does fails the rollout by the number of its crashes, or when the
+patience with its readiness is used up; crashes from which a container has recovered are forgiven.
 """
 
 from collections.abc import Sequence
@@ -22,128 +22,146 @@ from prefect_cd.kube.objects import (
 )
 from prefect_cd.rollout.assess.model import PodMemory
 from prefect_cd.rollout.assess.patience import Clock
-from prefect_cd.rollout.diagnosis.cause import Category, Cause, recounted
+from prefect_cd.rollout.diagnosis.cause import Category, Cause
 from prefect_cd.rollout.diagnosis.container import Container, containers, is_ready
-from prefect_cd.rollout.diagnosis.probes import allowance, answer, budget
+from prefect_cd.rollout.diagnosis.probes import latest_probe_failure, probe_grace, readiness_grace
 
-_LONGEST_PROOF = timedelta(seconds=90)
-_FLAPS = 2
-"""Once lost, readiness may come back for good: within the probe's own patience, that is for `probing` to say."""
+_MAX_RECOVERY = timedelta(seconds=90)
+"""No container or pod has to stay up longer than this to count as stable again."""
+_FLAPPING_LOSSES = 2
+"""Readiness that is lost once may return for good: within the probe's own grace period `probe_problem` decides."""
 
 
-def remember(pod: Object, causes: Sequence[Cause], before: PodMemory | None, clock: Clock) -> PodMemory:
-    """What is known of a pod, and of what is wrong with it, after this look."""
-    changed = as_text(condition(pod, "Ready").get("lastTransitionTime"))
-    ends = sum(each.failures for each in containers(pod))
-    if before is None:
-        at = as_time(changed)
-        before = PodMemory(uid_of(pod), is_ready(pod), changed, at if at and at <= clock.now else clock.now, ends, ends)
-    memory = _changed(pod, before, changed, ends, clock)
-    if memory.lost and memory.ready and clock.elapsed(memory.at) >= _proof(memory.held, clock):
-        memory = replace(memory, losses=0, lost=None, held=timedelta())
-    known = {(container, category): at for container, category, at in memory.troubles}
-    undated = [(each.container, each.category) for each in causes if each.since is None]
+def update_pod_memory(pod: Object, causes: Sequence[Cause], earlier: PodMemory | None, clock: Clock) -> PodMemory:
+    """What is known of a pod and of its problems, including this observation."""
+    transition = as_text(condition(pod, "Ready").get("lastTransitionTime"))
+    ended_runs = sum(container.ended_runs for container in containers(pod))
+    if earlier is None:
+        changed_at = as_time(transition)
+        if changed_at is None or changed_at > clock.now:
+            changed_at = clock.now
+        earlier = PodMemory(uid_of(pod), is_ready(pod), transition, changed_at, ended_runs, ended_runs)
+    memory = _with_readiness(pod, earlier, transition, ended_runs, clock)
+    stays_ready = memory.ready and clock.elapsed(memory.changed_at) >= _required_recovery(memory.longest_ready, clock)
+    if memory.first_lost_at and stays_ready:
+        memory = replace(memory, losses=0, first_lost_at=None, longest_ready=timedelta())
+    first_observed = {(container, category): at for container, category, at in memory.undated}
+    undated = [(cause.container, cause.category) for cause in causes if cause.since is None]
     return replace(
         memory,
-        started=_started(pod, memory, clock),
+        startup_passed=_startup_passed(pod, memory, clock),
         forgiven=_forgiven(pod, memory, clock),
-        troubles=tuple((*each, known.get(each, clock.now)) for each in undated),
+        undated=tuple((*problem, first_observed.get(problem, clock.now)) for problem in undated),
     )
 
 
-def _changed(pod: Object, before: PodMemory, changed: str, ends: int, clock: Clock) -> PodMemory:
-    """With readiness lost or found since the last look; lost by a crash it is the crash that counts."""
-    if (is_ready(pod), changed) == (before.ready, before.changed):
-        return replace(before, ends=ends)
-    now = replace(before, ready=is_ready(pod), changed=changed, at=clock.now, ends=ends)
-    if not before.ready or ends != before.ends:
-        return now
-    held = max(before.held, clock.elapsed(before.at))
-    return replace(now, losses=before.losses + 1, lost=before.lost or clock.now, held=held)
+def _with_readiness(pod: Object, earlier: PodMemory, transition: str, ended_runs: int, clock: Clock) -> PodMemory:
+    """Note readiness that was gained or lost since the last observation; a loss by a crash counts as crash only."""
+    if (is_ready(pod), transition) == (earlier.ready, earlier.transition):
+        return replace(earlier, ended_runs=ended_runs)
+    memory = replace(earlier, ready=is_ready(pod), transition=transition, changed_at=clock.now, ended_runs=ended_runs)
+    if not earlier.ready or ended_runs != earlier.ended_runs:
+        return memory
+    return replace(
+        memory,
+        losses=earlier.losses + 1,
+        first_lost_at=earlier.first_lost_at or clock.now,
+        longest_ready=max(earlier.longest_ready, clock.elapsed(earlier.changed_at)),
+    )
 
 
-def _started(pod: Object, memory: PodMemory, clock: Clock) -> tuple[tuple[str, datetime], ...]:
-    known = dict(memory.started)
+def _startup_passed(pod: Object, memory: PodMemory, clock: Clock) -> tuple[tuple[str, datetime], ...]:
+    first_observed = dict(memory.startup_passed)
     return tuple(
-        (each.name, known.get(each.name, clock.now))
-        for each in containers(pod)
-        if each.started and each.spec.get("startupProbe")
+        (container.name, first_observed.get(container.name, clock.now))
+        for container in containers(pod)
+        if container.started and container.spec.get("startupProbe")
     )
 
 
 def _forgiven(pod: Object, memory: PodMemory, clock: Clock) -> tuple[tuple[str, int], ...]:
-    known = dict(memory.forgiven)
-    counts = ((each.name, each.failures if _outlived(each, clock) else known.get(each.name, 0))
-              for each in containers(pod))  # fmt: skip
-    return tuple(pair for pair in counts if pair[1])
+    earlier = dict(memory.forgiven)
+    counts = []
+    for container in containers(pod):
+        recovered = _has_recovered(container, clock)
+        count = container.ended_runs if recovered else earlier.get(container.name, 0)
+        if count:
+            counts.append((container.name, count))
+    return tuple(counts)
 
 
-def _outlived(container: Container, clock: Clock) -> bool:
+def _has_recovered(container: Container, clock: Clock) -> bool:
     return container.running and (container.ready or container.init) and container_is_stable(container, clock)
 
 
-def adjusted(cause: Cause, pod: Object, memory: PodMemory, clock: Clock) -> Cause | None:
-    """A trouble of a pod in the light of what is remembered; None when it is history."""
+def with_memory(cause: Cause, pod: Object, memory: PodMemory, clock: Clock) -> Cause | None:
+    """Adjust a pod's problem by what is remembered; None when the pod has recovered from it."""
     if cause.since is None:
-        seen = {(container, category): at for container, category, at in memory.troubles}
-        cause = replace(cause, since=seen.get((cause.container, cause.category)))
-    mine = next((each for each in containers(pod) if each.name == cause.container), None)
-    if mine is None:
+        first_observed = {(container, category): at for container, category, at in memory.undated}
+        cause = replace(cause, since=first_observed.get((cause.container, cause.category)))
+    container = next((item for item in containers(pod) if item.name == cause.container), None)
+    if container is None:
         return cause
     if cause.times:
-        left = cause.times - dict(memory.forgiven).get(mine.name, 0)
-        if left <= 0 or _outlived(mine, clock):
+        times = cause.times - dict(memory.forgiven).get(container.name, 0)
+        if times <= 0 or _has_recovered(container, clock):
             return None
-        # a run that began before anybody looked may be the one that goes well: its end dooms, if it comes
-        return replace(recounted(cause, left), trying=mine.ready and memory.ends == memory.earlier)
-    if cause.category is Category.READINESS and cause.allowed and (at := dict(memory.started).get(mine.name)):
-        # its startup probe has said yes: what it was given for that, it does not get for the other
-        by_startup = (cause.since or at) + budget(mine.spec.get("startupProbe"))
-        began = min(at, by_startup)
-        return replace(cause, since=began, allowed=allowance(mine) - budget(mine.spec.get("startupProbe")))
+        # A run that began before the first observation may be a good one: only its end fails the rollout.
+        may_succeed = container.ready and memory.ended_runs == memory.ended_before
+        return replace(cause, times=times, retrying=may_succeed)
+    passed_at = dict(memory.startup_passed).get(container.name)
+    if cause.category is Category.READINESS and cause.grace and passed_at:
+        # The startup probe has succeeded: the rest of its grace period is not added to the readiness probe's.
+        startup_grace = probe_grace(container.spec.get("startupProbe"))
+        latest_pass = (cause.since or passed_at) + startup_grace
+        return replace(cause, since=min(passed_at, latest_pass), grace=readiness_grace(container) - startup_grace)
     return cause
 
 
-def flapping(pod: Object, memory: PodMemory, events: Sequence[Object]) -> Cause | None:
-    """A pod that becomes ready and loses it, again and again."""
-    if memory.lost is None or memory.losses < _FLAPS:
+def flapping_problem(pod: Object, memory: PodMemory, events: Sequence[Object]) -> Cause | None:
+    """A pod that becomes ready and loses its readiness again and again."""
+    if memory.first_lost_at is None or memory.losses < _FLAPPING_LOSSES:
         return None
-    mine = events_about(pod, events)
-    said = [found for each in containers(pod) if (found := answer(each, Category.READINESS, mine))]
+    pod_events = events_about(pod, events)
+    failures = (latest_probe_failure(container, Category.READINESS, pod_events) for container in containers(pod))
+    evidence = next(filter(None, failures), f"ready for {round(memory.longest_ready.total_seconds())} s at most")
     name = as_text(dig(pod, "metadata", "name"))
     return Cause(
         category=Category.READINESS,
-        summary=f"{kind_and_name(pod)} becomes ready and loses it again, {memory.losses} times",
-        evidence=said[0] if said else f"ready for {round(memory.held.total_seconds())} s at most",
-        hint=f"kubectl -n {namespace_of(pod)} logs {name}, and look at what its readinessProbe depends on",
+        fact=f"{kind_and_name(pod)} becomes ready and loses its readiness again, {memory.losses} times",
+        evidence=evidence,
+        hint=f"kubectl -n {namespace_of(pod)} logs {name}, and check what its readinessProbe depends on",
         object=kind_and_name(pod),
-        since=memory.lost,
-        trying=memory.ready,
+        since=memory.first_lost_at,
+        retrying=memory.ready,
     )
 
 
 def is_stable(pod: Object, memory: PodMemory, clock: Clock) -> bool:
-    """Whether a pod is up to stay, as far as one can tell."""
-    return memory.lost is None and all(container_is_stable(each, clock) for each in containers(pod))
+    """Whether a pod will stay up, as far as is known."""
+    return memory.first_lost_at is None and all(container_is_stable(item, clock) for item in containers(pod))
 
 
 def container_is_stable(container: Container, clock: Clock) -> bool:
-    """Whether a container is up to stay, as far as one can tell: it outlives its last crash."""
+    """Whether a container will stay up, as far as is known: it has recovered from its last crash."""
     if not container.running:
-        return container.ended_in_peace
-    up, end = clock.elapsed(container.up_since), container.last_end
-    if end and clock.fresh(as_time(end.get("finishedAt"))):
-        return up >= _proof(container.last_run, clock)
-    probed = container.init or container.spec.get("readinessProbe") is not None
-    old = container.up_since is not None and not clock.fresh(container.up_since)
-    return probed or old or up >= clock.patience.settle
+        return container.completed
+    uptime, termination = clock.elapsed(container.running_since), container.last_termination
+    if termination and clock.in_rollout(as_time(termination.get("finishedAt"))):
+        return uptime >= _required_recovery(container.last_run_duration, clock)
+    # The pod's readiness covers a container with a probe; the uptime before the rollout covers an old one.
+    has_probe = container.init or container.spec.get("readinessProbe") is not None
+    is_old = container.running_since is not None and not clock.in_rollout(container.running_since)
+    return has_probe or is_old or uptime >= clock.patience.min_uptime
 
 
 def unchanged_since(pod: Object) -> datetime | None:
-    """Since when nothing has happened to a pod: it became ready, or lost it, and the last of its containers started."""
-    times = [as_time(condition(pod, "Ready").get("lastTransitionTime")), *(each.up_since for each in containers(pod))]
+    """When the pod last changed: it became ready, lost its readiness, or one of its containers started."""
+    ready_changed = as_time(condition(pod, "Ready").get("lastTransitionTime"))
+    times = [ready_changed, *(container.running_since for container in containers(pod))]
     return max(filter(None, times), default=None)
 
 
-def _proof(held: timedelta, clock: Clock) -> timedelta:
-    return min(max(clock.patience.recover, held * 1.5), _LONGEST_PROOF)
+def _required_recovery(previous_uptime: timedelta, clock: Clock) -> timedelta:
+    """How long something that was up for `previous_uptime` has to stay up to count as stable again."""
+    return min(max(clock.patience.min_recovery, previous_uptime * 1.5), _MAX_RECOVERY)

@@ -1,54 +1,73 @@
-"""Why a rollout will not come up, and what to do about it.
+"""Explains why a rollout does not complete, and what to do about it.
 
-Decides, from objects and events alone, which known trouble there is, whether that is proven or may still heal, and
-which words of the cluster show it. It refuses to know the time, how patient to be, and what a rollout is: that is
-`prefect_cd.rollout`. One file, one question: `pulling`, `starting`, `ending`, `probing`, `placing`, `admission` and
-`serving`.
+From objects and events alone, this room decides which known problem exists, whether it is permanent or may pass, and
+which text from the cluster proves it. It does not know the time, the patience settings, or the rollout as a whole: that
+is `prefect_cd.rollout.assess`. Each module answers one question, with its table of rules at the top:
+
+- `admission`: may the pods, or the ReplicaSet, be created?
+- `scheduling`: is there a node, and can it set the pod up?
+- `image_pull`: can the image be pulled?
+- `startup`: can the container be created and started?
+- `probes`: do the probes succeed?
+- `termination`: why did a run of a container end?
+- `services`: do requests to a Service reach the pods?
 """
 
 from collections.abc import Callable, Mapping, Sequence
 
 from prefect_cd.kube.objects import Object, as_time, dig, events_about
-from prefect_cd.rollout.diagnosis.admission import refusal, unreplicated
+from prefect_cd.rollout.diagnosis.admission import pod_creation_problem, replica_set_creation_problem
 from prefect_cd.rollout.diagnosis.cause import ADMISSION_DRY_RUN, Category, Cause
 from prefect_cd.rollout.diagnosis.container import Container, containers, is_disrupted
-from prefect_cd.rollout.diagnosis.image_pull import unpulled
+from prefect_cd.rollout.diagnosis.image_pull import image_pull_problem
 from prefect_cd.rollout.diagnosis.port_result import PortResult
-from prefect_cd.rollout.diagnosis.probes import ungated, unhealthy
-from prefect_cd.rollout.diagnosis.scheduling import overfull, refused, turned_away, unmounted, unsandboxed, unscheduled
-from prefect_cd.rollout.diagnosis.services import unselected, unserved
-from prefect_cd.rollout.diagnosis.startup import unstarted
-from prefect_cd.rollout.diagnosis.termination import crashed
+from prefect_cd.rollout.diagnosis.probes import probe_problem, readiness_gate_problem
+from prefect_cd.rollout.diagnosis.scheduling import (
+    mount_problem,
+    node_rejection_problem,
+    rejected_pods,
+    sandbox_problem,
+    scheduling_problem,
+    storage_limit_problem,
+)
+from prefect_cd.rollout.diagnosis.services import endpoint_problem, selector_problem
+from prefect_cd.rollout.diagnosis.startup import startup_problem
+from prefect_cd.rollout.diagnosis.termination import termination_problem
 
 
 def diagnose(pod: Object, events: Sequence[Object], logs: Mapping[str, str] | None = None) -> tuple[Cause, ...]:
-    """What keeps a pod from coming up, or has made it crash.
+    """Find what keeps a pod from becoming ready, or made it crash.
 
     Args:
         pod: as read from the API.
         events: any events, in any order; those about other objects are ignored.
-        logs: by container: the last lines of the run that ended, where somebody has read them.
+        logs: by container: the last lines of the run that ended, where they have been read.
 
     Returns:
-        The causes of the pod itself, and for each container why it does not run, or has crashed, and why it is not
-        ready; nothing for a pod that is fine, is merely starting, or goes for reasons that are not its own.
+        The causes of the pod itself, and for each container why it does not run or has crashed, and why it is not
+        ready. Empty for a pod that is fine, is still starting, or was disrupted by the cluster.
     """
     if is_disrupted(pod) or dig(pod, "status", "phase") == "Succeeded":
         return ()
-    mine = events_about(pod, events)
-    found = [cause for rule in _POD_RULES if (cause := rule(pod, mine))]
+    pod_events = events_about(pod, events)
+    causes = [cause for find_problem in _POD_CHECKS if (cause := find_problem(pod, pod_events))]
     for container in containers(pod):
-        ended = crashed(container, mine, (logs or {}).get(container.name, ""))
-        held_up = unpulled(container, mine) or unstarted(container, mine) or ended
-        found += [cause for cause in (held_up, unhealthy(container, mine)) if cause]
-    return tuple(found)
+        log = (logs or {}).get(container.name, "")
+        # One cause per container that does not run: an image that cannot be pulled now matters more than an old crash.
+        not_running = (
+            image_pull_problem(container, pod_events)
+            or startup_problem(container, pod_events)
+            or termination_problem(container, pod_events, log)
+        )
+        causes += [cause for cause in (not_running, probe_problem(container, pod_events)) if cause]
+    return tuple(causes)
 
 
-_POD_RULES: tuple[Callable[[Object, Sequence[Object]], Cause | None], ...] = (
-    unscheduled,
-    unmounted,
-    unsandboxed,
-    ungated,
+_POD_CHECKS: tuple[Callable[[Object, Sequence[Object]], Cause | None], ...] = (
+    scheduling_problem,
+    mount_problem,
+    sandbox_problem,
+    readiness_gate_problem,
 )
 
 __all__ = [
@@ -60,12 +79,12 @@ __all__ = [
     "as_time",
     "containers",
     "diagnose",
+    "endpoint_problem",
     "is_disrupted",
-    "overfull",
-    "refusal",
-    "refused",
-    "turned_away",
-    "unreplicated",
-    "unselected",
-    "unserved",
+    "node_rejection_problem",
+    "pod_creation_problem",
+    "rejected_pods",
+    "replica_set_creation_problem",
+    "selector_problem",
+    "storage_limit_problem",
 ]

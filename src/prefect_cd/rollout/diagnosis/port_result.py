@@ -6,18 +6,18 @@ from datetime import datetime
 
 @dataclass(frozen=True)
 class PortResult:
-    """What became of a connection to one port of a Service.
+    """The result of a connection to one port of a Service.
 
     Args:
-        service: its name.
+        service: the Service's name.
         port: the port as the Service writes it.
-        open: whether anybody accepted it.
-        said: the answer's own words when nobody did.
-        at: when, and where several in a row found nobody, when the first of them did; aware.
+        open: whether a pod accepted the connection.
+        error: the text of the refusal; empty when the port is open.
+        at: when it was tried, aware; of several refusals in a row, the time of the first.
     """
 
     service: str
     port: int
     open: bool
-    said: str = ""
+    error: str = ""
     at: datetime | None = None

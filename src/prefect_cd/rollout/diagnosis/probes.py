@@ -1,9 +1,9 @@
-"""Probes that say no, and how long they may by the pod's own settings.
+"""Probes that fail, and how long the pod's own settings let them fail.
 
-Decides from when on an unready container is a trouble: never before its own settings would have it so. The arithmetic
-is that of the kubelet (kubernetes/kubernetes `pkg/kubelet/prober/worker.go`): nothing before `initialDelaySeconds`,
-then one attempt after the other, each as long as the longer of period and timeout; a startup probe comes first, and
-the others wait for it.
+Decides from when on an unready container is a problem: never before its own settings are exhausted. The arithmetic is
+the kubelet's (kubernetes/kubernetes `pkg/kubelet/prober/worker.go`): nothing happens before `initialDelaySeconds`, then
+one attempt follows the other, each as long as the longer of period and timeout; the other probes wait for the startup
+probe to succeed.
 """
 
 from collections.abc import Sequence
@@ -26,13 +26,13 @@ from prefect_cd.rollout.diagnosis.cause import Category, Cause
 from prefect_cd.rollout.diagnosis.container import Container
 
 _INITIAL_DELAY, _PERIOD, _TIMEOUT, _FAILURES, _SUCCESSES = 0, 10, 1, 3, 1
-"""What the API server fills in where nothing is said (Kubernetes API reference, Probe)."""
+"""The API server's defaults (Kubernetes API reference, Probe)."""
 _ROUNDING = timedelta(seconds=1)
-"""A container's start is written in whole seconds."""
+"""The start of a container is recorded in whole seconds."""
 
 
-def budget(probe: object) -> timedelta:
-    """How long a probe may say no, from the start on, by its own settings; nothing without a probe."""
+def probe_grace(probe: object) -> timedelta:
+    """How long after the start a probe may fail by its own settings; zero without a probe."""
     if not isinstance(probe, dict):
         return timedelta()
 
@@ -45,61 +45,62 @@ def budget(probe: object) -> timedelta:
     return timedelta(seconds=setting("initialDelaySeconds", _INITIAL_DELAY) + attempts * attempt)
 
 
-def allowance(container: Container) -> timedelta:
-    """How long a container may run unready: its startup probe's time, as long as that has not said yes, and then."""
-    startup = budget(container.spec.get("startupProbe"))
-    return startup + budget(container.spec.get("readinessProbe")) + _ROUNDING
+def readiness_grace(container: Container) -> timedelta:
+    """How long a container may run unready by its own settings: startup probe first, readiness probe after it."""
+    startup = probe_grace(container.spec.get("startupProbe"))
+    return startup + probe_grace(container.spec.get("readinessProbe")) + _ROUNDING
 
 
-def answer(container: Container, category: Category, events: Sequence[Object]) -> str:
-    """What the latest failed probe of that kind said; empty where there was none."""
-    said = [
+def latest_probe_failure(container: Container, category: Category, events: Sequence[Object]) -> str:
+    """The message of the latest failed probe of a category; empty when none has failed."""
+    messages = [
         as_text(event.get("message")).strip()
-        for event in with_reason(container.told(events), "Unhealthy")
+        for event in with_reason(container.events_in(events), "Unhealthy")
         if as_text(event.get("message")).lower().startswith(category.value)
     ]
-    return said[-1] if said else ""
+    return messages[-1] if messages else ""
 
 
-def unhealthy(container: Container, events: Sequence[Object]) -> Cause | None:
-    """A container that runs and is not ready; within its own settings that is no trouble yet, and never a proof."""
+def probe_problem(container: Container, events: Sequence[Object]) -> Cause | None:
+    """A container that runs and is not ready; never permanent, and only a problem after its own grace period."""
     if not container.running or container.ready or container.init:
         return None
     starting = not container.started and dig(container.spec, "startupProbe")
     if not starting and container.spec.get("readinessProbe") is None:
-        return None  # ready as soon as the kubelet looks again
+        return None  # without a probe it becomes ready with the kubelet's next sync
     category = Category.STARTUP if starting else Category.READINESS
-    said = answer(container, category, events)
-    pod = container.pod
-    up, lost = container.up_since, as_time(condition(pod, "ContainersReady").get("lastTransitionTime"))
-    was_ready = up is not None and lost is not None and lost > up + allowance(container)
+    failure = latest_probe_failure(container, category, events)
+    pod, grace = container.pod, readiness_grace(container)
+    started_at = container.running_since
+    changed_at = as_time(condition(pod, "ContainersReady").get("lastTransitionTime"))
+    # A condition that changed after the grace period means that the container was ready and has lost its readiness.
+    was_ready = started_at is not None and changed_at is not None and changed_at > started_at + grace
     return Cause(
         category=category,
-        summary=f"{kind_and_name(pod)}: container {container.name} runs, but its {category.value} probe "
-        + ("says no" if said else "has not said yes"),
-        evidence=said or f"not ready since {(up or 'its start')}",
+        fact=f"{kind_and_name(pod)}: container {container.name} runs, but its {category.value} probe "
+        + ("fails" if failure else "has not succeeded yet"),
+        evidence=failure or f"not ready since {started_at or 'its start'}",
         hint=f"kubectl -n {namespace_of(pod)} logs {as_text(dig(pod, 'metadata', 'name'))} -c {container.name}",
         object=kind_and_name(pod),
         container=container.name,
-        since=lost if was_ready else up,
-        seen=latest(with_reason(container.told(events), "Unhealthy")),
-        allowed=timedelta() if was_ready else allowance(container),
+        since=changed_at if was_ready else started_at,
+        last_seen=latest(with_reason(container.events_in(events), "Unhealthy")),
+        grace=timedelta() if was_ready else grace,
     )
 
 
-def ungated(pod: Object, _: Sequence[Object]) -> Cause | None:
-    """A pod whose containers are ready, while someone outside has not opened its readiness gate."""
-    gates = [as_text(each.get("conditionType")) for each in as_objects(dig(pod, "spec", "readinessGates"))]
-    shut = [gate for gate in gates if not condition_holds(pod, gate)]
-    if not shut or not condition_holds(pod, "ContainersReady"):
+def readiness_gate_problem(pod: Object, _: Sequence[Object]) -> Cause | None:
+    """A pod whose containers are ready, but one of whose readiness gates is not true."""
+    gates = [as_text(gate.get("conditionType")) for gate in as_objects(dig(pod, "spec", "readinessGates"))]
+    closed = [gate for gate in gates if not condition_holds(pod, gate)]
+    if not closed or not condition_holds(pod, "ContainersReady"):
         return None
-    gate = condition(pod, shut[0])
+    gate = condition(pod, closed[0])
     return Cause(
         category=Category.READINESS,
-        summary=f"{kind_and_name(pod)}: its containers are ready, but its readiness gate {shut[0]} is not open",
-        evidence=as_text(gate.get("message")) or as_text(gate.get("reason")) or f"{shut[0]} is not True",
-        hint="look at the controller that sets this condition",
+        fact=f"{kind_and_name(pod)}: its containers are ready, but its readiness gate {closed[0]} is not true",
+        evidence=as_text(gate.get("message")) or as_text(gate.get("reason")) or f"{closed[0]} is not True",
+        hint="check the controller that sets this condition",
         object=kind_and_name(pod),
         since=as_time(condition(pod, "ContainersReady").get("lastTransitionTime")),
-        seen=None,
     )

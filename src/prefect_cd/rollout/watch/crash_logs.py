@@ -1,4 +1,4 @@
-"""The last words of what failed: logs of runs that ended badly, each read once, and of nothing else."""
+"""Logs of runs that failed: each is read once, and no other logs are read."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -10,102 +10,108 @@ from prefect_cd.rollout.assess import Log
 from prefect_cd.rollout.diagnosis import Container, containers, is_disrupted
 
 _LINES = 30
-_MOST_CHARACTERS = 4000
+_MAX_CHARACTERS = 4000
 _ATTEMPTS = 3
-_WAIT_SECONDS = 0.3
-_MOST = 5
-"""Containers of one workload: if they crash alike, the words of a few are enough."""
+_PAUSE_SECONDS = 0.3
+_MAX_CONTAINERS = 5
+"""Of one workload: if many crash alike, the logs of a few are enough."""
 _PATIENCE_SECONDS = 5
-"""For the words of one container, when nothing else is waited for any more."""
-_Key = tuple[str, str, int]
+"""For a log, when nothing else has to be waited for."""
+_Run = tuple[str, str, int]
+"""The pod's uid, the container's name, and how many of its runs have ended."""
 
 
 @dataclass
 class CrashLogs:
-    """Logs that were read, and those that are being read."""
+    """Logs of failed runs that have been read, or are being read."""
 
     cluster: Cluster
-    _read: dict[_Key, "asyncio.Task[str]"] = field(default_factory=dict)
-    """By the pod's uid, the container, and how many of its runs have ended."""
+    _tasks: dict[_Run, "asyncio.Task[str]"] = field(default_factory=dict)
 
-    def of(self, pods: Sequence[Object], read: Callable[[], None]) -> tuple[Log, ...]:
-        """What is known now; what is not is read in the background, and `read` is called when it was."""
-        found: list[Log] = []
-        failed = [each for pod in pods if not is_disrupted(pod) for each in containers(pod) if _failed(each)]
-        for each in sorted(failed, key=_pod)[:_MOST]:
-            if _key(each) not in self._read:
-                self._begun(each).add_done_callback(lambda _: read())
-            elif (reading := self._begun(each)).done() and (text := reading.result()):
-                found.append(Log(_pod(each), each.name, text))
-        return tuple(found)
+    def available(self, pods: Sequence[Object], on_read: Callable[[], None]) -> tuple[Log, ...]:
+        """The logs that have been read. Others are read in the background; `on_read` is called after each."""
+        candidates = [item for pod in pods if not is_disrupted(pod) for item in containers(pod)]
+        failed = sorted(filter(_has_failed, candidates), key=_pod_name)
+        logs: list[Log] = []
+        for container in failed[:_MAX_CONTAINERS]:
+            is_new = _run_of(container) not in self._tasks
+            task = self._start_reading(container)
+            if is_new:
+                task.add_done_callback(lambda _: on_read())
+            elif task.done() and (text := task.result()):
+                logs.append(Log(_pod_name(container), container.name, text))
+        return tuple(logs)
 
-    async def known(self) -> bool:
-        """Wait for all that is being read, since words may change what an end means; whether there was anything."""
-        reading = [each for each in self._read.values() if not each.done()]
-        if reading:
-            await asyncio.wait(reading, timeout=_PATIENCE_SECONDS)
-        return bool(reading)
+    async def wait(self) -> bool:
+        """Wait for all logs that are being read, since they may change a verdict; whether there were any."""
+        pending = [task for task in self._tasks.values() if not task.done()]
+        if pending:
+            await asyncio.wait(pending, timeout=_PATIENCE_SECONDS)
+        return bool(pending)
 
-    async def said(self, container: Container) -> str:
-        """The words of one container, waited for; empty when it has none, or nobody tells them soon."""
+    async def read(self, container: Container) -> str:
+        """The log of one container's failed run; empty when it wrote nothing, or cannot be read soon."""
         try:
-            return await asyncio.wait_for(asyncio.shield(self._begun(container)), _PATIENCE_SECONDS)
+            return await asyncio.wait_for(asyncio.shield(self._start_reading(container)), _PATIENCE_SECONDS)
         except asyncio.TimeoutError:
             return ""
 
-    def _begun(self, container: Container) -> "asyncio.Task[str]":
-        key = _key(container)
-        if key not in self._read:
-            self._read[key] = asyncio.create_task(read_crash_log(self.cluster, container))
-        return self._read[key]
+    def _start_reading(self, container: Container) -> "asyncio.Task[str]":
+        run = _run_of(container)
+        if run not in self._tasks:
+            self._tasks[run] = asyncio.create_task(read_crash_log(self.cluster, container))
+        return self._tasks[run]
 
     async def close(self) -> None:
-        """Read no further."""
-        for reading in self._read.values():
-            reading.cancel()
-        await asyncio.gather(*self._read.values(), return_exceptions=True)
+        """Stop reading."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
 
 async def read_crash_log(cluster: Cluster, container: Container) -> str:
-    """The log of the instance that ended, or of the one that runs; empty where none has ever run.
+    """The log of the run that ended, or of the one that runs; empty when no run has started.
 
-    Between two crashes the node has thrown the one away and not begun the other: it is asked again for a moment. What
-    is the present run at one question may be the previous one at the next.
+    Between two runs the node has removed the one container and not yet created the other, so it is asked again after a
+    pause. The present run of one request may be the previous run of the next.
     """
-    for attempt in range(_ATTEMPTS if container.running or container.last_end else 0):
-        await asyncio.sleep(_WAIT_SECONDS if attempt else 0)
-        previous = await _log(cluster, container, previous=True)
-        present = None if previous else await _log(cluster, container, previous=False)
+    has_run = container.running or container.last_termination
+    for attempt in range(_ATTEMPTS if has_run else 0):
+        await asyncio.sleep(_PAUSE_SECONDS if attempt else 0)
+        previous = await _read_log(cluster, container, previous=True)
+        present = None if previous else await _read_log(cluster, container, previous=False)
         if previous is None and present == "" and not container.running:
-            previous = await _log(cluster, container, previous=True)
-        if said := previous or present:
-            return _printable(said)
-        if previous is not None or (present is not None and not container.running):
+            # the next run began between the two requests
+            previous = await _read_log(cluster, container, previous=True)
+        if text := previous or present:
+            return _printable(text)
+        wrote_nothing = previous is not None or (present is not None and not container.running)
+        if wrote_nothing:
             break
     return ""
 
 
-async def _log(cluster: Cluster, container: Container, *, previous: bool) -> str | None:
-    """The end of a run's log, empty when it wrote nothing but spaces; None when there is no such run."""
-    namespace, pod = container.pod["metadata"]["namespace"], _pod(container)
-    said = await cluster.logs(namespace, pod, container.name, previous=previous, lines=_LINES)
-    return said if said is None or said.strip() else ""
+async def _read_log(cluster: Cluster, container: Container, *, previous: bool) -> str | None:
+    """The end of a run's log, empty when it has only spaces; None when there is no such run."""
+    namespace = container.pod["metadata"]["namespace"]
+    text = await cluster.logs(namespace, _pod_name(container), container.name, previous=previous, lines=_LINES)
+    return text if text is None or text.strip() else ""
 
 
 def _printable(text: str) -> str:
-    """The end of a log, without what would write over the report that quotes it."""
-    return "".join(each for each in text[-_MOST_CHARACTERS:] if each.isprintable() or each in "\n\t")
+    """The end of a log, without control characters that would change the terminal that shows it."""
+    return "".join(character for character in text[-_MAX_CHARACTERS:] if character.isprintable() or character in "\n\t")
 
 
-def _failed(container: Container) -> bool:
-    return bool(container.last_end) and not container.ended_in_peace and not container.ready
+def _has_failed(container: Container) -> bool:
+    return bool(container.last_termination) and not container.completed and not container.ready
 
 
-def _key(container: Container) -> _Key:
-    return str(container.pod["metadata"]["uid"]), container.name, container.failures
+def _run_of(container: Container) -> _Run:
+    return str(container.pod["metadata"]["uid"]), container.name, container.ended_runs
 
 
-def _pod(container: Container) -> str:
+def _pod_name(container: Container) -> str:
     return str(container.pod["metadata"]["name"])
 
 

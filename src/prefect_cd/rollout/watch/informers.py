@@ -1,8 +1,8 @@
-"""What can be seen of some workloads: mirrors of everything that belongs to them, and one observation of each.
+"""Informers for some workloads and all objects related to them, and an observation of each workload.
 
-Decides what is worth watching, so that the cost follows the workloads that were asked for and not their neighbours:
-pods and revisions by the workloads' own selectors, Services and EndpointSlices by name, and of a namespace's events
-neither what every healthy pod emits nor what is about others. It judges nothing.
+Decides what to watch, so that the cost follows the workloads of the rollout and not their neighbours in the namespace:
+pods and revisions by the workloads' selectors, Services and EndpointSlices by name, and of the namespace's events
+neither those of routine nor those about other objects. Assesses nothing.
 """
 
 import asyncio
@@ -16,58 +16,61 @@ from prefect_cd.kube.client import Cluster
 from prefect_cd.kube.informer import Informer, Query
 from prefect_cd.kube.objects import SERVICE_NAME_LABEL, Object
 from prefect_cd.kube.resources import Ref
-from prefect_cd.kube.selectors import covering_queries, matches, name_queries
+from prefect_cd.kube.selectors import covering_queries, name_queries, selector_matches
 from prefect_cd.rollout.assess import Observation
 from prefect_cd.rollout.watch.related import (
-    REVISIONS,
+    REVISION_KINDS,
     ROUTINE_REASONS,
-    WATCHED,
+    WORKLOAD_KINDS,
     WatchedWorkload,
     assign_services,
-    is_about,
+    is_owned_by,
     labels_of,
-    owned,
+    may_be_about,
 )
 
 
 @dataclass
 class Informers:
-    """Everything that is mirrored of some workloads in one cluster."""
+    """The informers of some workloads in one cluster."""
 
-    subjects: list[WatchedWorkload] = field(default_factory=list)
+    workloads: list[WatchedWorkload] = field(default_factory=list)
     services: frozenset[Ref] = frozenset()
-    """The Services that are judged; a mirror may show their neighbours, too."""
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    _assigned: dict[str, dict[str, list[Object]]] = field(default_factory=dict)
-    """Services by namespace and workload, until one of them changes."""
-    _mirrors: list[Informer] = field(default_factory=list)
-    _following: list["asyncio.Task[None]"] = field(default_factory=list)
+    """The Services that are assessed; an informer may hold others, too."""
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _services_by_workload: dict[str, dict[str, list[Object]]] = field(default_factory=dict)
+    """Assigned Services by namespace and workload, until one of them changes."""
+    _informers: list[Informer] = field(default_factory=list)
+    _tasks: list["asyncio.Task[None]"] = field(default_factory=list)
 
     @property
     def lost_since(self) -> datetime | None:
-        """Since when a part of it is not up to date; None when we are in touch."""
-        return min((each.lost_since for each in self._mirrors if each.lost_since), default=None)
+        """Since when at least one informer has no contact with the server; None when all have."""
+        return min((informer.lost_since for informer in self._informers if informer.lost_since), default=None)
 
-    def observe(self, subject: WatchedWorkload) -> Observation:
-        """What is known of one workload now.
+    # --- observations ------------------------------------------------------------------------------------------------
+
+    def observe(self, watched: WatchedWorkload) -> Observation:
+        """The present state of one workload and of all objects related to it.
 
         Raises:
             RolloutFailed: it was deleted.
         """
-        ref, subject.stale = subject.ref, False
+        ref, watched.stale = watched.ref, False
         workload = self.workload(ref)
-        if ref.kind not in WATCHED:
+        if ref.kind not in WORKLOAD_KINDS:
             return Observation(workload)
-        pods = [each for each in self._of("Pod", ref) if matches(subject.selector, labels_of(each))]
         uid = workload["metadata"]["uid"]
-        revisions = [each for each in self._of(REVISIONS.get(ref.kind, ""), ref) if owned(each, uid)]
-        uids = {each["metadata"]["uid"] for each in (workload, *revisions, *pods)}
-        events = [each for each in self._of("Event", ref) if each["involvedObject"].get("uid") in uids]
-        services = self._services(subject)
+        pods = [pod for pod in self._objects("Pod", ref) if selector_matches(watched.selector, labels_of(pod))]
+        revision_kind = REVISION_KINDS.get(ref.kind, "")
+        revisions = [revision for revision in self._objects(revision_kind, ref) if is_owned_by(revision, uid)]
+        uids = {item["metadata"]["uid"] for item in (workload, *revisions, *pods)}
+        events = [event for event in self._objects("Event", ref) if event["involvedObject"].get("uid") in uids]
+        services = self._assigned_services(watched)
         slices = [
-            each
-            for each in self._of("EndpointSlice", ref)
-            if labels_of(each).get(SERVICE_NAME_LABEL) in subject.services
+            endpoint_slice
+            for endpoint_slice in self._objects("EndpointSlice", ref)
+            if labels_of(endpoint_slice).get(SERVICE_NAME_LABEL) in watched.services
         ]
         return Observation(
             workload,
@@ -76,162 +79,171 @@ class Informers:
             tuple(events),
             services=services,
             endpoints=tuple(slices),
-            present=subject.present,
+            present=watched.present,
         )
 
-    def _services(self, subject: WatchedWorkload) -> tuple[Object, ...]:
-        """The Services that are judged with a workload; their names are kept, to know later changes by."""
-        namespace = subject.ref.namespace
-        if namespace not in self._assigned:
-            refs = [each.ref for each in self.subjects if each.ref.namespace == namespace]
-            neighbours = [found for ref in refs if (found := self._found(ref))]
-            judged = [each for each in self._of("Service", subject.ref) if Ref.of(each) in self.services]
-            self._assigned[namespace] = assign_services(judged, neighbours)
-        mine = self._assigned[namespace].get(str(subject.ref), [])
-        subject.services = frozenset(each["metadata"]["name"] for each in mine)
-        return tuple(mine)
+    def _assigned_services(self, watched: WatchedWorkload) -> tuple[Object, ...]:
+        """The Services that are assessed with a workload. Their names are kept, to know which changes affect it."""
+        namespace = watched.ref.namespace
+        if namespace not in self._services_by_workload:
+            refs = [other.ref for other in self.workloads if other.ref.namespace == namespace]
+            workloads = [workload for ref in refs if (workload := self._find(ref))]
+            services = [item for item in self._objects("Service", watched.ref) if Ref.of(item) in self.services]
+            self._services_by_workload[namespace] = assign_services(services, workloads)
+        assigned = self._services_by_workload[namespace].get(str(watched.ref), [])
+        watched.services = frozenset(service["metadata"]["name"] for service in assigned)
+        return tuple(assigned)
 
     def workload(self, ref: Ref) -> Object:
-        """A workload as it is now.
+        """A workload in its present state.
 
         Raises:
             RolloutFailed: it was deleted.
         """
-        if found := self._found(ref):
-            return found
-        raise deleted(ref)
+        if workload := self._find(ref):
+            return workload
+        raise deleted_error(ref)
 
-    def _found(self, ref: Ref) -> Object | None:
-        return next((each for each in self._of(ref.kind, ref) if each["metadata"]["name"] == ref.name), None)
+    def _find(self, ref: Ref) -> Object | None:
+        return next((item for item in self._objects(ref.kind, ref) if item["metadata"]["name"] == ref.name), None)
 
-    def check(self) -> None:
-        """Raise what has ended a mirror."""
-        for task in self._following:
+    def _objects(self, kind: str, beside: Ref) -> Iterable[Object]:
+        """All objects of a kind in the namespace of `beside`."""
+        objects: dict[str, Object] = {}  # by uid: two queries may select the same object
+        for informer in self._informers:
+            if (informer.query.kind.kind, informer.query.namespace) == (kind, beside.namespace):
+                objects |= informer.objects
+        return objects.values()
+
+    # --- changes -----------------------------------------------------------------------------------------------------
+
+    def raise_errors(self) -> None:
+        """Raise the error that ended an informer."""
+        for task in self._tasks:
             if task.done():
                 task.result()
 
-    def tell(self, subject: WatchedWorkload) -> None:
-        """Wake who waits, for something about this workload is known that no mirror shows."""
-        subject.stale = True
-        self.changed.set()
+    def mark_changed(self, watched: WatchedWorkload) -> None:
+        """Have a workload assessed again, for a change that no informer sees."""
+        watched.stale = True
+        self._changed.set()
 
-    async def wait(self, seconds: float) -> None:
-        """Until something changes, or for so long."""
+    async def wait_for_change(self, seconds: float) -> None:
+        """Return when something has changed, or after `seconds`."""
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self.changed.wait(), seconds)
-        self.changed.clear()
+            await asyncio.wait_for(self._changed.wait(), seconds)
+        self._changed.clear()
 
-    async def look(self) -> None:
-        """List everything anew, so that no final word rests on a watch that hangs.
+    async def refresh(self) -> None:
+        """List everything again, so that no final verdict rests on a watch that hangs."""
+        await asyncio.gather(*map(_refresh, self._informers))
 
-        What could be read once and is refused now stays as it is known: a server that starts does so for a moment.
-        """
-
-        async def anew(mirror: Informer) -> None:
-            with suppress(Forbidden):
-                await mirror.look()
-
-        await asyncio.gather(*map(anew, self._mirrors))
-
-    def _of(self, kind: str, ref: Ref) -> Iterable[Object]:
-        found: dict[str, Object] = {}  # two queries may select the same object
-        for mirror in self._mirrors:
-            if (mirror.query.kind.kind, mirror.query.namespace) == (kind, ref.namespace):
-                found |= mirror.objects
-        return found.values()
-
-    def _told(self, item: Object | None) -> None:
-        for subject in self.subjects:
-            subject.stale = subject.stale or item is None or subject.concerns(item)
+    def _on_change(self, item: Object | None) -> None:
+        for watched in self.workloads:
+            watched.stale = watched.stale or item is None or watched.is_affected_by(item)
         if item is None or item["kind"] == "Service":
-            self._assigned.clear()
-        self.changed.set()
+            self._services_by_workload.clear()
+        self._changed.set()
 
-    async def add(self, cluster: Cluster, queries: Sequence[Query], keep: Callable[[Object], bool]) -> None:
-        """Mirror these queries, too; returns when everything was listed once."""
-        mirrors = [Informer(cluster, query, told=self._told, keep=keep) for query in queries]
-        await asyncio.gather(*(each.look() for each in mirrors))
-        self._mirrors += mirrors
-        self._following += [asyncio.create_task(self._follow(each)) for each in mirrors]
+    # --- start and end -----------------------------------------------------------------------------------------------
 
-    async def _follow(self, mirror: Informer) -> None:
+    async def start(self, cluster: Cluster, queries: Sequence[Query], keep: Callable[[Object], bool]) -> None:
+        """Start informers for these queries; returns when each has listed its objects."""
+        informers = [Informer(cluster, query, on_change=self._on_change, keep=keep) for query in queries]
+        await asyncio.gather(*(informer.refresh() for informer in informers))
+        self._informers += informers
+        self._tasks += [asyncio.create_task(self._run(informer)) for informer in informers]
+
+    async def _run(self, informer: Informer) -> None:
         try:
-            await mirror.follow()
+            await informer.run()
         finally:
-            self.changed.set()
+            self._changed.set()  # so that the error is raised soon
 
-    async def close(self) -> None:
-        """End all mirrors."""
-        for task in self._following:
+    async def stop(self) -> None:
+        """Stop all informers."""
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._following, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def _refresh(informer: Informer) -> None:
+    # a server that starts may refuse what it allowed before: then the copy stays as it is
+    with suppress(Forbidden):
+        await informer.refresh()
 
 
 @asynccontextmanager
 async def run_informers(cluster: Cluster, refs: Sequence[Ref], services: Sequence[Ref]) -> AsyncIterator[Informers]:
-    """What there is of the workloads `refs` and the Services in front of them, kept up to date while the block runs.
+    """Informers for the workloads `refs` and for the Services in front of them, while the block runs.
 
     Raises:
         RolloutFailed: one of the workloads does not exist.
     """
-    sight = Informers(services=frozenset(services))
+    informers = Informers(services=frozenset(services))
     try:
-        await sight.add(cluster, await _named(cluster, refs), lambda _: True)
-        sight.subjects = [
-            WatchedWorkload(ref, (sight.workload(ref).get("spec") or {}).get("selector") or {}) for ref in refs
+        await informers.start(cluster, await _queries_by_name(cluster, refs), lambda _: True)
+        informers.workloads = [
+            WatchedWorkload(ref, (informers.workload(ref).get("spec") or {}).get("selector") or {}) for ref in refs
         ]
-        queries = await _belongings(cluster, sight.subjects) + await _fronts(cluster, services)
-        await sight.add(
-            cluster, queries, lambda item: item["kind"] != "Event" or any(is_about(item, ref) for ref in refs)
+        queries = await _related_queries(cluster, informers.workloads) + await _service_queries(cluster, services)
+        await informers.start(
+            cluster, queries, lambda item: item["kind"] != "Event" or any(may_be_about(item, ref) for ref in refs)
         )
-        yield sight
+        yield informers
     finally:
-        await sight.close()
+        await informers.stop()
 
 
-async def _named(cluster: Cluster, refs: Sequence[Ref]) -> list[Query]:
+async def _queries_by_name(cluster: Cluster, refs: Sequence[Ref]) -> list[Query]:
     """Queries for objects by their names."""
-    alike: dict[tuple[str, str, str], list[str]] = {}
+    names_by_kind: dict[tuple[str, str, str], list[str]] = {}
     for ref in refs:
-        alike.setdefault((ref.api_version, ref.kind, ref.namespace), []).append(ref.name)
+        names_by_kind.setdefault((ref.api_version, ref.kind, ref.namespace), []).append(ref.name)
     return [
         Query(await cluster.kind(api_version, kind), namespace, fields=fields)
-        for (api_version, kind, namespace), names in alike.items()
+        for (api_version, kind, namespace), names in names_by_kind.items()
         for fields in name_queries(names)
     ]
 
 
-async def _belongings(cluster: Cluster, subjects: Sequence[WatchedWorkload]) -> list[Query]:
-    """Queries for the pods and revisions of workloads, and for what is said about them."""
-    alike: dict[tuple[str, str, str], list[Object]] = {}
-    for subject in subjects:
-        kind, namespace = subject.ref.kind, subject.ref.namespace
-        if kind in WATCHED:
-            alike.setdefault(("v1", "Pod", namespace), []).append(subject.selector)
-            alike.setdefault(("v1", "Event", namespace), [])
-        if kind in REVISIONS:
-            alike.setdefault(("apps/v1", REVISIONS[kind], namespace), []).append(subject.selector)
-    telling = ",".join(f"reason!={reason}" for reason in ROUTINE_REASONS)
+async def _related_queries(cluster: Cluster, workloads: Sequence[WatchedWorkload]) -> list[Query]:
+    """Queries for the pods and revisions of workloads, and for events about them."""
+    selectors_by_kind: dict[tuple[str, str, str], list[Object]] = {}
+    for watched in workloads:
+        kind, namespace = watched.ref.kind, watched.ref.namespace
+        if kind in WORKLOAD_KINDS:
+            selectors_by_kind.setdefault(("v1", "Pod", namespace), []).append(watched.selector)
+            selectors_by_kind.setdefault(("v1", "Event", namespace), [])  # events have no labels
+        if kind in REVISION_KINDS:
+            selectors_by_kind.setdefault(("apps/v1", REVISION_KINDS[kind], namespace), []).append(watched.selector)
+    without_routine = ",".join(f"reason!={reason}" for reason in ROUTINE_REASONS)
     return [
-        Query(await cluster.kind(api_version, kind), namespace, labels, telling if kind == "Event" else "")
-        for (api_version, kind, namespace), selectors in alike.items()
+        Query(await cluster.kind(api_version, kind), namespace, labels, without_routine if kind == "Event" else "")
+        for (api_version, kind, namespace), selectors in selectors_by_kind.items()
         for labels in covering_queries(selectors) or ("",)
     ]
 
 
-async def _fronts(cluster: Cluster, services: Sequence[Ref]) -> list[Query]:
-    """Queries for Services and for where they lead."""
-    slices = await cluster.kind("discovery.k8s.io/v1", "EndpointSlice") if services else None
-    found = await _named(cluster, services)
-    for namespace in sorted({each.namespace for each in services}):
-        names = sorted({each.name for each in services if each.namespace == namespace})
-        found += [Query(slices, namespace, f"{SERVICE_NAME_LABEL} in ({','.join(names)})")] if slices else []
-    return found
+async def _service_queries(cluster: Cluster, services: Sequence[Ref]) -> list[Query]:
+    """Queries for Services and for their EndpointSlices."""
+    if not services:
+        return []
+    queries = await _queries_by_name(cluster, services)
+    slice_kind = await cluster.kind("discovery.k8s.io/v1", "EndpointSlice")
+    for namespace in sorted({service.namespace for service in services}):
+        names = sorted({service.name for service in services if service.namespace == namespace})
+        queries.append(Query(slice_kind, namespace, f"{SERVICE_NAME_LABEL} in ({','.join(names)})"))
+    return queries
 
 
-def deleted(ref: Ref) -> RolloutFailed:
-    """What a workload is that is not there."""
-    return RolloutFailed("it is gone", where=f"{ref} in {ref.namespace}", hint="somebody deleted it during the rollout")
+def deleted_error(ref: Ref) -> RolloutFailed:
+    """The error about a workload that does not exist, or no longer."""
+    return RolloutFailed(
+        "it does not exist any more",
+        where=f"{ref} in {ref.namespace}",
+        hint="a user or a controller deleted it during the rollout",
+    )
 
 
-__all__ = ["Informers", "deleted", "run_informers"]
+__all__ = ["Informers", "deleted_error", "run_informers"]

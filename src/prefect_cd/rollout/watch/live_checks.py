@@ -1,8 +1,8 @@
-"""What no watch tells of a rollout, asked for: whether somebody listens, and whether what is missing came meanwhile.
+"""What no watch shows of a rollout: whether the Services' ports are open, and whether missing objects exist by now.
 
-Decides when to ask. Ports are knocked at once when all is complete, again while one is closed, and before the final
-word; what is missing is asked for before doom, for a node or a controller may try again only after that. What the
-answers mean is for `rollout` to say.
+Decides when to check. Ports are checked once all workloads are complete, again while one is closed, and before the
+verdict is final. Missing objects are looked up before a rollout fails, because a node or a controller may retry only
+later. What the results mean is decided in `rollout.assess`.
 """
 
 import asyncio
@@ -21,102 +21,116 @@ from prefect_cd.rollout.watch.informers import Informers
 from prefect_cd.rollout.watch.port_check import MAX_CONCURRENT, check_ports, keep_first_refusal
 from prefect_cd.rollout.watch.related import WatchedWorkload
 
-_KNOCK_SECONDS = 3.0
-_MISSED = {
+_PORT_CHECK_INTERVAL_SECONDS = 3.0
+_KINDS = {
     "configmap": "ConfigMap",
     "secret": "Secret",
     "serviceaccount": "ServiceAccount",
     "persistentvolumeclaim": "PersistentVolumeClaim",
 }
-"""What pods wait for when it is missing."""
-_ANSWER_SECONDS = 1.5
-"""A webhook may keep the server waiting, and the verdict is due."""
-_NAME_LENGTH = 200
+"""Kinds of objects that pods may be missing, by the name that causes have for them."""
+_DRY_RUN_SECONDS = 1.5
+"""A webhook may delay the answer, and the verdict is due."""
+_MAX_NAME_LENGTH = 200
 
 
 @dataclass
 class LiveChecks:
-    """The questions about what a sight shows, and the answers so far."""
+    """The checks of some workloads, and their results.
+
+    Args:
+        cluster: where they run.
+        informers: their informers.
+        port_results: the latest results by workload.
+    """
 
     cluster: Cluster
-    sight: Informers
-    knocks: dict[Ref, tuple[PortResult, ...]] = field(default_factory=dict)
-    """What the last knocks at each workload's Services found."""
-    _knocked: float | None = None
+    informers: Informers
+    port_results: dict[Ref, tuple[PortResult, ...]] = field(default_factory=dict)
+    _ports_checked_at: float | None = None
 
-    def wants_to_knock(self, *, complete: bool) -> bool:
-        """Whether it is time to see who listens: once when all is complete, and again while a port is closed."""
-        if self._knocked is None:
-            return complete and self.may_knock
-        closed = any(not each.open for told in self.knocks.values() for each in told)
-        return closed and self.may_knock
+    # --- ports -------------------------------------------------------------------------------------------------------
+
+    def port_check_is_due(self, *, complete: bool) -> bool:
+        """Whether to check the ports now: once all workloads are complete, and again while a port is closed."""
+        if not self.can_check_ports:
+            return False
+        if self._ports_checked_at is None:
+            return complete
+        return any(not result.open for results in self.port_results.values() for result in results)
 
     @property
-    def may_knock(self) -> bool:
-        """Whether there is a door, and the last knock is some time ago."""
-        just = self._knocked is not None and time.monotonic() - self._knocked < _KNOCK_SECONDS
-        return not just and any(subject.services for subject in self.sight.subjects)
+    def can_check_ports(self) -> bool:
+        """Whether there is a Service, and the last port check is long enough ago."""
+        if not any(watched.services for watched in self.informers.workloads):
+            return False
+        if self._ports_checked_at is None:
+            return True
+        return time.monotonic() - self._ports_checked_at >= _PORT_CHECK_INTERVAL_SECONDS
 
-    async def knock(self) -> None:
-        """See who listens where the Services lead, at the pods of each workload by itself."""
+    async def check_ports(self) -> None:
+        """Check the ports of the Services, at the pods of each workload separately."""
         slots = asyncio.Semaphore(MAX_CONCURRENT)
-        subjects = [subject for subject in self.sight.subjects if subject.services]
-        told = await asyncio.gather(*(self._knock(subject, slots) for subject in subjects))
-        self.knocks = {subject.ref: knocks for subject, knocks in zip(subjects, told, strict=True)}
-        self._knocked = time.monotonic()
-        for subject in subjects:
-            self.sight.tell(subject)
+        workloads = [watched for watched in self.informers.workloads if watched.services]
+        results = await asyncio.gather(*(self._check_ports_of(watched, slots) for watched in workloads))
+        self.port_results = {watched.ref: result for watched, result in zip(workloads, results, strict=True)}
+        self._ports_checked_at = time.monotonic()
+        for watched in workloads:
+            self.informers.mark_changed(watched)
 
-    async def _knock(self, subject: WatchedWorkload, slots: asyncio.Semaphore) -> tuple[PortResult, ...]:
-        seen = self.sight.observe(subject)
-        told = await check_ports(self.cluster, seen.services, seen.endpoints, seen.pods, slots)
-        return keep_first_refusal(told, self.knocks.get(subject.ref, ()))
+    async def _check_ports_of(self, watched: WatchedWorkload, slots: asyncio.Semaphore) -> tuple[PortResult, ...]:
+        observation = self.informers.observe(watched)
+        results = await check_ports(self.cluster, observation.services, observation.endpoints, observation.pods, slots)
+        return keep_first_refusal(results, self.port_results.get(watched.ref, ()))
 
-    async def found_missing(self, verdicts: Mapping[Ref, Verdict]) -> bool:
-        """Whether something is there by now that a doomed workload waits for."""
-        asked = [
-            (subject, cause.missing)
-            for subject in self.sight.subjects
-            if verdicts[subject.ref].phase is Phase.FAILED
-            for cause in verdicts[subject.ref].causes
-            if cause.missing and not cause.proven and cause.missing not in subject.present
+    # --- missing objects ---------------------------------------------------------------------------------------------
+
+    async def find_missing(self, verdicts: Mapping[Ref, Verdict]) -> bool:
+        """Look up what failed workloads are missing; whether any of it exists by now."""
+        missing = [
+            (watched, cause.missing)
+            for watched in self.informers.workloads
+            if verdicts[watched.ref].phase is Phase.FAILED
+            for cause in verdicts[watched.ref].causes
+            if cause.missing and not cause.permanent and cause.missing not in watched.present
         ]
-        there = await asyncio.gather(*(self._is_there(subject, what) for subject, what in asked))
-        for (subject, what), found in zip(asked, there, strict=True):
-            if found:
-                subject.present |= {what}
-                self.sight.tell(subject)
-        return any(there)
+        results = await asyncio.gather(*(self._is_present(watched, name) for watched, name in missing))
+        for (watched, name), is_present in zip(missing, results, strict=True):
+            if is_present:
+                watched.present |= {name}
+                self.informers.mark_changed(watched)
+        return any(results)
 
-    async def _is_there(self, subject: WatchedWorkload, what: str) -> bool:
-        if what.startswith(f"{ADMISSION_DRY_RUN}/"):
-            return await _admitted(self.cluster, self.sight.workload(subject.ref))
-        return await _exists(self.cluster, what, subject.ref.namespace)
+    async def _is_present(self, watched: WatchedWorkload, missing: str) -> bool:
+        if missing.startswith(f"{ADMISSION_DRY_RUN}/"):
+            return await _is_admitted(self.cluster, self.informers.workload(watched.ref))
+        return await _exists(self.cluster, missing, watched.ref.namespace)
 
 
-async def _exists(cluster: Cluster, what: str, namespace: str) -> bool:
-    """Whether `configmap/NAME` or the like is there; what we may not read is not."""
-    kind, _, name = what.partition("/")
+async def _exists(cluster: Cluster, kind_and_name: str, namespace: str) -> bool:
+    """Whether `configmap/NAME` or the like exists; False when it cannot be read."""
+    kind, _, name = kind_and_name.partition("/")
     try:
-        return await cluster.get(Ref("v1", _MISSED[kind], namespace, name)) is not None
+        return await cluster.get(Ref("v1", _KINDS[kind], namespace, name)) is not None
     except (DeliveryError, ApiError, KeyError):
         return False
 
 
-async def _admitted(cluster: Cluster, workload: Object) -> bool:
-    """Whether a pod of this workload's template would be let in now; a server that takes its time for it says no."""
+async def _is_admitted(cluster: Cluster, workload: Object) -> bool:
+    """Whether the server would admit a pod of this workload now; False when it does not answer soon."""
     metadata, template = workload["metadata"], workload["spec"]["template"]
-    name = {"name": f"{metadata['name'][:_NAME_LENGTH]}-prefect-cd-dry-run", "namespace": metadata["namespace"]}
-    claims = [each["metadata"]["name"] for each in workload["spec"].get("volumeClaimTemplates") or []]
-    claimed = [{"name": each, "persistentVolumeClaim": {"claimName": each}} for each in claims]
+    name = f"{metadata['name'][:_MAX_NAME_LENGTH]}-prefect-cd-dry-run"
+    # as the StatefulSet controller does: a volume for each claim template
+    claims = [claim["metadata"]["name"] for claim in workload["spec"].get("volumeClaimTemplates") or []]
+    claim_volumes = [{"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim in claims]
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {**(template.get("metadata") or {}), **name},
-        "spec": {**template["spec"], "volumes": [*(template["spec"].get("volumes") or []), *claimed]},
+        "metadata": {**(template.get("metadata") or {}), "name": name, "namespace": metadata["namespace"]},
+        "spec": {**template["spec"], "volumes": [*(template["spec"].get("volumes") or []), *claim_volumes]},
     }
     try:
-        await asyncio.wait_for(cluster.create(pod, dry_run=True), _ANSWER_SECONDS)
+        await asyncio.wait_for(cluster.create(pod, dry_run=True), _DRY_RUN_SECONDS)
     except (DeliveryError, ApiError, asyncio.TimeoutError):
         return False
     return True

@@ -1,15 +1,14 @@
-"""Observe, judge, report, wait: the loop around `rollout.judge`.
+"""Watches a rollout to its end: observe, assess, report, wait.
 
-It is driven by what changes: mirrors of the workloads and of all that belongs to them (`sight`) wake it, and a clock
-that ticks while something counts down. A final word is spoken only after everything was listed anew, so that none
-rests on a watch that hangs, and "complete" only after a last knock at the Services' ports. Logs are read only of what
-failed. How long to go on is decided in `settling`.
+Driven by changes: informers of the workloads and of all related objects (`informers`) wake the loop, and so does a
+clock while something counts down. No verdict is final before everything has been listed again, so that none rests on a
+watch that hangs, nor "complete" before a last check of the Services' ports. Logs are read only of runs that failed. How
+long to watch is decided in `soak`.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 
@@ -22,7 +21,7 @@ from prefect_cd.pipeline.types import duration_text
 from prefect_cd.rollout.assess import NO_PEERS, Memory, Patience, Peers, Phase, Verdict, assess, find_peers
 from prefect_cd.rollout.diagnosis import Cause, containers
 from prefect_cd.rollout.watch.crash_logs import CrashLogs
-from prefect_cd.rollout.watch.informers import Informers, deleted, run_informers
+from prefect_cd.rollout.watch.informers import Informers, deleted_error, run_informers
 from prefect_cd.rollout.watch.live_checks import LiveChecks
 from prefect_cd.rollout.watch.related import WatchedWorkload, has_rollout
 from prefect_cd.rollout.watch.report import (
@@ -37,15 +36,16 @@ from prefect_cd.rollout.watch.report import (
 from prefect_cd.rollout.watch.soak import WatchState
 
 _TICK_SECONDS = 0.25
-_BREATH_SECONDS = 0.05
-"""What changes together is judged together: one change of a rollout makes several objects change."""
-_SHARE = 20
-"""Of the time, at most one part in so many goes into judging by the clock."""
-_CAUSES = 2
-"""Troubles of one workload that are told at length."""
+_BATCH_SECONDS = 0.05
+"""One step of a rollout changes several objects: changes within this time are assessed together."""
+_CLOCK_SHARE = 20
+"""Assessments by the clock take at most one part in so many of the time."""
+_MAX_CAUSES = 2
+"""Causes of one workload that become problems of the report."""
 _LOST_AFTER = timedelta(seconds=1)
-"""A shorter silence of the API server is not worth telling."""
-_ABSENCE_SECONDS = 15.0
+"""A shorter silence of the API server is not reported."""
+_DELETED_SECONDS = 15.0
+"""How long a deleted workload may take to be created again."""
 
 
 async def watch(
@@ -54,200 +54,222 @@ async def watch(
     settings: RolloutSettings,
     *,
     since: datetime,
-    begun: datetime | None = None,
+    started_at: datetime | None = None,
     on_change: Callable[[Report], None] = lambda _: None,
 ) -> Report:
-    """Watch every workload among `objects` until all are complete, and stay so for the settle time.
+    """Watch every workload among `objects` until all are complete, and stay complete for the settle time.
 
-    What is complete at the first look has stood a part of that time already, by what its pods say.
+    Workloads that are complete at first have completed a part of that time, by the state of their pods.
 
     Args:
         cluster: where they run.
-        objects: the applied set; what has no rollout is left out, Services are judged by where they lead.
+        objects: the applied set; objects without a rollout are ignored, Services are assessed by their endpoints.
         settings: the environment's timeout, settle time and patience.
         since: just before the objects were applied; what is older proves nothing about this rollout.
-        begun: from when on the timeout counts; `since` unless given.
-        on_change: called with the report whenever a workload's row changed, the API server was lost or found again, and
-            with the last one.
+        started_at: from when on the timeout counts; by default `since`.
+        on_change: called with the report whenever a workload's row changed or the API server was lost or found again,
+            and with the last report.
 
     Raises:
-        RolloutFailed: a workload will not come up, did not in time, or does not stay up.
-        RolloutFailed: a workload is not there, or no longer.
-        ClusterUnreachable: the API server was away for longer than the cluster's patience.
+        RolloutFailed: a workload failed, was not complete in time, or did not stay complete.
+        RolloutFailed: a workload does not exist, or no longer.
+        ClusterUnreachable: the API server was unreachable for longer than the cluster's patience.
     """
     refs = [Ref.of(item) for item in objects if has_rollout(item)]
     services = [Ref.of(item) for item in objects if (item["apiVersion"], item["kind"]) == ("v1", "Service") and refs]
-    async with run_informers(cluster, refs, services) as sight, AsyncExitStack() as stack:
-        begun = begun or since
-        course = WatchState(begun, looked=_now())
-        looking = _Looking(cluster, sight, settings, since, begun, course)
-        stack.push_async_callback(looking.words.close)
-        told: Report | None = None
-        while True:
-            looking.look()
-            if looking.asking.wants_to_knock(complete=looking.course.complete) and not looking.over:
-                await looking.asking.knock()
-                looking.look()
-            if looking.over:
-                await looking.make_sure()
-            report = looking.report
-            if looking.over or told is None or report.differs(told):
-                told = report
-                on_change(report)
-            if looking.ended:
-                raise await looking.doomed()
-            if looking.settled:
-                return report
-            await sight.wait(_TICK_SECONDS)
-            await asyncio.sleep(_BREATH_SECONDS)
+    async with run_informers(cluster, refs, services) as informers:
+        started_at = started_at or since
+        state = WatchState(started_at, updated_at=_now())
+        rollout = _WatchedRollout(cluster, informers, settings, since, started_at, state)
+        try:
+            return await _watch_to_end(rollout, on_change)
+        finally:
+            await rollout.logs.close()
+
+
+async def _watch_to_end(rollout: "_WatchedRollout", on_change: Callable[[Report], None]) -> Report:
+    last_report: Report | None = None
+    while True:
+        rollout.assess()
+        if rollout.checks.port_check_is_due(complete=rollout.state.complete) and not rollout.has_ended:
+            await rollout.checks.check_ports()
+            rollout.assess()
+        if rollout.has_ended:
+            await rollout.confirm()
+        report = rollout.report
+        if rollout.has_ended or last_report is None or report.differs(last_report):
+            last_report = report
+            on_change(report)
+        if rollout.has_failed:
+            raise await rollout.failure()
+        if rollout.is_stable:
+            return report
+        await rollout.informers.wait_for_change(_TICK_SECONDS)
+        await asyncio.sleep(_BATCH_SECONDS)
 
 
 @dataclass
-class _Looking:
-    """What is known of a rollout, look by look."""
+class _WatchedRollout:
+    """A rollout with its latest verdicts, and what is remembered for the next ones."""
 
     cluster: Cluster
-    sight: Informers
+    informers: Informers
     settings: RolloutSettings
     since: datetime
-    begun: datetime
-    course: WatchState
+    started_at: datetime
+    state: WatchState
     verdicts: dict[Ref, Verdict] = field(default_factory=dict)
-    words: CrashLogs = field(init=False)
-    asking: LiveChecks = field(init=False)
+    logs: CrashLogs = field(init=False)
+    checks: LiveChecks = field(init=False)
     _memories: dict[Ref, Memory] = field(default_factory=dict)
     _rows: dict[Ref, WorkloadRow] = field(default_factory=dict)
-    _absent: dict[Ref, datetime] = field(default_factory=dict)
-    """Since when workloads that were there are not."""
-    _due: float = 0.0
+    _deleted_since: dict[Ref, datetime] = field(default_factory=dict)
+    _next_by_clock: float = 0.0
 
     def __post_init__(self) -> None:
-        self.words = CrashLogs(self.cluster)
-        self.asking = LiveChecks(self.cluster, self.sight)
+        self.logs = CrashLogs(self.cluster)
+        self.checks = LiveChecks(self.cluster, self.informers)
 
-    def look(self) -> None:
-        """Judge what has changed, and by the clock what is not complete; nothing while the server is lost."""
-        self.sight.check()
+    # --- verdicts ----------------------------------------------------------------------------------------------------
+
+    def assess(self) -> None:
+        """Assess the workloads that have changed, and by the clock those with a countdown; none without the server."""
+        self.informers.raise_errors()
         now, began = _now(), time.monotonic()
-        self.course = self.course.seen(now, lost_since=self.sight.lost_since)
-        if self.sight.lost_since:
+        self.state = self.state.after_observation(now, lost_since=self.informers.lost_since)
+        if self.informers.lost_since:
             return
-        due = began >= self._due
-        patience = Patience.by(self.settings).longer(self.course.blind)
-        others = find_peers(self.verdicts, patience)
-        for subject in self.sight.subjects:
-            verdict = self.verdicts.get(subject.ref)
-            if subject.stale or verdict is None or (due and not verdict.well):
-                self._judge(subject, now, patience, others.get(subject.ref, NO_PEERS))
-        if due:
-            spent = time.monotonic() - began
-            self._due = began + max(_TICK_SECONDS, _SHARE * spent)
-        self.course = self.course.judged(list(self.verdicts.values()), now)
+        by_clock = began >= self._next_by_clock
+        patience = Patience.from_settings(self.settings).extended_by(self.state.unobserved)
+        peers = find_peers(self.verdicts, patience)
+        for watched in self.informers.workloads:
+            verdict = self.verdicts.get(watched.ref)
+            if watched.stale or verdict is None or (by_clock and not verdict.healthy):
+                self._assess(watched, now, patience, peers.get(watched.ref, NO_PEERS))
+        if by_clock:
+            self._next_by_clock = began + max(_TICK_SECONDS, _CLOCK_SHARE * (time.monotonic() - began))
+        self.state = self.state.after_verdicts(list(self.verdicts.values()), now)
 
-    def _judge(self, subject: WatchedWorkload, now: datetime, patience: Patience, others: Peers) -> None:
+    def _assess(self, watched: WatchedWorkload, now: datetime, patience: Patience, peers: Peers) -> None:
+        ref = watched.ref
         try:
-            seen = self.sight.observe(subject)
+            observation = self.informers.observe(watched)
         except RolloutFailed:
-            self._missed(subject, now)
+            self._tolerate_deletion(ref, now)
             return
-        self._absent.pop(subject.ref, None)
-        logs = self.words.of(seen.pods, lambda: self.sight.tell(subject))
-        knocks = self.asking.knocks.get(subject.ref, ())
-        observation = replace(seen, logs=logs, knocks=knocks, company=others)
-        memory = self._memories.get(subject.ref, Memory())
+        self._deleted_since.pop(ref, None)
+        observation = replace(
+            observation,
+            logs=self.logs.available(observation.pods, lambda: self.informers.mark_changed(watched)),
+            port_results=self.checks.port_results.get(ref, ()),
+            peers=peers,
+        )
+        memory = self._memories.get(ref, Memory())
         verdict = assess(observation, since=self.since, now=now, patience=patience, memory=memory)
-        self.verdicts[subject.ref] = verdict
-        self._rows[subject.ref] = workload_row(subject.ref, observation, verdict)
-        if verdict.phase is not Phase.FAILED:  # doom is remembered for ever, so it must be certain first
-            self._memories[subject.ref] = verdict.memory
+        self.verdicts[ref] = verdict
+        self._rows[ref] = workload_row(ref, observation, verdict)
+        # a failure is final once it is remembered, so it must be confirmed first
+        if verdict.phase is not Phase.FAILED:
+            self._memories[ref] = verdict.memory
 
-    def _missed(self, subject: WatchedWorkload, now: datetime) -> None:
-        """A workload that was deleted may come back at once: `kubectl replace --force`, a Job that is run again.
+    def _tolerate_deletion(self, ref: Ref, now: datetime) -> None:
+        """Wait for a deleted workload: `kubectl replace --force` and a Job that runs again create it anew.
 
         Raises:
-            RolloutFailed: it did not, in time.
+            RolloutFailed: it was not created again in time.
         """
-        since = self._absent.setdefault(subject.ref, now)
-        left = _ABSENCE_SECONDS + self.course.blind.total_seconds() - (now - since).total_seconds()
-        if left <= 0:
-            raise deleted(subject.ref)
-        said = f"it was deleted; does it come back? (given up in {left:.0f} s)"
-        verdict = Verdict(Phase.PROGRESSING, said)
-        self.verdicts[subject.ref] = verdict
-        self._rows[subject.ref] = WorkloadRow(
-            workload=str(subject.ref), phase=verdict.phase, summary=said, ready=0, wanted=0, pods=()
+        deleted_since = self._deleted_since.setdefault(ref, now)
+        remaining = timedelta(seconds=_DELETED_SECONDS) + self.state.unobserved - (now - deleted_since)
+        if remaining <= timedelta():
+            raise deleted_error(ref)
+        text = "it was deleted; waiting for it to be created again (given up in {} s)"
+        verdict = Verdict(
+            Phase.PROGRESSING,
+            text.format(f"{remaining.total_seconds():.0f}"),
+            summary_without_seconds=text.format("…"),
+        )
+        self.verdicts[ref] = verdict
+        self._rows[ref] = workload_row(ref, None, verdict)
+
+    async def confirm(self) -> None:
+        """Confirm that the rollout has ended.
+
+        Everything is listed again, the ports are checked again, and the logs and missing objects that may change a
+        failure are waited for.
+        """
+        await self.informers.refresh()
+        self.assess()
+        if self.has_failed and await self.logs.wait():
+            self.assess()
+        if self.is_stable and self.checks.can_check_ports:
+            await self.checks.check_ports()
+            self.assess()
+        if self.has_failed and await self.checks.find_missing(self.verdicts):
+            self.assess()
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a workload has failed, or the timeout is over."""
+        if self.informers.lost_since:
+            return False
+        failed = any(verdict.phase is Phase.FAILED for verdict in self.verdicts.values())
+        return failed or self.state.is_late(self.settings, self.state.updated_at)
+
+    @property
+    def is_stable(self) -> bool:
+        """Whether all workloads have been complete for the settle time."""
+        return (
+            not self.informers.lost_since and self.state.remaining(self.settings, self.state.updated_at) == timedelta()
         )
 
-    async def make_sure(self) -> None:
-        """Before a final word: list everything anew, see who listens, and whether what is missing came meanwhile."""
-        await self.sight.look()
-        self.look()
-        if self.ended and await self.words.known():
-            self.look()
-        if self.settled and self.asking.may_knock:
-            await self.asking.knock()
-            self.look()
-        if self.ended and await self.asking.found_missing(self.verdicts):
-            self.look()
-
     @property
-    def ended(self) -> str:
-        """Why the answer is no: `doomed` or `late`; empty while it is not."""
-        if self.sight.lost_since:
-            return ""
-        if any(verdict.phase == Phase.FAILED for verdict in self.verdicts.values()):
-            return "doomed"
-        return "late" if self.course.late(self.settings, self.course.looked) else ""
-
-    @property
-    def settled(self) -> bool:
-        """Whether everything is complete, and has been for long enough."""
-        return not self.sight.lost_since and self.course.settles_in(self.settings, self.course.looked) == timedelta()
-
-    @property
-    def over(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether there is nothing more to wait for."""
-        return bool(self.ended or self.settled)
+        return self.has_failed or self.is_stable
 
     @property
     def report(self) -> Report:
-        """How everything stands."""
-        lost = self.sight.lost_since
+        """The present state of the rollout."""
+        now, lost_since = self.state.updated_at, self.informers.lost_since
         return Report(
             workloads=tuple(self._rows.values()),
-            seconds=(self.course.looked - self.begun).total_seconds(),
-            completed_at=self.course.calm_since if self.course.complete else None,
-            lost_since=lost if lost and self.course.looked - lost >= _LOST_AFTER else None,
+            seconds=(now - self.started_at).total_seconds(),
+            completed_at=self.state.stable_since if self.state.complete else None,
+            lost_since=lost_since if lost_since and now - lost_since >= _LOST_AFTER else None,
         )
 
-    async def doomed(self) -> RolloutFailed:
-        """The error that says why, with the last words of what failed."""
-        subjects, verdicts = self.sight.subjects, self.verdicts
-        fallen = [each for each in subjects if verdicts[each.ref].phase is Phase.FAILED]
-        if fallen:
-            blamed = fallen + [each for each in subjects if each not in fallen and self._crashes(each)]
+    async def failure(self) -> RolloutFailed:
+        """The error about a failed rollout, with the logs of what failed."""
+        workloads, verdicts = self.informers.workloads, self.verdicts
+        failed = [watched for watched in workloads if verdicts[watched.ref].phase is Phase.FAILED]
+        if failed:
+            # the crashes of others may be why these have failed
+            crashing = [watched for watched in workloads if watched not in failed and self._crashes_too_often(watched)]
+            with_problems = failed + crashing
         else:
-            blamed = [each for each in subjects if not verdicts[each.ref].well]
-        causes = [(each, cause) for each in blamed for cause in verdicts[each.ref].causes[:_CAUSES]]
-        words = await asyncio.gather(*(self._words(*each) for each in causes))
-        troubles = [problem_of(each.ref, cause, said) for (each, cause), said in zip(causes, words, strict=True)]
-        if fallen:
-            return rollout_failed(self.report, troubles, verdicts[fallen[0].ref].summary)
-        why = troubles[0].summary if troubles else self.report.summary
-        return rollout_failed(self.report, troubles, f"not up after {duration_text(self.settings.timeout)}: {why}")
+            with_problems = [watched for watched in workloads if not verdicts[watched.ref].healthy]
+        causes = [(watched, cause) for watched in with_problems for cause in verdicts[watched.ref].causes[:_MAX_CAUSES]]
+        logs = await asyncio.gather(*(self._read_log(watched, cause) for watched, cause in causes))
+        problems = [problem_of(watched.ref, cause, log) for (watched, cause), log in zip(causes, logs, strict=True)]
+        if failed:
+            return rollout_failed(self.report, problems, verdicts[failed[0].ref].summary)
+        reason = problems[0].summary if problems else self.report.summary
+        timeout = duration_text(self.settings.timeout)
+        return rollout_failed(self.report, problems, f"not complete after {timeout}: {reason}")
 
-    def _crashes(self, subject: WatchedWorkload) -> bool:
-        """Whether it has crashed often enough for doom: excused by one that is doomed, it may be why that one is."""
-        causes = self.verdicts[subject.ref].causes
-        return any(cause.counts and cause.times >= self.settings.crashes for cause in causes)
+    def _crashes_too_often(self, watched: WatchedWorkload) -> bool:
+        causes = self.verdicts[watched.ref].causes
+        return any(cause.counted and cause.times >= self.settings.crashes for cause in causes)
 
-    async def _words(self, subject: WatchedWorkload, cause: Cause) -> str:
-        if subject.ref in self._absent:
+    async def _read_log(self, watched: WatchedWorkload, cause: Cause) -> str:
+        if watched.ref in self._deleted_since:
             return ""
-        for pod in self.sight.observe(subject).pods:
-            for each in containers(pod):
-                if (kind_and_name(pod), each.name) == (cause.object, cause.container):
-                    return await self.words.said(each)
+        for pod in self.informers.observe(watched).pods:
+            for container in containers(pod):
+                if (kind_and_name(pod), container.name) == (cause.object, cause.container):
+                    return await self.logs.read(container)
         return ""
 
 

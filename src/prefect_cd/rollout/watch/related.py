@@ -1,33 +1,35 @@
-"""What belongs to a workload: which objects, of all that a namespace holds, are about it.
+"""Which objects are related to a workload: its revisions, pods, events, Services and EndpointSlices.
 
-Pure. Pods and revisions belong to it by its selector and by ownership, events by the name of what they are about,
+Pure. Revisions and pods are related by the workload's selector and by ownership, events by the name of their object,
 Services by their selectors, EndpointSlices by their Services.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prefect_cd.kube.objects import SERVICE_NAME_LABEL, Object
+from prefect_cd.kube.objects import SERVICE_NAME_LABEL, Object, dig_mapping
 from prefect_cd.kube.resources import Ref
-from prefect_cd.kube.selectors import matches
+from prefect_cd.kube.selectors import has_selector, selector_matches, service_selects
 
-WATCHED = frozenset({"Deployment", "StatefulSet", "DaemonSet", "Job"})
-REVISIONS = {"Deployment": "ReplicaSet", "StatefulSet": "ControllerRevision", "DaemonSet": "ControllerRevision"}
+WORKLOAD_KINDS = frozenset({"Deployment", "StatefulSet", "DaemonSet", "Job"})
+"""Kinds whose pods are watched; of other kinds, the status alone."""
+REVISION_KINDS = {"Deployment": "ReplicaSet", "StatefulSet": "ControllerRevision", "DaemonSet": "ControllerRevision"}
 _BUILT_IN_GROUPS = frozenset({"", "apps", "batch", "autoscaling", "policy"})
 ROUTINE_REASONS = ("Scheduled", "Started", "ScalingReplicaSet", "SuccessfulDelete")
-"""Reasons of events that nothing is ever concluded from. `Pulling` and `Created` say that a trouble has passed."""
-_WHOLE_NAME = 57
-"""So much of its owner's name a pod's name keeps for sure (k8s.io/apiserver, `storage/names/generate.go`)."""
+"""Reasons of events that no rule reads. `Pulling` and `Created` are read: they show that a problem has passed."""
+_UNCUT_LENGTH = 57
+"""Characters of its owner's name that a pod's name is sure to begin with (k8s.io/apiserver,
+`storage/names/generate.go`)."""
 
 
 def has_rollout(item: Object) -> bool:
-    """Whether there is anything to wait for: workloads, and objects of kinds never heard of."""
+    """Whether an object has a rollout to wait for: workloads, and custom resources."""
     group = item["apiVersion"].rpartition("/")[0]
     custom = group not in _BUILT_IN_GROUPS and not group.endswith(".k8s.io")
-    return item["kind"] in WATCHED or custom
+    return item["kind"] in WORKLOAD_KINDS or custom
 
 
-def owned(item: Object, uid: str) -> bool:
+def is_owned_by(item: Object, uid: str) -> bool:
     """Whether the object with `uid` is an owner of `item`."""
     return any(owner.get("uid") == uid for owner in item["metadata"].get("ownerReferences") or [])
 
@@ -37,77 +39,87 @@ def labels_of(item: Object) -> dict[str, str]:
     return item["metadata"].get("labels") or {}
 
 
-def sends_to(service: Object, workload: Object) -> bool:
+def selects_pods_of(service: Object, workload: Object) -> bool:
     """Whether a Service sends requests to a workload's pods."""
-    wanted = (service.get("spec") or {}).get("selector") or {}
-    template = (workload.get("spec") or {}).get("template") or {}
-    labels = (template.get("metadata") or {}).get("labels") or {}
-    return bool(wanted) and wanted.items() <= labels.items()
+    return service_selects(service, dig_mapping(workload, "spec", "template", "metadata", "labels"))
 
 
 def assign_services(services: Sequence[Object], workloads: Sequence[Object]) -> dict[str, list[Object]]:
-    """The Services of a namespace under the workloads (`deployment/shop`) that they are judged with.
+    """The Services of a namespace, by the workload (`deployment/shop`) that they are assessed with.
 
-    One whose selector matches none of them is no less wanted: it goes with the workload of its own name, or else
-    with the first that serves, so that somebody says that it leads nowhere.
+    A Service is assessed with each workload whose pods it selects. One that selects no pods is a problem that must be
+    reported, so it is assessed with the workload of its own name, else with the first workload that serves.
     """
-    found: dict[str, list[Object]] = {}
-    serving = [each for each in workloads if each["kind"] in WATCHED - {"Job"}]
+    assigned: dict[str, list[Object]] = {}
+    serving = [workload for workload in workloads if workload["kind"] in WORKLOAD_KINDS - {"Job"}]
     for service in services:
-        if not (service.get("spec") or {}).get("selector"):
-            continue  # its endpoints are somebody else's to write
-        name = service["metadata"]["name"]
-        behind = [each for each in serving if sends_to(service, each)]
-        behind = behind or [each for each in serving if each["metadata"]["name"] == name] or serving[:1]
-        for workload in behind:
-            found.setdefault(str(Ref.of(workload)), []).append(service)
-    return found
+        if not has_selector(service):
+            continue  # its endpoints do not depend on any pods
+        for workload in _workloads_of(service, serving):
+            assigned.setdefault(str(Ref.of(workload)), []).append(service)
+    return assigned
+
+
+def _workloads_of(service: Object, serving: Sequence[Object]) -> Sequence[Object]:
+    selected = [workload for workload in serving if selects_pods_of(service, workload)]
+    name = service["metadata"]["name"]
+    of_same_name = [workload for workload in serving if workload["metadata"]["name"] == name]
+    return selected or of_same_name or serving[:1]
 
 
 @dataclass
 class WatchedWorkload:
-    """A workload that is watched, with what has been found to belong to it."""
+    """A workload that is watched.
+
+    Args:
+        ref: which object.
+        selector: the LabelSelector of its pods.
+        services: the names of the Services that it is assessed with.
+        present: objects that causes reported as missing (`configmap/shop`) and that exist by now.
+        stale: whether something changed since the last assessment.
+    """
 
     ref: Ref
     selector: Object
     services: frozenset[str] = frozenset()
     present: frozenset[str] = frozenset()
-    """What causes called missing (`configmap/shop`), and was found since."""
     stale: bool = True
-    """Whether something changed since it was observed last."""
 
-    def concerns(self, item: Object) -> bool:
-        """Whether a change of `item` may change what is observed of this workload."""
+    def is_affected_by(self, item: Object) -> bool:
+        """Whether a change of `item` may change the assessment of this workload."""
         metadata = item["metadata"]
         if metadata.get("namespace", "") != self.ref.namespace:
             return False
         match item["kind"]:
             case "Event":
-                return is_about(item, self.ref)
+                return may_be_about(item, self.ref)
             case "Pod" | "ReplicaSet" | "ControllerRevision":
-                return matches(self.selector, labels_of(item))
+                return selector_matches(self.selector, labels_of(item))
             case "EndpointSlice":
                 return labels_of(item).get(SERVICE_NAME_LABEL) in self.services
             case "Service":
-                return True  # whose it is may be what has changed
+                return True  # its selector may have changed
             case kind:
                 return bool((kind, metadata["name"]) == (self.ref.kind, self.ref.name))
 
 
-def is_about(event: Object, ref: Ref) -> bool:
-    """Whether an event may be about a workload or what it has made: by name, since uids are learnt later."""
-    return str((event.get("involvedObject") or {}).get("name", "")).startswith(ref.name[:_WHOLE_NAME])
+def may_be_about(event: Object, ref: Ref) -> bool:
+    """Whether an event may be about a workload, its revisions or its pods, whose names begin with the workload's.
+
+    By name, since an event may arrive before the object whose uid it has.
+    """
+    return str(dig_mapping(event, "involvedObject").get("name", "")).startswith(ref.name[:_UNCUT_LENGTH])
 
 
 __all__ = [
-    "REVISIONS",
+    "REVISION_KINDS",
     "ROUTINE_REASONS",
-    "WATCHED",
+    "WORKLOAD_KINDS",
     "WatchedWorkload",
     "assign_services",
     "has_rollout",
-    "is_about",
+    "is_owned_by",
     "labels_of",
-    "owned",
-    "sends_to",
+    "may_be_about",
+    "selects_pods_of",
 ]

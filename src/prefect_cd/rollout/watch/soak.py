@@ -1,9 +1,9 @@
 """When a watch may end: how long a rollout may take, and how long a complete one is watched on.
 
 Pure. Complete is a moment, and pods die after it: 20 s later, under the first requests, by their liveness probe. So a
-rollout is watched on until it was complete and out of trouble for the settle time, without a break. Trouble (a crash,
-a probe that says no for too long) starts that time over, and crashes go on counting; merely more or fewer pods (an
-autoscaler, an eviction) delay the end, and no more. Time in which nobody could look counts for nothing.
+rollout is watched on until it has been complete without problems for the settle time. A problem (a crash, a probe that
+fails for too long) restarts that time, and crashes keep counting; merely more or fewer pods (an autoscaler, an
+eviction) only delay the end. Time without observations does not count against a rollout.
 """
 
 from collections.abc import Sequence
@@ -13,72 +13,97 @@ from datetime import datetime, timedelta
 from prefect_cd.pipeline.models import RolloutSettings
 from prefect_cd.rollout.assess import Phase, Verdict
 
-_BLIND_AFTER = timedelta(seconds=5)
+_LONGEST_INTERVAL = timedelta(seconds=5)
+"""Between two observations; a longer one means that this process was suspended."""
 
 
 @dataclass(frozen=True)
 class WatchState:
-    """How a watch has gone so far.
+    """The state of a watch.
 
     Args:
-        begun: from when on the timeout counts.
-        looked: when it was last known how things stand.
-        blind: for how long, since then, nobody could look.
-        blind_until: what is before this has been counted.
-        calm_since: since when everything has been complete and out of trouble.
-        complete: whether everything is at this moment.
-        final: whether nothing can come after it, as for Jobs.
-        judging: whether there was a verdict before.
+        started_at: from when on the timeout counts.
+        updated_at: when the latest observation was made.
+        unobserved: how much of the time since `started_at` passed without observations.
+        unobserved_until: up to when that time has been added up.
+        stable_since: since when all workloads have been complete, without problems.
+        complete: whether all workloads are complete now.
+        final: whether that cannot change any more, as for Jobs.
+        has_verdicts: whether there were verdicts before.
     """
 
-    begun: datetime
-    looked: datetime
-    blind: timedelta = timedelta()
-    blind_until: datetime | None = None
-    calm_since: datetime | None = None
+    started_at: datetime
+    updated_at: datetime
+    unobserved: timedelta = timedelta()
+    unobserved_until: datetime | None = None
+    stable_since: datetime | None = None
     complete: bool = False
     final: bool = False
-    judging: bool = False
+    has_verdicts: bool = False
 
-    def seen(self, now: datetime, *, lost_since: datetime | None = None) -> "WatchState":
-        """The course after a look; `lost_since` when what was looked at is out of date.
+    def after_observation(self, now: datetime, *, lost_since: datetime | None = None) -> "WatchState":
+        """The state after an observation.
 
-        A long pause between two looks is ours (a suspended process), and as little to blame on the rollout.
+        Args:
+            now: when it was made.
+            lost_since: since when the observed objects are out of date; None when they are not.
         """
-        if lost_since is None and now - self.looked > _BLIND_AFTER:
-            lost_since = self.looked
+        if lost_since is None and now - self.updated_at > _LONGEST_INTERVAL:
+            lost_since = self.updated_at
         if lost_since is None:
-            return replace(self, looked=now)
-        unseen = max(now - max(lost_since, self.blind_until or self.begun), timedelta())
-        return replace(self, looked=now, blind=self.blind + unseen, blind_until=now)
+            return replace(self, updated_at=now)
+        counted_until = max(lost_since, self.unobserved_until or self.started_at)
+        unobserved = self.unobserved + max(now - counted_until, timedelta())
+        return replace(self, updated_at=now, unobserved=unobserved, unobserved_until=now)
 
-    def judged(self, verdicts: Sequence[Verdict], now: datetime) -> "WatchState":
-        """The course after the verdicts on all workloads.
+    def after_verdicts(self, verdicts: Sequence[Verdict], now: datetime) -> "WatchState":
+        """The state after verdicts on all workloads.
 
-        What is complete at the first look has been so before, for as long as its pods say.
+        Workloads that are complete at the first verdicts have been so for as long as their pods are unchanged.
         """
-        complete = all(each.phase is Phase.COMPLETE and each.well for each in verdicts)
-        if not self.judging:
-            times = [min(each.unchanged_since, now) for each in verdicts if each.unchanged_since]
-            calm = max(times) if complete and times else None
-            return replace(self, calm_since=calm, judging=True).judged(verdicts, now)
-        if self.calm_since and any(each.causes or each.phase is not Phase.COMPLETE for each in verdicts):
-            # it is a rollout again, with all of its time before it
-            return replace(self, begun=now, blind=timedelta(), blind_until=now, calm_since=None, complete=False)
-        final = all(each.final for each in verdicts)
-        return replace(self, calm_since=self.calm_since or (now if complete else None), complete=complete, final=final)
+        state = self if self.has_verdicts else self._before_first_verdicts(verdicts, now)
+        complete = _are_complete(verdicts)
+        has_problem = any(verdict.causes or verdict.phase is not Phase.COMPLETE for verdict in verdicts)
+        if state.stable_since and has_problem:
+            # it is rolling out again, and has the whole timeout for it
+            return replace(
+                state,
+                started_at=now,
+                unobserved=timedelta(),
+                unobserved_until=now,
+                stable_since=None,
+                complete=False,
+            )
+        stable_since = state.stable_since or (now if complete else None)
+        final = all(verdict.final for verdict in verdicts)
+        return replace(state, stable_since=stable_since, complete=complete, final=final)
 
-    def settles_in(self, settings: RolloutSettings, now: datetime) -> timedelta | None:
-        """For how long a complete rollout is still watched; None for one that is not complete."""
-        if not self.complete or not self.calm_since:
+    def _before_first_verdicts(self, verdicts: Sequence[Verdict], now: datetime) -> "WatchState":
+        # by the cluster's clock, which may be ahead of this one
+        times = [min(verdict.unchanged_since, now) for verdict in verdicts if verdict.unchanged_since]
+        stable_since = max(times) if times and _are_complete(verdicts) else None
+        return replace(self, stable_since=stable_since, has_verdicts=True)
+
+    def remaining(self, settings: RolloutSettings, now: datetime) -> timedelta | None:
+        """How long a complete rollout is still watched; None for one that is not complete."""
+        if not self.complete or not self.stable_since:
             return None
-        left = settings.settle - (now - self.calm_since)
-        return timedelta() if self.final else max(left, timedelta())
+        if self.final:
+            return timedelta()
+        return max(settings.settle - (now - self.stable_since), timedelta())
 
-    def late(self, settings: RolloutSettings, now: datetime) -> bool:
-        """Whether it has had its time; calm starts the clock again, for what is done then is not a rollout's work."""
-        start = self.calm_since + settings.settle if self.calm_since else self.begun
-        return not self.complete and now - start > settings.timeout + self.blind
+    def is_late(self, settings: RolloutSettings, now: datetime) -> bool:
+        """Whether the timeout is over.
+
+        Once the workloads have been complete, it counts from the end of the settle time: scaling then is not part of
+        the rollout.
+        """
+        start = self.stable_since + settings.settle if self.stable_since else self.started_at
+        return not self.complete and now - start > settings.timeout + self.unobserved
+
+
+def _are_complete(verdicts: Sequence[Verdict]) -> bool:
+    return all(verdict.phase is Phase.COMPLETE and verdict.healthy for verdict in verdicts)
 
 
 __all__ = ["WatchState"]
