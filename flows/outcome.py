@@ -1,4 +1,4 @@
-"""The last word of a run: a state whose name says how it went, and which people can filter on."""
+"""The outcome of a run as its Prefect state: people filter on its name."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +18,7 @@ from prefect_cd.errors import (
     Superseded,
 )
 from prefect_cd.tasks import workspace
+from prefect_cd.tasks.connection import CONNECTIONS
 from prefect_cd.tasks.stage import log
 
 _NAMES: tuple[tuple[type[DeliveryError], str], ...] = (
@@ -36,10 +37,10 @@ def state_name(error: DeliveryError) -> str:
 
 
 def summary(error: DeliveryError) -> str:
-    """The error without its evidence, which the log and the artifacts have; a file's mistakes are the point itself."""
-    said = f"{error.where}: {error.reason}" if error.where else error.reason
-    said += f"\n{error.detail}" if isinstance(error, InvalidPipeline) else ""
-    return f"[{error.code}] {said}" + (f"\nhint: {error.hint}" if error.hint else "")
+    """The error without its evidence, which the log and the artifacts have; a file's mistakes stay, all of them."""
+    message = f"{error.where}: {error.reason}" if error.where else error.reason
+    message += f"\n{error.detail}" if isinstance(error, InvalidPipeline) else ""
+    return f"[{error.code}] {message}" + (f"\nhint: {error.hint}" if error.hint else "")
 
 
 class Outcome:
@@ -50,12 +51,13 @@ class Outcome:
 
 @contextmanager
 def returning_state() -> Iterator[Outcome]:
-    """Turn whatever a delivery ends with into its state, and remove the run's checkouts."""
-    ending = Outcome()
+    """Turn the error that ends a flow into its state; at the end, remove checkouts and close connections."""
+    outcome = Outcome()
     try:
-        yield ending
+        yield outcome
     except DeliveryError as error:
         log().error("%s", error)
-        ending.state = Failed(name=state_name(error), message=summary(error))
+        outcome.state = Failed(name=state_name(error), message=summary(error))
     finally:
         workspace.remove_trees()
+        CONNECTIONS.close()

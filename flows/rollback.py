@@ -1,4 +1,4 @@
-"""The story of going back on purpose: to the previous known-good, or to a named release."""
+"""The story of a rollback that a person starts: to the previous known-good, or to a named release."""
 
 from typing import Any
 
@@ -8,23 +8,19 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from prefect_cd import tasks
-from prefect_cd.environment.records import State as RecordState
-from prefect_cd.errors import DeliveryError, Invalid
+from prefect_cd.errors import Invalid
 from prefect_cd.flows import served
-from prefect_cd.flows.deploy import restore_known_good, roll_out
 from prefect_cd.flows.outcome import returning_state
 from prefect_cd.flows.recover import start_recovery
 from prefect_cd.pipeline.models import Pipeline
-from prefect_cd.tasks.record import withdraw
+from prefect_cd.tasks import Target
 from prefect_cd.tasks.runs import tag
-from prefect_cd.tasks.target import Target
 
 
 def _run_name() -> str:
-    given = flow_run.parameters
-    return f"rollback {given.get('environment') or ''} to {given.get('to') or 'the previous release'}".replace(
-        "  ", " "
-    )
+    environment = flow_run.parameters.get("environment") or ""
+    release = flow_run.parameters.get("to") or "the previous release"
+    return " ".join(filter(None, ["rollback", environment, "to", release]))
 
 
 @flow(
@@ -41,22 +37,13 @@ def rollback(environment: str = "", to: str = "") -> State[Any]:
         environment: its name; empty: the last one of the pipeline file.
         to: release id or record number; empty: the known-good before what runs now.
     """
-    with returning_state() as ending:
-        pipeline = served.pipeline().pipeline
+    with returning_state() as outcome:
+        pipeline, _ = served.pipeline()
         target = _target(pipeline, environment)
         tag(f"application:{pipeline.application}", f"environment:{target.name}")
-        with tasks.hold_lock(target) as lock:
-            chosen = tasks.find_record(target, to)
-            planned = tasks.plan(target, chosen)
-            record = tasks.record_start(planned, lock)
-            try:
-                evidence = roll_out(pipeline, planned, lock)
-            except DeliveryError as error:
-                raise restore_known_good(pipeline, target, record, planned.running, lock, error) from error
-            tasks.record_outcome(target, record, RecordState.KNOWN_GOOD, lock, evidence=evidence)
-            withdraw(target, chosen, record, lock)
-        ending.state = Completed(message=f"{target.name} runs {chosen.release_id} again")
-    return ending.state
+        deployed = tasks.rollback(pipeline, target, to)
+        outcome.state = Completed(message=f"{target.name} runs {deployed.release_id} again")
+    return outcome.state
 
 
 def _target(pipeline: Pipeline, environment: str) -> Target:

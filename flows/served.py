@@ -1,24 +1,24 @@
 """The pipeline file that a run obeys: the operator's, never the commit's and never a parameter's.
 
-Whoever may start a run gives parameters. What decides about approvals and credentials therefore comes from the
+Whoever starts a run chooses its parameters. So the files that decide about approvals and credentials come from the
 environment of the process that serves the flow.
 """
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from prefect.runtime import deployment
 
 from prefect_cd.errors import InvalidPipeline
 from prefect_cd.pipeline.load import load
 from prefect_cd.pipeline.models import Pipeline
-from prefect_cd.release.model import Result
 
 PIPELINES = "PREFECT_CD_PIPELINES"
 """Variable with the paths of the served pipeline files, separated by `os.pathsep`."""
 
 
-class Served(Result):
+class Served(NamedTuple):
     """A pipeline, and the file that it was read from."""
 
     pipeline: Pipeline
@@ -32,20 +32,20 @@ def pipeline() -> Served:
         InvalidPipeline: none is served under this name, or the file has become invalid.
     """
     paths = [Path(path) for path in os.environ.get(PIPELINES, "").split(os.pathsep) if path]
-    wanted = deployment.name
+    application = deployment.name
     broken: list[InvalidPipeline] = []
     for path in paths:
         try:
-            found = Served(pipeline=load(path), file=path)
-        except InvalidPipeline as error:  # perhaps another application's, which is not our business
+            loaded = load(path)
+        except InvalidPipeline as error:  # it may be another application's file
             broken.append(error)
             continue
-        if found.pipeline.application == wanted or (not wanted and len(paths) == 1):
-            return found
+        if loaded.application == application or (not application and len(paths) == 1):
+            return Served(loaded, path)
     if broken:
         raise broken[0]
     raise InvalidPipeline(
-        f"no pipeline file for {wanted or 'a run without a deployment'}",
+        f"no pipeline file for {application or 'a run without a deployment'}",
         where=f"${PIPELINES}",
         hint="start it with `prefect-cd serve FILE`, or set the variable to the file's path",
     )

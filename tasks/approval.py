@@ -2,7 +2,7 @@
 
 Where the run has a deployment it is suspended: its process ends, and Prefect starts the flow again from the top when
 the form is answered. Elsewhere it is paused. Either way this function is called again with the same content and then
-returns the answer; with other content it asks again, because the key of the question *is* the content.
+returns the answer; with other content it asks again, because the content is the key of the question.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,6 @@ from prefect.runtime import deployment, flow_run
 from prefect_cd.environment.records import Decision
 from prefect_cd.errors import Expired, Rejected
 from prefect_cd.gates.evidence import Evidence
-from prefect_cd.manifests.lint import lint
 from prefect_cd.pipeline.models import Approval, Pipeline
 from prefect_cd.pipeline.types import duration_text
 from prefect_cd.release.model import Release
@@ -30,11 +29,11 @@ from prefect_cd.tasks.stage import log
 
 GRACE = timedelta(minutes=10)
 """How much later than ours Prefect's own limit for an answer comes."""
-_QUESTIONS = 20
+_MAX_QUESTIONS = 20
 
 
 class ApprovalForm(RunInput):
-    """What a person is asked."""
+    """What an approver fills in."""
 
     decision: Literal["approve", "reject"]
     name: str
@@ -44,32 +43,31 @@ class ApprovalForm(RunInput):
 def approve(
     pipeline: Pipeline, release: Release, planned: Plan, *, tested: Sequence[Evidence], note: str = ""
 ) -> Decision:
-    """Wait for a person's decision on exactly this release and this change.
+    """Wait for an approver's decision on exactly this release and this change.
 
     Args:
         pipeline: for the commits since what runs there.
         release: the candidate.
         planned: what it would change there now.
-        tested: what was tested before.
+        tested: the evidence of the gates before.
         note: why the question is asked again.
 
     Raises:
         Rejected: the answer is no.
-        Expired: nobody answered in time.
+        Expired: there was no answer in time.
     """
     target = planned.target
     settings = target.environment.approval or Approval()
-    question = f"approve-{target.name}-"
-    about = f"{question}{planned.content[:16]}"
-    if not note and any(key.startswith(question) and not key.startswith(about) for key, _ in _questions()):
+    prefix = f"approve-{target.name}-"
+    key = f"{prefix}{planned.content[:16]}"
+    if not note and any(asked.startswith(prefix) and not asked.startswith(key) for asked, _ in _questions()):
         note = f"what would be applied to {target.name} is no longer what an earlier answer was given for"
-    for number in range(_QUESTIONS):
-        key = f"{about}-{number}"
-        page = markdown.approval(
+    for number in range(_MAX_QUESTIONS):
+        form = markdown.approval(
             release,
             target.name,
             planned.changes,
-            weak=lint(planned.objects),
+            findings=planned.findings,
             running=planned.running,
             commits=commits_between(pipeline, release, planned.running),
             tested=tested,
@@ -79,23 +77,20 @@ def approve(
             note=note,
             run=flow_run.ui_url or "",
         )
-        answer = _ask(key, page, settings.expires, target.name)
+        answer = _ask(f"{key}-{number}", form, settings.expires, target.name)
         note = _incomplete(answer, settings)
         if not note:
             break
         log().warning("the answer does not count: %s", note)
     else:
-        raise Expired(f"{_QUESTIONS} answers, and none of them counts", hint="start the release again")
-    said = f"{answer.name.strip()}: {answer.comment.strip()}" if answer.comment.strip() else answer.name.strip()
+        raise Expired(f"{_MAX_QUESTIONS} answers, and none of them counts", hint="start the release again")
+    name, comment = answer.name.strip(), answer.comment.strip()
+    signed = f"{name}: {comment}" if comment else name
     if answer.decision == "reject":
-        raise Rejected(f"{release.id} was rejected for {target.name} by {said}", hint="nothing was changed there")
-    log().info("%s was approved for %s by %s", release.id, target.name, said)
+        raise Rejected(f"{release.id} was rejected for {target.name} by {signed}", hint="nothing was changed there")
+    log().info("%s was approved for %s by %s", release.id, target.name, signed)
     return Decision(
-        approved=True,
-        name=answer.name.strip(),
-        comment=answer.comment.strip(),
-        decided_at=datetime.now(timezone.utc),
-        content=planned.content,
+        approved=True, name=name, comment=comment, decided_at=datetime.now(timezone.utc), content=planned.content
     )
 
 
@@ -103,19 +98,17 @@ def _incomplete(answer: ApprovalForm, settings: Approval) -> str:
     """Why an answer does not count; empty when it does."""
     name = answer.name.strip()
     if not name:
-        return "a decision needs the name of who decides"
+        return "a decision needs the approver's name"
     if settings.approvers and name not in settings.approvers:
-        return f"{name} may not decide here; these may: {', '.join(settings.approvers)}"
+        return f"{name} is not an approver here; approvers are: {', '.join(settings.approvers)}"
     return ""
 
 
-def _ask(key: str, page: str, expires: timedelta, environment: str) -> ApprovalForm:
-    form = ApprovalForm.with_initial_data(description=page)
+def _ask(key: str, text: str, expires: timedelta, environment: str) -> ApprovalForm:
+    form = ApprovalForm.with_initial_data(description=text)
     # Prefect's own limit comes later than ours: it would end the run as Failed, and not as Expired
     limit = int((expires + GRACE).total_seconds())
-    late = Expired(
-        f"nobody decided about {environment} within {duration_text(expires)}", hint="start the release again"
-    )
+    late = Expired(f"no decision about {environment} within {duration_text(expires)}", hint="start the release again")
     try:
         if deployment.id:
             answer = suspend_flow_run(wait_for_input=form, timeout=limit, key=key)
@@ -129,18 +122,18 @@ def _ask(key: str, page: str, expires: timedelta, environment: str) -> ApprovalF
 
 
 def _waited(key: str) -> timedelta:
-    """How long the question stood open, by the server's own times."""
+    """How long the question was open, by the server's clock."""
     return next((waited for asked, waited in _questions() if asked == key), timedelta())
 
 
 def _questions() -> list[tuple[str, timedelta]]:
-    """The keys of this run's questions so far, and how long each stood open."""
+    """The keys of this run's questions so far, and how long each was open."""
     if flow_run.id is None:
         return []
     with get_client(sync_client=True) as client:
         states = sorted(client.read_flow_run_states(UUID(flow_run.id)), key=lambda state: state.timestamp)
     return [
-        (state.state_details.pause_key, then.timestamp - state.timestamp)
-        for state, then in pairwise(states)
+        (state.state_details.pause_key, following.timestamp - state.timestamp)
+        for state, following in pairwise(states)
         if state.state_details.pause_key
     ]

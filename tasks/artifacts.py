@@ -15,47 +15,45 @@ from prefect_cd.gates.evidence import Evidence, Outcome
 from prefect_cd.gates.traffic.metrics import Traffic
 from prefect_cd.manifests.lint import Finding
 from prefect_cd.rollout.watch.report import Report
-from prefect_cd.tasks import markdown as markdown_module
+from prefect_cd.tasks import markdown
 
 
-def evidence(application: str, proved: Evidence, environment: str = "") -> None:
+def evidence(application: str, proof: Evidence, environment: str = "") -> None:
     """What a check or gate proved."""
-    # a key of its own, so that the same gate passing after the rollback does not hide why there was one
-    ending = "" if proved.outcome == Outcome.PASSED else proved.outcome.value
-    _page([application, environment, proved.gate, ending], proved.summary, markdown_module.evidence(proved))
+    _page([application, environment, proof.gate, _unless_passed(proof)], proof.summary, markdown.evidence(proof))
 
 
 def planned_changes(
-    application: str, environment: str, planned: ChangeSet, where: str, weak: Sequence[Finding]
+    application: str, environment: str, changes: ChangeSet, place: str, findings: Sequence[Finding]
 ) -> None:
     """What a release would change and where, and what of it may lose requests."""
-    said = f"{environment}: {planned}" + ("; may lose requests" if weak else "")
-    page = "\n\n".join(filter(None, [where, markdown_module.weaknesses(weak), markdown_module.changes(planned)]))
-    _page([application, environment, "plan"], said, page)
+    description = f"{environment}: {changes}" + ("; may lose requests" if findings else "")
+    page = "\n\n".join(filter(None, [place, markdown.may_lose_requests(findings), markdown.changes(changes)]))
+    _page([application, environment, "plan"], description, page)
 
 
-def requests(application: str, environment: str, proved: Evidence, seen: Traffic) -> None:
-    """What users saw of a rollout; one that lost requests is not hidden by the rollback's."""
-    ending = "" if proved.outcome == Outcome.PASSED else proved.outcome.value
-    _page([application, environment, proved.gate, ending], proved.summary, markdown_module.requests(proved, seen))
+def requests(application: str, environment: str, proof: Evidence, traffic: Traffic) -> None:
+    """What became of the requests that were sent during a rollout."""
+    key = [application, environment, proof.gate, _unless_passed(proof)]
+    _page(key, proof.summary, markdown.requests(proof, traffic))
 
 
 def pipeline_difference(application: str, name: str, diff: str) -> None:
     """How the commit's pipeline file differs from the served one."""
-    said = f"{name} in the commit differs from the served one, which is obeyed"
-    _page([application, "pipeline file"], said, markdown_module.fenced(diff, "diff"))
+    description = f"{name} in the commit differs from the served one, which is obeyed"
+    _page([application, "pipeline file"], description, markdown.fenced(diff, "diff"))
 
 
 def failure(application: str, environment: str, report: Report) -> None:
     """Why a rollout failed."""
-    said = report.troubles[0].summary if report.troubles else report.summary
-    _page([application, environment, "rollout failed"], said, markdown_module.troubles(report))
+    description = report.problems[0].summary if report.problems else report.summary
+    _page([application, environment, "rollout failed"], description, markdown.problems(report))
 
 
 def outcome(record: Record) -> None:
     """What became of a release in an environment."""
-    said = f"{record.environment}: {record.release_id} is {record.state.value}"
-    _page([record.application, record.environment, "outcome"], said, markdown_module.outcome(record))
+    description = f"{record.environment}: {record.release_id} is {record.state.value}"
+    _page([record.application, record.environment, "outcome"], description, markdown.outcome(record))
 
 
 class Progress:
@@ -69,20 +67,26 @@ class Progress:
         """Show the report as it is now."""
         if not _in_a_run():
             return
-        said = f"{report.summary}\n\n{markdown_module.rollout(report)}"
+        description = f"{report.summary}\n\n{markdown.rollout(report)}"
         if self._artifact is None:
-            self._artifact = _now(create_progress_artifact)(report.percent, key=self._key, description=said)
+            create = _blocking(create_progress_artifact)
+            self._artifact = create(report.percent, key=self._key, description=description)
         else:
-            _now(update_progress_artifact)(self._artifact, report.percent, description=said)
+            _blocking(update_progress_artifact)(self._artifact, report.percent, description=description)
 
 
-def _page(key: list[str], description: str, markdown: str) -> None:
+def _unless_passed(proof: Evidence) -> str:
+    """A part of the key: the same gate, passing after a rollback, must not hide why there was one."""
+    return "" if proof.outcome == Outcome.PASSED else proof.outcome.value
+
+
+def _page(key: list[str], description: str, page: str) -> None:
     if _in_a_run():
-        _now(create_markdown_artifact)(markdown, key=_key(key), description=description)
+        _blocking(create_markdown_artifact)(page, key=_key(key), description=description)
 
 
-def _now(create: Callable[..., Any]) -> Callable[..., Any]:
-    """Prefect's function in its blocking form, also where an event loop is running; its stubs leave `_sync` out."""
+def _blocking(create: Callable[..., Any]) -> Callable[..., Any]:
+    """Prefect's function in its blocking form, even where an event loop is running; its stubs leave `_sync` out."""
     return partial(create, _sync=True)
 
 

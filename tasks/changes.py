@@ -1,19 +1,17 @@
-"""Stage: what a release would change in an environment."""
-
-import asyncio
+"""Stage: what a version would change in an environment."""
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
-from prefect_cd.environment import apply, ownership
-from prefect_cd.environment.apply import ChangeSet
+from prefect_cd.environment.apply import ChangeSet, compute_changes, unowned_objects
 from prefect_cd.environment.eligibility import EnvironmentState, blocked_by, content_digest
+from prefect_cd.environment.ownership import namespace_exists
 from prefect_cd.environment.records import Record, RecordStore
 from prefect_cd.errors import UnknownRevision
 from prefect_cd.kube.client import Cluster
 from prefect_cd.kube.objects import Object
-from prefect_cd.manifests.lint import lint
+from prefect_cd.manifests.lint import Finding, lint
 from prefect_cd.pipeline.models import Pipeline
 from prefect_cd.release import git
 from prefect_cd.release.model import Commit, Release, Result
@@ -23,47 +21,48 @@ from prefect_cd.tasks.target import Target, Version, hash_of
 
 
 class Plan(Result):
-    """What bringing a version into an environment would change, and where the environment stands now."""
+    """What bringing a version into an environment would change, and what the environment's records say now."""
 
     target: Target
     version: Version
     objects: tuple[Object, ...] = Field(description="the full set, labelled and placed")
     changes: ChangeSet
-    standing: EnvironmentState
-    taken_over: tuple[Object, ...] = Field(
-        description="what is there and not ours yet, when the environment takes over"
+    state: EnvironmentState
+    unowned: tuple[Object, ...] = Field(
+        description="live objects that are not ours yet, where the environment takes them over for the first time"
     )
+    findings: tuple[Finding, ...] = Field(description="what in the objects may lose requests during the rollout")
     server: str
-    kubernetes: str = Field(description="the server's version, for people: an upgrade makes no other plan of it")
+    kubernetes: str = Field(description="the server's version, for people: an upgrade does not change the plan")
 
     @property
     def running(self) -> Record | None:
-        """What runs there, if we know."""
-        return self.standing.known_good
+        """What runs there, as far as the records say."""
+        return self.state.known_good
 
     @property
     def force(self) -> bool:
-        """Whether fields are taken from other managers: going back must not fail on what somebody edited."""
+        """Whether to take fields from other managers: a manual edit must not make a rollback fail."""
         return self.target.environment.take_over or isinstance(self.version, Record)
 
     @property
     def content(self) -> str:
-        """Identity of what a person is asked about, 64 hex digits."""
-        place = self.target.ownership
+        """Identity of what an approval is asked for, 64 hex digits."""
+        ownership = self.target.ownership
         return content_digest(
-            place.environment, place.namespace, self.server, hash_of(self.version), self.changes.digest
+            ownership.environment, ownership.namespace, self.server, hash_of(self.version), self.changes.digest
         )
 
     @property
-    def is_there(self) -> bool:
+    def already_runs(self) -> bool:
         """Whether the environment runs exactly this, so that there is nothing to do."""
-        runs = isinstance(self.version, Release) and self.standing.runs(self.version)
+        runs = isinstance(self.version, Release) and self.state.runs(self.version)
         return runs and not self.changes.changes_something
 
 
 @task(name="plan", task_run_name="plan {target.name}", cache_policy=NO_CACHE, **RETRIES)
 def plan(target: Target, version: Version) -> Plan:
-    """Dry-run all objects on the server and compare; nothing is written, and the diff becomes an artifact.
+    """Dry-run all objects on the server and compare; writes nothing. The diff becomes an artifact.
 
     Args:
         target: the environment.
@@ -72,68 +71,71 @@ def plan(target: Target, version: Version) -> Plan:
     Raises:
         InvalidManifest, OwnershipConflict, Forbidden: as the server says.
     """
-    planned = asyncio.run(_plan(target, version))
-    where = markdown.place(planned.server, planned.kubernetes, target.environment.namespace)
-    weak = lint(planned.objects)
-    artifacts.planned_changes(target.application, target.name, planned.changes, where, weak)
-    for weakness in weak:
-        log().warning("%s: %s. Fix: %s", weakness.where, weakness.summary, weakness.fix)
+
+    async def run(cluster: Cluster) -> Plan:
+        return await _plan(cluster, target, version)
+
+    planned = target.run(run)
+    place = markdown.place(planned.server, planned.kubernetes, target.environment.namespace)
+    artifacts.planned_changes(target.application, target.name, planned.changes, place, planned.findings)
+    for finding in planned.findings:
+        log().warning("%s: %s. Fix: %s", finding.where, finding.summary, finding.fix)
     log().info("%s: %s", target.name, planned.changes)
     if planned.running is None:
-        log().info("%s has no known-good yet: if this release fails, there is nothing to go back to", target.name)
+        log().info("%s has no known-good yet: if this release fails, there is nothing to roll back to", target.name)
     return planned
 
 
-async def _plan(target: Target, version: Version) -> Plan:
-    async with target.connect() as cluster:
-        standing = await environment_state(cluster, target)
-        objects = await target.objects(cluster, version)
-        takes_over = target.environment.take_over
-        changes = await apply.compute_changes(
-            cluster,
-            target.ownership,
-            objects,
-            force=takes_over or isinstance(version, Record),
-            known_kinds=standing.known_kinds,
-        )
-        first = takes_over and standing.newest is None
-        return Plan(
-            target=target,
-            version=version,
-            objects=objects,
-            changes=changes,
-            standing=standing,
-            taken_over=await apply.unowned_objects(cluster, target.ownership, objects) if first else (),
-            server=cluster.server,
-            kubernetes=await cluster.version(),
-        )
+async def _plan(cluster: Cluster, target: Target, version: Version) -> Plan:
+    state = await environment_state(cluster, target)
+    objects = await target.objects(cluster, version)
+    take_over = target.environment.take_over
+    changes = await compute_changes(
+        cluster,
+        target.ownership,
+        objects,
+        force=take_over or isinstance(version, Record),
+        known_kinds=state.known_kinds,
+    )
+    first = take_over and state.newest is None
+    return Plan(
+        target=target,
+        version=version,
+        objects=objects,
+        changes=changes,
+        state=state,
+        unowned=await unowned_objects(cluster, target.ownership, objects) if first else (),
+        findings=lint(objects),
+        server=cluster.server,
+        kubernetes=await cluster.version(),
+    )
 
 
 async def environment_state(cluster: Cluster, target: Target) -> EnvironmentState:
-    """Where the environment stands by its records."""
-    history = RecordStore(cluster, target.ownership)
-    if not await ownership.namespace_exists(cluster, target.environment.namespace):
+    """What the environment's records say."""
+    if not await namespace_exists(cluster, target.environment.namespace):
         return EnvironmentState()
-    return EnvironmentState(newest=await history.newest(), known_good=await history.known_good())
+    newest, known_good = await RecordStore(cluster, target.ownership).latest()
+    return EnvironmentState(newest=newest, known_good=known_good)
 
 
 def refuse_blocked(pipeline: Pipeline, release: Release, planned: Plan) -> None:
     """Stop before the environment when it is frozen, or runs something newer.
 
     Raises:
-        EnvironmentFrozen, Superseded: see `standing.obstacle`.
+        EnvironmentFrozen, Superseded: see `eligibility.blocked_by`.
     """
     running = planned.running
     older = None
     if running and running.commit and running.commit.sha != release.commit.sha:
         older = _contains(pipeline, release.commit, running.commit)
-    error = blocked_by(planned.target.name, planned.standing, release, older=older)
+    error = blocked_by(planned.target.name, planned.state, release, older=older)
     if error:
         raise error
 
 
 def _contains(pipeline: Pipeline, older: Commit, newer: Commit) -> bool | None:
-    """Whether `newer` contains `older`; it is "unknown" only after a fetch."""
+    """Whether `newer` contains `older`; None, which means unknown, only after a fetch."""
     tree = workspace.tree(pipeline.source, older)
     answer = git.is_ancestor(tree, older.sha, newer.sha)
     if answer is None:
@@ -143,7 +145,7 @@ def _contains(pipeline: Pipeline, older: Commit, newer: Commit) -> bool | None:
 
 
 def commits_between(pipeline: Pipeline, release: Release, running: Record | None) -> tuple[Commit, ...]:
-    """The commits that the release brings, newest first."""
+    """The commits that the release adds to what runs, newest first."""
     tree = workspace.tree(pipeline.source, release.commit)
     since = running.commit.sha if running and running.commit else None
     try:

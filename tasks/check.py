@@ -7,10 +7,10 @@ from prefect_cd.gates.evidence import Evidence, require_passed
 from prefect_cd.pipeline.models import Check, Pipeline
 from prefect_cd.release.model import BuiltImage, Commit
 from prefect_cd.tasks import artifacts, workspace
-from prefect_cd.tasks.stage import KEPT, live
+from prefect_cd.tasks.stage import PERSISTED, live
 
 
-@task(name="check", task_run_name="{check.name}", **KEPT)
+@task(name="check", task_run_name="{check.name}", **PERSISTED)
 def run_check(pipeline: Pipeline, commit: Commit, image: BuiltImage, check: Check) -> Evidence:
     """Run one check in the checkout; its report becomes an artifact.
 
@@ -24,8 +24,8 @@ def run_check(pipeline: Pipeline, commit: Commit, image: BuiltImage, check: Chec
         GateFailed: a test failed.
         GateErrored: it ended without an answer.
     """
-    given = check.model_copy(update={"environment": {"IMAGE": image.reference, **check.environment}})
-    evidence = runner.run_check(given, workspace.tree(pipeline.source, commit), on_line=live())
+    with_image = check.model_copy(update={"environment": {"IMAGE": image.reference, **check.environment}})
+    evidence = runner.run_check(with_image, workspace.tree(pipeline.source, commit), on_line=live())
     artifacts.evidence(pipeline.application, evidence)
     require_passed(evidence)
     return evidence

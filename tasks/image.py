@@ -1,4 +1,4 @@
-"""Stage: one image per commit, built once."""
+"""Stage: the commit's image in the registry, built once."""
 
 from prefect import task
 
@@ -6,24 +6,30 @@ from prefect_cd.pipeline.models import Pipeline
 from prefect_cd.release import image
 from prefect_cd.release.model import BuiltImage, Commit
 from prefect_cd.tasks import workspace
-from prefect_cd.tasks.stage import KEPT, RETRIES, live, log
+from prefect_cd.tasks.preconditions import Preflight
+from prefect_cd.tasks.stage import PERSISTED, RETRIES, live, log
 
 
-@task(name="build image", task_run_name="build image of {commit.short}", **KEPT, **RETRIES)
-def build(pipeline: Pipeline, commit: Commit) -> BuiltImage:
-    """The commit's image in the registry, by digest; nothing is built when it is there already.
+@task(name="build image", task_run_name="build image of {commit.short}", **PERSISTED, **RETRIES)
+def build(pipeline: Pipeline, commit: Commit, checked: Preflight) -> BuiltImage:
+    """The commit's image in the registry, by digest; builds nothing where preflight found it.
+
+    Args:
+        pipeline: how the image is built.
+        commit: what is built.
+        checked: what preflight found; names the builder.
 
     Raises:
         BuildFailed: it does not build.
         RegistryUnreachable: the registry does not answer; retried.
         Forbidden: the registry refuses the push.
-        MissingTool: neither docker nor podman nor buildah works here.
+        MissingTool: the builder is gone since preflight.
     """
-    settings = pipeline.image
-    found = image.find_image(settings, commit)
-    if found:
-        log().info("found %s, nothing to build", found.reference)
-        return found
-    built = image.build(settings, commit, workspace.tree(pipeline.source, commit, clean=True), on_line=live())
+    if checked.image:
+        log().info("found %s, nothing to build", checked.image.reference)
+        return checked.image
+    builder = image.builder_named(checked.builder or "")
+    tree = workspace.tree(pipeline.source, commit, clean=True)
+    built = image.build(pipeline.image, commit, tree, builder, on_line=live())
     log().info("built %s", built.reference)
     return built

@@ -16,11 +16,11 @@ _WAIT = timedelta(minutes=30)
 
 @contextmanager
 def hold_lock(target: Target, *, wait: timedelta = _WAIT) -> Iterator[Lock]:
-    """Hold the environment's lock: what writes to an environment takes it as a parameter.
+    """Hold the environment's lock, which every stage that writes to an environment takes as a parameter.
 
     Args:
         target: the environment; its namespace is created when it is missing.
-        wait: for another writer to end.
+        wait: how long to wait for another writer to end.
 
     Raises:
         EnvironmentBusy: another writer is still at work after `wait`.

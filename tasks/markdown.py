@@ -1,7 +1,7 @@
 """What people read in the Prefect UI: Markdown from results. Pure.
 
-The UI shows tables, code, links and data-URI pictures; it colours no diffs and drops styles. A description line must
-say the point by itself, since the page is a click away.
+The UI shows tables, code, links and data-URI pictures; it has no colours for diffs and drops styles. A description
+line must say the point by itself, since the page is a click away.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,8 +9,8 @@ from datetime import datetime, timezone
 
 from prefect_cd.environment.apply import Action, ChangeSet
 from prefect_cd.environment.records import Record
-from prefect_cd.gates.evidence import Evidence, Outcome
-from prefect_cd.gates.traffic.chart import picture
+from prefect_cd.gates.evidence import Evidence, Outcome, Picture
+from prefect_cd.gates.traffic.chart import chart_uri
 from prefect_cd.gates.traffic.metrics import Traffic
 from prefect_cd.manifests.lint import Finding
 from prefect_cd.release.model import Commit, Release
@@ -29,7 +29,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _cell(value: object) -> str:
-    """One line of a stranger's text: neither a column, nor HTML, nor a link or picture."""
+    """Untrusted text on one line: it cannot add a column, HTML, a link or a picture."""
     return " ".join(str(value).replace("|", "\\|").replace("<", "&lt;").replace("[", "\\[").split())
 
 
@@ -38,48 +38,53 @@ def _utc(at: datetime) -> datetime:
 
 
 def fenced(text: str, language: str = "") -> str:
-    """A code block that the text cannot end."""
+    """A code block whose fence is longer than any in the text, so that the text cannot end it."""
     fence = "```"
     while fence in text:
         fence += "`"
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
-def evidence(proved: Evidence) -> str:
-    """What a check or gate proved: the table, the failures' text, pictures, console and trace."""
-    parts = [f"# {_SIGNS[proved.outcome]} {_cell(proved.gate)}: {_cell(proved.summary)}"]
-    if proved.cases:
-        rows = ((_SIGNS[case.outcome], case.title, f"{case.seconds:.2f} s") for case in proved.cases)
+def evidence(proof: Evidence) -> str:
+    """What a check or gate proof: the table, the failures' text, pictures, console and trace."""
+    parts = [f"# {_SIGNS[proof.outcome]} {_cell(proof.gate)}: {_cell(proof.summary)}"]
+    if proof.cases:
+        rows = ((_SIGNS[case.outcome], case.title, f"{case.seconds:.2f} s") for case in proof.cases)
         parts.append(table(["", "test", "time"], rows))
-    for case in proved.cases:
+    for case in proof.cases:
         if case.outcome in {Outcome.FAILED, Outcome.ERRORED}:
             parts += [f"## {_SIGNS[case.outcome]} {_cell(case.title)}", fenced(case.message or "(no text)")]
-    if proved.outcome != Outcome.PASSED and proved.output:
-        parts += ["## The last lines of its output", fenced(proved.output)]
-    if proved.console:
-        parts += ["## What the browser's console said", fenced("\n".join(proved.console))]
-    parts += [f"### {_cell(each.title)}\n\n![{_cell(each.title)}]({each.uri})" for each in proved.pictures]
-    if proved.trace:
-        parts += ["## Trace", fenced(f"playwright show-trace {proved.trace}", "sh")]
+    if proof.outcome != Outcome.PASSED and proof.output:
+        parts += ["## Last lines of the output", fenced(proof.output)]
+    if proof.console:
+        parts += ["## Browser console", fenced("\n".join(proof.console))]
+    parts += [f"### {_picture(picture)}" for picture in proof.pictures]
+    if proof.trace:
+        parts += ["## Trace", fenced(f"playwright show-trace {proof.trace}", "sh")]
     return "\n\n".join(parts)
 
 
+def _picture(picture: Picture) -> str:
+    return f"{_cell(picture.title)}\n\n![{_cell(picture.title)}]({picture.uri})"
+
+
 def place(server: str, version: str, namespace: str) -> str:
-    """Where something is, or will be, as the cluster itself says it: its version tells what kind of cluster it is."""
+    """Where objects are, in the cluster's own words; the version shows what kind of cluster it is."""
     return f"cluster `{server}` (Kubernetes {_cell(version)}), namespace `{namespace}`"
 
 
-def changes(planned: ChangeSet) -> str:
-    """The change set as a table, then each object's diff."""
-    moved = [change for change in planned.changes if change.action != Action.UNCHANGED]
-    unchanged = len(planned.changes) - len(moved)
-    parts = [table(["object", "action"], ([str(change.ref), change.action.value] for change in moved))] if moved else []
+def changes(change_set: ChangeSet) -> str:
+    """The change set as a table, then the diff of each object."""
+    changed = [change for change in change_set.changes if change.action != Action.UNCHANGED]
+    unchanged = len(change_set.changes) - len(changed)
+    rows = ([str(change.ref), change.action.value] for change in changed)
+    parts = [table(["object", "action"], rows)] if changed else []
     if unchanged:
         parts.append(f"{unchanged} unchanged.")
     left = _DIFF_LIMIT
-    for change in moved:
+    for change in changed:
         if left <= 0:
-            parts.append("*The rest of the diff is left out here: it is too long.*")
+            parts.append("*The rest of the diff is left out: it is too long.*")
             break
         parts += [f"**{change.action.value} {change.ref}**", fenced(change.diff[:left], "diff")]
         left -= len(change.diff)
@@ -88,44 +93,42 @@ def changes(planned: ChangeSet) -> str:
 
 def rollout(report: Report) -> str:
     """How a rollout stands: replicas, pods and since when."""
-    parts = [
-        table(
-            ["workload", "ready", "state"],
-            ([each.workload, f"{each.ready} of {each.wanted}", each.summary] for each in report.workloads),
-        )
-    ]
-    pods = [pod for each in report.workloads for pod in each.pods]
+    rows = (
+        [workload.workload, f"{workload.ready} of {workload.wanted}", workload.summary] for workload in report.workloads
+    )
+    parts = [table(["workload", "ready", "state"], rows)]
+    pods = [pod for workload in report.workloads for pod in workload.pods]
     if pods:
-        rows = (
+        pod_rows = (
             [pod.name, "yes" if pod.ready else "no", pod.state, f"{_utc(pod.since):%H:%M:%S}" if pod.since else ""]
             for pod in pods
         )
-        parts.append(table(["pod", "ready", "state", "since (UTC)"], rows))
+        parts.append(table(["pod", "ready", "state", "since (UTC)"], pod_rows))
     return "\n\n".join(parts)
 
 
-def troubles(report: Report) -> str:
-    """Why a rollout failed, for somebody who was woken up by it."""
-    parts = [part for trouble in report.troubles for part in _trouble(trouble)] or [report.summary]
+def problems(report: Report) -> str:
+    """Why a rollout failed, for the person on call."""
+    parts = [part for problem in report.problems for part in _problem(problem)] or [report.summary]
     return "\n\n".join([*parts, "## All workloads", rollout(report)])
 
 
-def _trouble(trouble: Problem) -> Iterable[str]:
-    yield f"# ✘ {_cell(trouble.summary)}"
-    yield f"**What to do:** {trouble.hint}"
-    yield table(["where", "category"], [[trouble.where, trouble.category]])
-    if trouble.evidence:
-        yield "## What Kubernetes says\n\n" + fenced(trouble.evidence)
-    if trouble.logs:
-        yield "## The last lines of its log\n\n" + fenced(trouble.logs)
+def _problem(problem: Problem) -> Iterable[str]:
+    yield f"# ✘ {_cell(problem.summary)}"
+    yield f"**What to do:** {problem.hint}"
+    yield table(["where", "category"], [[problem.where, problem.category]])
+    if problem.evidence:
+        yield "## What Kubernetes says\n\n" + fenced(problem.evidence)
+    if problem.logs:
+        yield "## Last lines of the log\n\n" + fenced(problem.logs)
 
 
 def approval(
     release: Release,
     environment: str,
-    planned: ChangeSet,
+    changed: ChangeSet,
     *,
-    weak: Sequence[Finding] = (),
+    findings: Sequence[Finding] = (),
     server: str,
     version: str,
     namespace: str,
@@ -135,32 +138,32 @@ def approval(
     note: str = "",
     run: str = "",
 ) -> str:
-    """What a person sees before deciding: a narrow form, so lists rather than tables."""
+    """What an approver reads before deciding: a narrow form, so lists rather than tables."""
     commit = release.commit
     now = running.release_id if running else "nothing that we know of"
-    back = running.release_id if running else "nothing: it is the first release here, and a failure is left as it is"
+    rollback = running.release_id if running else "nothing: it is the first release here, and a failure stays as it is"
     parts = [
         f"> **{_cell(note)}**" if note else "",
         f"# {release.application} {commit.short} → {environment}",
         f"**{_cell(commit.subject)}**, by {_cell(commit.author)}, {_utc(commit.committed_at):%Y-%m-%d %H:%M} UTC",
         bullets(
             f"runs there now: {now}",
-            f"if it fails, we go back to: {back}",
+            f"if it fails, we roll back to: {rollback}",
             f"release `{release.id}`, commit `{commit.sha[:12]}`",
             f"image `{release.image.name}` `{release.image.digest[:19]}…`",
             place(server, version, namespace),
             f"[the run with all its reports]({run})" if run else "",
         ),
         "## What was tested",
-        bullets(*(f"{_SIGNS[each.outcome]} **{_cell(each.gate)}**: {_cell(each.summary)}" for each in tested)),
-        weaknesses(weak),
-        f"## What changes: {planned}",
-        bullets(*(f"`{each.short}` {_cell(each.subject)} ({_cell(each.author)})" for each in commits)),
-        changes(planned),
+        bullets(*(f"{_SIGNS[proof.outcome]} **{_cell(proof.gate)}**: {_cell(proof.summary)}" for proof in tested)),
+        may_lose_requests(findings),
+        f"## What changes: {changed}",
+        bullets(*(f"`{commit.short}` {_cell(commit.subject)} ({_cell(commit.author)})" for commit in commits)),
+        changes(changed),
     ]
-    pictures = [picture for each in tested for picture in each.pictures][:_PICTURES]
+    pictures = [picture for proof in tested for picture in proof.pictures][:_PICTURES]
     parts += ["## What the browser saw"] if pictures else []
-    parts += [f"{_cell(each.title)}\n\n![{_cell(each.title)}]({each.uri})" for each in pictures]
+    parts += [_picture(picture) for picture in pictures]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -173,10 +176,13 @@ def outcome(record: Record) -> str:
     """What became of a release in an environment."""
     rows = [
         ["release", record.release_id],
-        ["commit", f"{record.commit.short} {record.commit.subject}" if record.commit else "what was there before us"],
+        [
+            "commit",
+            f"{record.commit.short} {record.commit.subject}" if record.commit else "none: from before the takeover",
+        ],
         ["image", record.image.reference if record.image else ""],
         ["state", record.state.value],
-        ["approved by", f"{record.decision.name}: {record.decision.comment}" if record.decision else "nobody had to"],
+        ["approved by", f"{record.decision.name}: {record.decision.comment}" if record.decision else "not required"],
         ["record", f"Secret prefect-cd.{record.application}.{record.number}"],
     ]
     parts = [table(["", ""], rows)]
@@ -187,42 +193,47 @@ def outcome(record: Record) -> str:
     return "\n\n".join(parts)
 
 
-def requests(proved: Evidence, seen: Traffic) -> str:
-    """What users saw of a rollout: the verdict, a picture of it, and the numbers."""
-    chart = picture(seen)
-    took, before = seen.latency, f"{seen.sent_before}, of which {sum(seen.before.values())} failed"
+def requests(proof: Evidence, traffic: Traffic) -> str:
+    """What became of the requests during a rollout: the verdict, a chart, and the numbers."""
+    chart = chart_uri(traffic)
+    latency, before = traffic.latency, f"{traffic.sent_before}, of which {sum(traffic.failures_before.values())} failed"
     numbers: list[Sequence[object]] = [
-        ["asked for", seen.address],
-        ["by way of", seen.way.value],
-        ["before the rollout", before if seen.sent_before else "none"],
-        ["during the rollout", seen.sent],
-        *(["failed", f"{number} ({kind})"] for kind, number in seen.failures.items()),
-        ["slow", seen.slow],
-        ["longest time without a good answer", _gap(seen)],
-        ["half, 95 %, 99 % and all within", " · ".join(f"{s * 1000:.0f} ms" for s in took.model_dump().values())],
-        *([["not sent", f"{seen.unsent}: this machine was too busy"]] if seen.unsent else []),
+        ["URL", traffic.address],
+        ["route", traffic.route.value],
+        ["before the rollout", before if traffic.sent_before else "none"],
+        ["during the rollout", traffic.sent],
+        *(["failed", f"{number} ({kind})"] for kind, number in traffic.failures.items()),
+        ["slow", traffic.slow],
+        ["longest time without a good answer", _gap(traffic)],
+        ["half, 95 %, 99 % and all within", " · ".join(f"{s * 1000:.0f} ms" for s in latency.model_dump().values())],
+        *([["not sent", f"{traffic.unsent}: this machine was too busy"]] if traffic.unsent else []),
     ]
     parts = [
-        f"# {_SIGNS[proved.outcome]} {_cell(proved.gate)}",
-        _cell(proved.summary),
-        f"**What to do:** {proved.hint}" if proved.hint else "",
+        f"# {_SIGNS[proof.outcome]} {_cell(proof.gate)}",
+        _cell(proof.summary),
+        f"**What to do:** {proof.hint}" if proof.hint else "",
         f"![answers per second, by version]({chart})" if chart else "",
     ]
-    if proved.cases:
-        limits = ([_SIGNS[case.outcome], case.name, case.message] for case in proved.cases)
+    if proof.cases:
+        limits = ([_SIGNS[case.outcome], case.name, case.message] for case in proof.cases)
         parts.append(table(["", "limit", "exceeded by"], limits))
     parts.append(table(["requests", ""], numbers))
-    if seen.versions:
-        rows = ([each.version, each.answers, f"{each.first:.1f} s", f"{each.last:.1f} s"] for each in seen.versions)
+    if traffic.versions:
+        rows = (
+            [version.version, version.answers, f"{version.first:.1f} s", f"{version.last:.1f} s"]
+            for version in traffic.versions
+        )
         parts.append(table(["version", "answers", "first", "last"], rows))
     return "\n\n".join(part for part in parts if part)
 
 
-def _gap(seen: Traffic) -> str:
-    return f"{seen.gap:.2f} s, from second {seen.gap_at:.1f} on" if seen.gap else "0 s"
+def _gap(traffic: Traffic) -> str:
+    return f"{traffic.gap:.2f} s, from second {traffic.gap_at:.1f} on" if traffic.gap else "0 s"
 
 
-def weaknesses(found: Sequence[Finding]) -> str:
-    """What will lose requests, with the fix; empty when nothing will. Lists, since a form is narrow."""
-    lines = (f"**{_cell(each.where)}**: {_cell(each.summary)}. *Fix:* {_cell(each.fix)}." for each in found)
-    return f"## What may lose requests\n\n{bullets(*lines)}" if found else ""
+def may_lose_requests(findings: Sequence[Finding]) -> str:
+    """What may lose requests, with the fix; empty when nothing may. A list, since a form is narrow."""
+    lines = (
+        f"**{_cell(finding.where)}**: {_cell(finding.summary)}. *Fix:* {_cell(finding.fix)}." for finding in findings
+    )
+    return f"## What may lose requests\n\n{bullets(*lines)}" if findings else ""

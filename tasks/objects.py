@@ -1,6 +1,5 @@
 """Stages: write a version into an environment; remove what it no longer contains."""
 
-import asyncio
 from datetime import datetime, timezone
 
 from prefect import task
@@ -11,6 +10,7 @@ from pydantic import Field
 from prefect_cd.environment import apply as core
 from prefect_cd.environment.apply import ChangeSet
 from prefect_cd.environment.lease import Lock
+from prefect_cd.kube.client import Cluster
 from prefect_cd.kube.objects import Object
 from prefect_cd.release.model import Commit, Result
 from prefect_cd.tasks.changes import Plan
@@ -38,18 +38,17 @@ def apply(planned: Plan, lock: Lock) -> Applied:
         lock: held by the caller; each write asks it first.
 
     Raises:
-        OwnershipConflict: somebody took a field over since the plan.
+        OwnershipConflict: another manager took a field over since the plan.
         LockLost: we are no longer the writer.
-        ClusterUnreachable: the API server is gone for longer than our patience, or nobody knows who is the writer;
+        ClusterUnreachable: no answer for longer than our patience, or it is unknown whether the lock is still ours;
             retried.
     """
     since = _first_attempt()
 
-    async def run() -> None:
-        async with planned.target.connect() as cluster:
-            await core.apply(cluster, planned.objects, planned.changes, force=planned.force, guard=lock.guard)
+    async def run(cluster: Cluster) -> None:
+        await core.apply(cluster, planned.objects, planned.changes, force=planned.force, guard=lock.guard)
 
-    asyncio.run(run())
+    planned.target.run(run)
     log().info("%s: %s", planned.target.name, planned.changes)
     return Applied(
         target=planned.target,
@@ -74,8 +73,7 @@ def prune(applied: Applied, lock: Lock) -> None:
     It comes after the rollout: until then old pods may still need what goes.
     """
 
-    async def run() -> None:
-        async with applied.target.connect() as cluster:
-            await core.prune(cluster, applied.target.ownership, applied.changes, guard=lock.guard)
+    async def run(cluster: Cluster) -> None:
+        await core.prune(cluster, applied.target.ownership, applied.changes, guard=lock.guard)
 
-    asyncio.run(run())
+    applied.target.run(run)

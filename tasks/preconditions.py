@@ -5,19 +5,23 @@ from datetime import timedelta
 from pathlib import Path
 
 from prefect import task
+from pydantic import Field
 
-from prefect_cd.environment import apply
+from prefect_cd.environment.apply import prepare_objects, validate
 from prefect_cd.errors import Forbidden
-from prefect_cd.gates.browser.suite import find_browser, inside
-from prefect_cd.kube import concurrency
+from prefect_cd.gates.browser.executable import find_browser
+from prefect_cd.gates.checkout import checkout_path
 from prefect_cd.kube.client import Cluster
+from prefect_cd.kube.concurrency import parallel
 from prefect_cd.kube.resources import Ref
-from prefect_cd.manifests import load, prepare
+from prefect_cd.manifests.load import Manifest, load
+from prefect_cd.manifests.prepare import pin_image
 from prefect_cd.pipeline.models import Environment, Pipeline
-from prefect_cd.release import image
-from prefect_cd.release.model import BuiltImage, Commit
+from prefect_cd.release.image import choose_builder, find_image
+from prefect_cd.release.model import BuiltImage, Commit, Result
 from prefect_cd.tasks import workspace
-from prefect_cd.tasks.stage import KEPT, RETRIES, log
+from prefect_cd.tasks.connection import CONNECTIONS
+from prefect_cd.tasks.stage import PERSISTED, RETRIES, log
 from prefect_cd.tasks.target import Target
 
 _PATIENCE = timedelta(seconds=5)
@@ -36,65 +40,85 @@ _NEEDED_BY_GATES = (
 )
 
 
-@task(name="preflight", task_run_name="preflight", **KEPT, **RETRIES)
-def preflight(pipeline: Pipeline, commit: Commit) -> None:
-    """Prove tools, suites, clusters, permissions and manifests; nothing is written.
+class Preflight(Result):
+    """What preflight found, so that no later stage asks again."""
+
+    image: BuiltImage | None = Field(description="the commit's image, where the registry has it already")
+    builder: str | None = Field(description="what will build the image; None where it is there")
+    manifests: dict[str, tuple[Manifest, ...]] = Field(description="environment -> its objects, as the commit has them")
+
+
+@task(name="preflight", task_run_name="preflight", **PERSISTED, **RETRIES)
+def preflight(pipeline: Pipeline, commit: Commit) -> Preflight:
+    """Prove tools, suites, clusters, permissions and manifests; writes nothing.
+
+    Manifests are read here, from a clean checkout, before any code of the commit runs beside them.
 
     Raises:
         Invalid: the first thing that is wrong, with where it stands and what to do.
         ClusterUnreachable: a cluster does not answer; retried.
     """
     tree = workspace.tree(pipeline.source, commit, clean=True)
-    if image.find_image(pipeline.image, commit) is None:
-        builder = image.choose_builder(pipeline.image)
+    image = find_image(pipeline.image, commit)
+    builder = None if image else choose_builder(pipeline.image)
+    if builder:
         log().info("%s will build the image", builder.program)
     for check in pipeline.checks:
-        inside(tree, check.directory, check.name)
+        checkout_path(tree, check.directory, check.name)
     for environment in pipeline.environments:
-        _suites(environment, tree)
-    asyncio.run(_environments(pipeline, tree))
+        _check_suites(environment, tree)
+    manifests = {
+        environment.name: _read_manifests(pipeline, environment, tree) for environment in pipeline.environments
+    }
+    targets = [Target.of(pipeline, environment.name) for environment in pipeline.environments]
+
+    async def check_clusters() -> list[BaseException | None]:
+        checks = (_check_environment(target, manifests[target.name]) for target in targets)
+        return await asyncio.gather(*checks, return_exceptions=True)
+
+    for error in CONNECTIONS.run(check_clusters):  # of several, the first in the pipeline's order
+        if error:
+            raise error
+    return Preflight(image=image, builder=builder.name if builder else None, manifests=manifests)
 
 
-async def _environments(pipeline: Pipeline, tree: Path) -> None:
-    """All at once; the first in the pipeline's order that is wrong is told."""
-    asked = (_environment(pipeline, Target.of(pipeline, each.name), tree) for each in pipeline.environments)
-    for answer in await asyncio.gather(*asked, return_exceptions=True):
-        if isinstance(answer, BaseException):
-            raise answer
-
-
-def _suites(environment: Environment, tree: Path) -> None:
+def _check_suites(environment: Environment, tree: Path) -> None:
     for gate in environment.gates:
-        start = inside(tree, gate.directory, gate.name)
+        start = checkout_path(tree, gate.directory, gate.name)
         if gate.browser:
-            inside(start, gate.browser, gate.name)
+            checkout_path(start, gate.browser, gate.name)
             log().info("%s will use %s", gate.name, find_browser())
 
 
-async def _environment(pipeline: Pipeline, target: Target, tree: Path) -> None:
-    environment = target.environment
-    found = load.load(tree / environment.manifests, tree)
+def _read_manifests(pipeline: Pipeline, environment: Environment, tree: Path) -> tuple[Manifest, ...]:
+    """The environment's objects; refuses a set in which no container uses the pipeline's image."""
+    manifests = load(tree / environment.manifests, tree)
     unbuilt = BuiltImage(name=pipeline.image.name, digest=_UNBUILT, built=False)
-    prepare.pin_image([each.item for each in found], unbuilt, where=environment.manifests)
-    async with target.connect(_PATIENCE) as cluster:
+    pin_image([manifest.item for manifest in manifests], unbuilt, where=environment.manifests)
+    return manifests
+
+
+async def _check_environment(target: Target, manifests: tuple[Manifest, ...]) -> None:
+    environment = target.environment
+    async with target.connection(_PATIENCE) as cluster:
         log().info("%s: Kubernetes %s at %s", target.name, await cluster.version(), cluster.server)
-        objects = await apply.prepare_objects(cluster, found, environment.namespace, environment.cluster_scoped)
-        await _may(cluster, target, {(item["apiVersion"], item["kind"]) for item in objects})
-        written = {Ref.of(item): each.where for item, each in zip(objects, found, strict=True)}
+        objects = await prepare_objects(cluster, manifests, environment.namespace, environment.cluster_scoped)
+        await _check_permissions(cluster, target, {(item["apiVersion"], item["kind"]) for item in objects})
+        written = {Ref.of(item): manifest.where for item, manifest in zip(objects, manifests, strict=True)}
         labelled = [target.ownership.label(item) for item in objects]
-        await apply.validate(cluster, target.ownership, labelled, written, force=environment.take_over)
+        await validate(cluster, target.ownership, labelled, written, force=environment.take_over)
 
 
-async def _may(cluster: Cluster, target: Target, kinds: set[tuple[str, str]]) -> None:
+async def _check_permissions(cluster: Cluster, target: Target, kinds: set[tuple[str, str]]) -> None:
     """Ask for each verb that a rollout and a rollback will use, so that neither stops halfway."""
     needed = [*_NEEDED, *(_NEEDED_BY_GATES if target.environment.gates else ())]
     for api_version, name in sorted(kinds):
         kind = await cluster.kind(api_version, name)
         needed.append((kind.group, kind.plural, ("get", "list", "patch", "delete")))
-    asked = [(verb, group, resource) for group, resource, verbs in needed for verb in verbs]
+    permissions = [(verb, group, resource) for group, resource, verbs in needed for verb in verbs]
     namespace = target.environment.namespace
-    answers = await concurrency.parallel(cluster.may(*each, namespace) for each in asked)
-    refused = [_said(*each) for each, may in zip(asked, answers, strict=True) if not may]
+    answers = await parallel(cluster.is_allowed(*permission, namespace) for permission in permissions)
+    refused = [_readable(*permission) for permission, may in zip(permissions, answers, strict=True) if not may]
     if refused:
         raise Forbidden(
             f"we may not {', '.join(refused)} in namespace {namespace}",
@@ -103,5 +127,5 @@ async def _may(cluster: Cluster, target: Target, kinds: set[tuple[str, str]]) ->
         )
 
 
-def _said(verb: str, group: str, resource: str) -> str:
+def _readable(verb: str, group: str, resource: str) -> str:
     return f"{verb} {resource}.{group}" if group else f"{verb} {resource}"

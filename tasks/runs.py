@@ -1,4 +1,4 @@
-"""What a run says about itself to Prefect, and what it says to older runs that still wait."""
+"""What a run does to runs in Prefect: tag itself, and end older ones that still wait for an approval."""
 
 from pathlib import Path
 from uuid import UUID
@@ -24,7 +24,7 @@ _COMMIT = "commit:"
 
 
 def tag(*tags: str) -> None:
-    """Add tags to the running flow run, so that people can filter by application, environment and commit."""
+    """Add tags to the current flow run: people filter by application, environment and commit."""
     if flow_run.id is None:
         return
     with get_client(sync_client=True) as client:
@@ -33,7 +33,7 @@ def tag(*tags: str) -> None:
 
 
 def supersede_older(pipeline: Pipeline, commit: Commit) -> None:
-    """End older releases of this deployment that still wait for a person: their commit is contained in ours."""
+    """End older releases of this deployment that wait for an approval and whose commit ours contains."""
     if not deployment.id:
         return
     tree = workspace.tree(pipeline.source, commit)
@@ -43,16 +43,16 @@ def supersede_older(pipeline: Pipeline, commit: Commit) -> None:
             deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])),
         )
         for run in waiting:
-            theirs = _commit_of(run)
-            if str(run.id) != flow_run.id and theirs and _contains(tree, theirs, commit):
-                message = f"{commit.short} contains {theirs} and asks in its place"
+            older = _commit_of(run)
+            if str(run.id) != flow_run.id and older and _contains(tree, older, commit):
+                message = f"{commit.short} contains {older} and asks in its place"
                 state: State[None] = State(type=StateType.CANCELLED, name="Superseded", message=message)
                 client.set_flow_run_state(run.id, state, force=True)
                 log().info("%s is superseded: %s", run.name, message)
 
 
 def _commit_of(run: FlowRun) -> str | None:
-    return next((each.removeprefix(_COMMIT) for each in run.tags if each.startswith(_COMMIT)), None)
+    return next((tag.removeprefix(_COMMIT) for tag in run.tags if tag.startswith(_COMMIT)), None)
 
 
 def _contains(tree: Path, older: str, commit: Commit) -> bool:

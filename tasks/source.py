@@ -9,10 +9,10 @@ from prefect_cd.pipeline.models import Pipeline
 from prefect_cd.release import git
 from prefect_cd.release.model import Commit
 from prefect_cd.tasks import artifacts, workspace
-from prefect_cd.tasks.stage import KEPT, RETRIES, log
+from prefect_cd.tasks.stage import PERSISTED, RETRIES, log
 
 
-@task(name="resolve revision", task_run_name="resolve {revision}", **KEPT, **RETRIES)
+@task(name="resolve revision", task_run_name="resolve {revision}", **PERSISTED, **RETRIES)
 def resolve(pipeline: Pipeline, revision: str) -> Commit:
     """Resolve a branch, tag or SHA once; the commit names everything after.
 
@@ -34,9 +34,9 @@ def resolve(pipeline: Pipeline, revision: str) -> Commit:
     return commit
 
 
-@task(name="compare pipeline file", task_run_name="compare pipeline file", **KEPT)
+@task(name="compare pipeline file", task_run_name="compare pipeline file", **PERSISTED)
 def compare_pipeline_file(pipeline: Pipeline, commit: Commit, file: Path) -> bool:
-    """Show how a pipeline file in the commit differs from the served one, which alone is obeyed.
+    """Show how a pipeline file in the commit differs from the served one; runs obey the served one only.
 
     Args:
         pipeline: what is served.
@@ -46,10 +46,10 @@ def compare_pipeline_file(pipeline: Pipeline, commit: Commit, file: Path) -> boo
     Returns:
         Whether they differ.
     """
-    theirs = workspace.tree(pipeline.source, commit) / file.name
-    if theirs.is_symlink() or not theirs.is_file():
+    other = workspace.tree(pipeline.source, commit) / file.name
+    if other.is_symlink() or not other.is_file():
         return False
-    served, committed = file.read_text().splitlines(), theirs.read_text(errors="replace").splitlines()
+    served, committed = file.read_text().splitlines(), other.read_text(errors="replace").splitlines()
     lines = list(difflib.unified_diff(served, committed, "served, and obeyed", "in the commit", lineterm=""))
     if lines:
         log().warning("%s in the commit differs from the served one; the served one is obeyed", file.name)

@@ -13,7 +13,7 @@ from prefect.tasks import Task, exponential_backoff
 
 from prefect_cd.errors import EnvironmentBusy, Errored, GateErrored, LockLost
 
-# the core logs each retry with its reason; stamina's own line would say it again without one
+# the core logs each retry with its reason; stamina would log it again without one
 stamina.instrumentation.set_on_retry_hooks([])
 
 RETRIES: dict[str, Any] = {
@@ -23,19 +23,19 @@ RETRIES: dict[str, Any] = {
 }
 """Options of a task whose errored attempts may heal: three more attempts after 2, 4 and 8 s."""
 
-KEPT: dict[str, Any] = {"persist_result": True, "result_serializer": "json", "cache_policy": DEFAULT}
-"""Options of a task whose result a resumed run takes over instead of running it again."""
+PERSISTED: dict[str, Any] = {"persist_result": True, "result_serializer": "json", "cache_policy": DEFAULT}
+"""Options of a task whose result a resumed run uses instead of running it again."""
 
 
 def may_heal(_task: "Task[..., Any]", _run: TaskRun, state: State[Any]) -> bool:
-    """Retry only what could not be found out, and not what already waited its time."""
+    """Retry only errored attempts, and not those that have waited long enough already."""
     try:
         state.result()
     except (GateErrored, EnvironmentBusy, LockLost):
         return False
     except Errored:
         return True
-    except BaseException:  # noqa: BLE001  anything else is an answer, or a mistake of ours
+    except BaseException:  # noqa: BLE001  anything else is an answer or a bug
         return False
     return False
 
@@ -44,13 +44,13 @@ RETRIES["retry_condition_fn"] = may_heal
 
 
 def log() -> "logging.Logger | logging.LoggerAdapter[logging.Logger]":
-    """The run's logger, or this package's outside of a run."""
+    """The run's logger; outside of a run, the package's."""
     if FlowRunContext.get() or TaskRunContext.get():
         return get_run_logger()
     return logging.getLogger("prefect_cd")
 
 
 def live() -> Callable[[str], None]:
-    """A sink that shows a program's lines in the run's log as they come."""
+    """A function that writes a program's lines to the run's log as they arrive."""
     logger = log()
     return lambda line: logger.info("%s", line)

@@ -1,23 +1,27 @@
 """Where a stage works: one application's environment, and how its cluster is reached."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
+from typing import TypeVar
 
 from prefect_cd.environment.apply import prepare_objects
 from prefect_cd.environment.ownership import Ownership
 from prefect_cd.environment.records import Record
 from prefect_cd.errors import Invalid
-from prefect_cd.kube import client as kubernetes
-from prefect_cd.kube.client import Cluster
+from prefect_cd.kube.client import PATIENCE, Cluster
 from prefect_cd.kube.kubeconfig import Access, LoadedKubeconfig
 from prefect_cd.kube.objects import Object
+from prefect_cd.kube.service_url import open_url
 from prefect_cd.manifests.load import Manifest, display_name
 from prefect_cd.pipeline.models import ClusterAccess, Environment, Pipeline
 from prefect_cd.release.model import Release, Result
+from prefect_cd.tasks.connection import CONNECTIONS
 
 Version = Release | Record
 """What can be brought into an environment: a new release, or the record of an old one."""
+_T = TypeVar("_T")
 
 
 class Target(Result):
@@ -42,7 +46,7 @@ class Target(Result):
         return Ownership(self.application, self.environment.name, self.environment.namespace)
 
     def access(self) -> Access:
-        """How the cluster is reached; a Prefect block is loaded now.
+        """How the cluster is reached; loads the Prefect block where the pipeline file names one.
 
         Raises:
             Invalid: no such KubernetesCredentials block.
@@ -50,7 +54,7 @@ class Target(Result):
         block = self.environment.cluster.credentials
         if block is None:
             return self.environment.cluster
-        # it loads a worker and an operator framework: half a second that only those pay who use a block
+        # imports a worker and an operator framework: half a second that only users of a block pay
         from prefect_kubernetes.credentials import KubernetesCredentials  # noqa: PLC0415
 
         try:
@@ -66,19 +70,54 @@ class Target(Result):
         config = credentials.cluster_config
         return LoadedKubeconfig(config.config, config.context_name)
 
+    def run(self, work: Callable[[Cluster], Awaitable[_T]], *, patience: timedelta = PATIENCE) -> _T:
+        """Run a coroutine with the run's connection to the environment's cluster, and wait for it.
+
+        Args:
+            work: gets the connection.
+            patience: how long a request that can heal is tried again.
+        """
+
+        async def connected() -> _T:
+            async with self.connection(patience) as cluster:
+                return await work(cluster)
+
+        return CONNECTIONS.run(connected)
+
+    @contextmanager
+    def url(self) -> Iterator[str]:
+        """The environment's URL as it can be requested from here, for as long as the block runs.
+
+        Raises:
+            Invalid: no such Service or port.
+            GateErrored: the Service has no ready pod.
+        """
+
+        @asynccontextmanager
+        async def opened() -> AsyncIterator[str]:
+            namespace, address = self.environment.namespace, self.environment.url or ""
+            async with self.connection() as cluster, open_url(cluster, namespace, address) as url:
+                yield url
+
+        with CONNECTIONS.held(opened) as url:
+            yield url
+
     @asynccontextmanager
-    async def connect(self, patience: timedelta = kubernetes.PATIENCE) -> AsyncIterator[Cluster]:
-        """A connection to the environment's cluster."""
-        async with kubernetes.connect(self.access(), patience=patience) as connection:
-            yield connection
+    async def connection(self, patience: timedelta = PATIENCE) -> AsyncIterator[Cluster]:
+        """The run's connection to the environment's cluster, for coroutines in the loop of `CONNECTIONS`."""
+        key = f"{self.environment.cluster!r} {os.environ.get('KUBECONFIG', '')}"
+        async with CONNECTIONS.cluster(key, self.access, patience=patience) as cluster:
+            yield cluster
 
     async def objects(self, cluster: Cluster, version: Version) -> tuple[Object, ...]:
         """The full set of objects of a version: namespaces filled in, labelled as ours."""
         if isinstance(version, Record):
             return version.objects
-        found = [Manifest(item, display_name(item)) for item in version.manifests[self.name]]
-        placed = await prepare_objects(cluster, found, self.environment.namespace, self.environment.cluster_scoped)
-        return tuple(self.ownership.label(item, version.id) for item in placed)
+        manifests = [Manifest(item, display_name(item)) for item in version.manifests[self.name]]
+        prepared = await prepare_objects(
+            cluster, manifests, self.environment.namespace, self.environment.cluster_scoped
+        )
+        return tuple(self.ownership.label(item, version.id) for item in prepared)
 
 
 def id_of(version: Version) -> str:

@@ -1,4 +1,4 @@
-"""Stage: requests while a version comes in, and the judgement of what users saw of it."""
+"""Stage: requests during a rollout, and the gate that judges what became of them."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -11,6 +11,7 @@ from prefect_cd.gates.evidence import Evidence, Outcome, require_passed
 from prefect_cd.gates.traffic import limits
 from prefect_cd.gates.traffic.load import LoadGenerator
 from prefect_cd.gates.traffic.metrics import Traffic
+from prefect_cd.kube.client import connect
 from prefect_cd.kube.resources import Route
 from prefect_cd.kube.service_url import open_route
 from prefect_cd.pipeline.models import Probe
@@ -21,25 +22,26 @@ from prefect_cd.tasks.stage import log
 from prefect_cd.tasks.target import Target
 
 GATE = "zero downtime"
-_GOING_BACK = "zero downtime while going back"  # of another name, so that it does not hide why we went
+_DURING_ROLLBACK = "zero downtime during the rollback"
+"""A name of its own: the gate that failed the release keeps its artifact."""
 
 
 @contextmanager
 def probe(planned: Plan) -> Iterator[list[Evidence]]:
-    """Send requests through the environment's URL while the block brings a version in, and judge them after it.
+    """Send requests through the environment's URL while the block rolls a version out, and judge them afterwards.
 
-    Nothing is sent where the pipeline file asks for no probe, and where nothing runs yet: nobody can lose a request
-    there. Going back is probed but not judged, and neither is a rollout that failed by itself: both have a reason of
-    their own, and there is nothing better to go back to.
+    Sends nothing where the pipeline file has no probe, and where nothing runs yet, so that there are no users. A
+    rollback is measured but not judged, and neither is a rollout that failed by itself: both have another reason, and
+    there is no better version to roll back to.
 
     Args:
-        planned: what the block brings in.
+        planned: what the block rolls out.
 
     Yields:
         What the gate proved, filled at the block's end; empty when nothing was judged.
 
     Raises:
-        GateFailed: users lost more than the limits allow.
+        GateFailed: more requests were lost than the limits allow.
     """
     target, settings = planned.target, planned.target.environment.probe
     proved: list[Evidence] = []
@@ -47,27 +49,28 @@ def probe(planned: Plan) -> Iterator[list[Evidence]]:
         yield proved
         return
     judged = isinstance(planned.version, Release)
-    probing = _probing(target, settings, at_once=not judged)  # going back waits for nothing
+    load = _load(target, settings, skip_baseline=not judged)  # a rollback does not wait for a measurement before it
+    gate = GATE if judged else _DURING_ROLLBACK
     try:
-        with probing:
+        with load:
             yield proved
             sleep(settings.after.total_seconds() if judged else 0)
     except BaseException:
-        _show(target, probing.seen(), settings, GATE if judged else _GOING_BACK)
+        _show(target, load.traffic(), settings, gate)
         raise
     if judged:
-        proved.append(_judge(target, probing.seen(), settings))
+        proved.append(_judge(target, load.traffic(), settings))
     else:
-        _show(target, probing.seen(), settings, _GOING_BACK)
+        _show(target, load.traffic(), settings, gate)
 
 
 @task(name="probe", task_run_name="users of {target.name} during the rollout", cache_policy=NO_CACHE)
-def _judge(target: Target, seen: Traffic, settings: Probe) -> Evidence:
-    """Only an answer stops a release: what could not be measured is told, and the gates after it decide.
+def _judge(target: Target, traffic: Traffic, settings: Probe) -> Evidence:
+    """Only an answer stops a release: where nothing could be measured, the gates after it decide.
 
-    Where the environment was down before, for example, going back would bring the outage back.
+    Where the environment was down before, for example, a rollback would only restore the outage.
     """
-    evidence = _show(target, seen, settings, GATE)
+    evidence = _show(target, traffic, settings, GATE)
     if evidence.outcome is Outcome.FAILED:
         require_passed(evidence)
     if evidence.outcome is Outcome.ERRORED:
@@ -75,19 +78,20 @@ def _judge(target: Target, seen: Traffic, settings: Probe) -> Evidence:
     return evidence
 
 
-def _show(target: Target, seen: Traffic, settings: Probe, gate: str) -> Evidence:
-    evidence = limits.evaluate(gate, seen, settings)
-    artifacts.requests(target.application, target.name, evidence, seen)
+def _show(target: Target, traffic: Traffic, settings: Probe, gate: str) -> Evidence:
+    evidence = limits.evaluate(gate, traffic, settings)
+    artifacts.requests(target.application, target.name, evidence, traffic)
     log().info("%s: %s", gate, evidence.summary)
     return evidence
 
 
-def _probing(target: Target, settings: Probe, *, at_once: bool) -> LoadGenerator:
+def _load(target: Target, settings: Probe, *, skip_baseline: bool) -> LoadGenerator:
     url = target.environment.url or ""
 
     @asynccontextmanager
-    async def reached() -> AsyncIterator[tuple[Route, str]]:
-        async with target.connect() as cluster, open_route(cluster, target.environment.namespace, url) as found:
+    async def route() -> AsyncIterator[tuple[Route, str]]:
+        # a connection of its own: the load generator has a thread and an event loop of its own
+        async with connect(target.access()) as cluster, open_route(cluster, target.environment.namespace, url) as found:
             yield found
 
-    return LoadGenerator(settings, reached, at_once=at_once)
+    return LoadGenerator(settings, route, skip_baseline=skip_baseline)

@@ -1,6 +1,6 @@
-"""Files of a run on the worker's disk: the checkout, made when a stage needs it, and what gates keep.
+"""Files of a run on the worker's disk: the checkout, made when a stage needs it, and the evidence of gates.
 
-Nothing in here is needed again: another machine that takes a suspended run over makes its own.
+A run that resumes on another machine makes its own.
 """
 
 import os
@@ -20,14 +20,14 @@ _RUNS_KEPT = 20
 
 
 def folder() -> Path:
-    """The folder of the running flow run (or `no-run`); others but the newest twenty are removed."""
+    """The folder of the current flow run (or `no-run`); removes all but the newest twenty."""
     runs = Path(os.environ.get("PREFECT_CD_HOME") or "~/.cache/prefect-cd").expanduser() / "runs"
     mine = runs / str(flow_run.id or "no-run")
     if not mine.exists():
         mine.mkdir(parents=True)
         old = sorted(runs.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)[_RUNS_KEPT:]
-        for each in old:
-            shutil.rmtree(each, ignore_errors=True)
+        for folder_of_a_run in old:
+            shutil.rmtree(folder_of_a_run, ignore_errors=True)
     return mine
 
 
@@ -70,7 +70,7 @@ def tree(settings: SourceSettings, commit: Commit, *, clean: bool = False) -> Pa
     Args:
         settings: where the commit is.
         commit: which.
-        clean: undo what earlier stages left in it.
+        clean: undo what earlier stages changed in it.
     """
     path = folder() / commit.sha[:12]
     if clean or not (path / ".git").exists():
@@ -79,6 +79,6 @@ def tree(settings: SourceSettings, commit: Commit, *, clean: bool = False) -> Pa
 
 
 def remove_trees() -> None:
-    """Remove the run's checkouts; what gates kept stays for a while."""
+    """Remove the run's checkouts; the evidence of gates stays for a while."""
     for git in folder().glob("*/.git"):
         shutil.rmtree(git.parent, ignore_errors=True)

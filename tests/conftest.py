@@ -1,50 +1,32 @@
-"""What holds for all tests: those that need what is not there are left out, and that is said."""
+"""For tests of stages and flows: a real Prefect server, started once, and a home for the files of runs."""
 
-import os
-import shutil
-import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-_LEFT_OUT = pytest.StashKey[list[str]]()
-_NEEDED = ("KUBECONFIG", "REGISTRY")
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A Prefect server for the whole session: it takes seconds to start."""
+    # imported here: tests of the core need no Prefect, whose import takes seconds
+    from prefect.settings import (  # noqa: PLC0415
+        PREFECT_LOCAL_STORAGE_PATH,
+        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+        temporary_settings,
+    )
+    from prefect.testing.utilities import prefect_test_harness  # noqa: PLC0415
+
+    settings = {
+        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 150,
+        PREFECT_LOCAL_STORAGE_PATH: tmp_path_factory.mktemp("results"),
+    }
+    with temporary_settings(settings), prefect_test_harness(server_startup_timeout=150):
+        yield
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "needs(resource, …): what `kubectl api-resources` of the cluster must list")
-    config.stash[_LEFT_OUT] = []
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    missing = [f"{name} is not set" for name in _NEEDED if not os.environ.get(name)]
-    missing += [] if shutil.which("kubectl") else ["kubectl is not installed"]
-    if missing:
-        on_a_cluster = [each for each in items if each.get_closest_marker("cluster")]
-        _leave_out(config, items, on_a_cluster, " and ".join(missing))
-        return
-    wanted = {each: set(_needs(each)) for each in items if _needs(each)}
-    missing_here = set().union(*wanted.values()) - _served() if wanted else set()
-    for resource in sorted(missing_here):
-        lacking = [each for each in items if resource in wanted.get(each, ())]
-        _leave_out(config, items, lacking, f"this cluster serves no {resource}")
-
-
-def _needs(item: pytest.Item) -> list[str]:
-    return [resource for mark in item.iter_markers("needs") for resource in mark.args]
-
-
-def _served() -> set[str]:
-    command = ["kubectl", "api-resources", "--output=name"]
-    return set(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
-
-
-def _leave_out(config: pytest.Config, items: list[pytest.Item], left_out: list[pytest.Item], reason: str) -> None:
-    if left_out:
-        items[:] = [item for item in items if item not in left_out]
-        config.hook.pytest_deselected(items=left_out)
-        config.stash[_LEFT_OUT].append(f"{len(left_out)} cluster tests left out: {reason}")
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for line in config.stash[_LEFT_OUT]:
-        terminalreporter.write_line(line, yellow=True)
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a stage outside of a run keeps its files."""
+    monkeypatch.setenv("PREFECT_CD_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "runs" / "no-run"

@@ -1,4 +1,4 @@
-"""What `serve` registers, and what the command says."""
+"""The deployments that `serve` registers, and what the command `prefect-cd` prints."""
 
 import json
 from datetime import timedelta
@@ -15,20 +15,20 @@ from prefect_cd.pipeline.load import load
 SCHEMA = Path(__file__).parents[2] / "deployments" / "pipeline.schema.json"
 
 
-def test_a_pipeline_has_three_deployments_with_its_name(pipeline_file: Path) -> None:
+def test_a_pipeline_has_three_deployments_with_the_name_of_its_application(pipeline_file: Path) -> None:
     release, rollback, recover = deployments_of(load(pipeline_file))
-    assert {each.name for each in (release, rollback, recover)} == {"shop"}
-    assert [each.entrypoint for each in (release, rollback, recover)] == [
+    assert {deployment.name for deployment in (release, rollback, recover)} == {"shop"}
+    assert [deployment.entrypoint for deployment in (release, rollback, recover)] == [
         "prefect_cd.flows.release.release",
         "prefect_cd.flows.rollback.rollback",
         "prefect_cd.flows.recover.recover",
     ]
     assert release.parameters == {"revision": "main"}
     assert rollback.parameters == {"environment": "production", "to": ""}
-    assert all("application:shop" in each.tags for each in (release, rollback, recover))
+    assert all("application:shop" in deployment.tags for deployment in (release, rollback, recover))
 
 
-def test_the_release_form_shows_the_plan(pipeline_file: Path) -> None:
+def test_the_description_of_release_shows_the_plan(pipeline_file: Path) -> None:
     description = deployments_of(load(pipeline_file))[0].description or ""
     assert "staging" in description
     assert "production" in description
@@ -48,17 +48,20 @@ def test_two_files_for_one_application_are_refused(pipeline_file: Path) -> None:
 
 
 def test_serving_without_a_server_says_how_to_start_one(pipeline_file: Path) -> None:
-    with temporary_settings({PREFECT_API_URL: None}), pytest.raises(Invalid, match="no Prefect server") as caught:
+    with (
+        temporary_settings({PREFECT_API_URL: None}),
+        pytest.raises(Invalid, match="no Prefect server is configured") as caught,
+    ):
         serve([pipeline_file])
     assert "prefect server start" in caught.value.hint
 
 
-def test_check_prints_the_plan_and_ends_with_0(pipeline_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_prints_the_plan_and_exits_with_0(pipeline_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(pipeline_file)]) == 0
     assert "production" in capsys.readouterr().out
 
 
-def test_check_prints_complaints_and_ends_with_1(pipeline_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_prints_the_mistakes_and_exits_with_1(pipeline_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pipeline_file.write_text(pipeline_file.read_text().replace("image:", "imagge:"))
     assert main(["check", str(pipeline_file)]) == 1
     printed = capsys.readouterr()
@@ -66,13 +69,13 @@ def test_check_prints_complaints_and_ends_with_1(pipeline_file: Path, capsys: py
     assert not printed.out
 
 
-def test_serve_complains_about_a_file_before_anything_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_serve_reports_a_missing_file_before_anything_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", str(tmp_path / "nowhere.yaml")]) == 1
     assert "nowhere.yaml" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["deploy"], ["check"], ["serve"]])
-def test_a_wrong_command_line_ends_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_command_line_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2

@@ -1,4 +1,4 @@
-"""Runs as forks: what they are given, what is told of them, and when they are started otherwise."""
+"""Flow runs as forks: what they inherit, how they end, and when they start in a new interpreter instead."""
 
 import asyncio
 import json
@@ -12,23 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.runner import _starter_engine
 
-from prefect_cd.deployments import forkserver as ours
+from prefect_cd.deployments import forkserver as run_forkserver
 from prefect_cd.deployments.forkserver import Forked, ForkServer
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(180)
 
 RUN = "0123456789abcdef-the-run"
 
 
-def environment(**of_one_run: str) -> dict[str, str]:
-    return {**os.environ, **of_one_run}
+def environment(**variables: str) -> dict[str, str]:
+    return {**os.environ, **variables}
 
 
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Stands in for `prefect.engine`, which wants a server: does what the file `act.py` says."""
+    """A file that runs in place of `prefect.engine`, which would ask a server for the run; stops the fork server."""
     (tmp_path / "sitecustomize.py").write_text(
         "import runpy\nreal = runpy.run_module\n"
         "def run_module(name, *rest, **more):\n"
@@ -40,10 +39,10 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "act.py").write_text(
         "import atexit, json, os, pathlib, sys\n"
-        "told = {'run': os.environ.get('PREFECT__FLOW_RUN_ID'), 'pid': os.getpid(), 'cwd': os.getcwd(),\n"
-        "        'name': pathlib.Path('/proc/self/comm').read_text().strip(),\n"
-        "        'arguments': sys.argv[1:], 'loaded': 'prefect_cd.flows.release' in sys.modules}\n"
-        f"atexit.register(pathlib.Path({str(tmp_path / 'told.json')!r}).write_text, json.dumps(told))\n"
+        "report = {'run': os.environ.get('PREFECT__FLOW_RUN_ID'), 'pid': os.getpid(), 'cwd': os.getcwd(),\n"
+        "          'name': pathlib.Path('/proc/self/comm').read_text().strip(),\n"
+        "          'arguments': sys.argv[1:], 'loaded': 'prefect_cd.flows.release' in sys.modules}\n"
+        f"atexit.register(pathlib.Path({str(tmp_path / 'report.json')!r}).write_text, json.dumps(report))\n"
         "sys.exit(3)\n"
     )
     yield tmp_path / "act.py"
@@ -51,29 +50,18 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 async def run(server: ForkServer, **options: Any) -> Any:  # noqa: ANN401
-    return await server.run(ours._ENGINE, stream_output=True, **options)
+    return await server.run(run_forkserver._ENGINE_COMMAND, stream_output=True, **options)
 
 
-def test_prefect_still_offers_the_place_where_forks_come_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = _starter_engine.run_process
-    monkeypatch.setattr(_starter_engine, "run_process", before)
-    ours.install()
-    assert _starter_engine.run_process is not before
+def test_no_fork_server_is_used_to_which_other_users_could_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_forkserver.is_usable()
+    monkeypatch.setattr(run_forkserver.connection, "arbitrary_address", lambda _: "\0listener-1")
+    assert not run_forkserver.is_usable()
 
 
-def test_an_interpreter_whose_fork_server_is_open_to_all_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = _starter_engine.run_process
-    monkeypatch.setattr(_starter_engine, "run_process", before)
-    monkeypatch.setattr(ours.connection, "arbitrary_address", lambda _: "\0listener-1")
-    ours.install()
-    assert _starter_engine.run_process is before
-
-
-def test_a_run_is_a_fork_with_its_own_variables_folder_and_name_and_says_how_it_ended(
-    engine: Path, tmp_path: Path
-) -> None:
+def test_a_run_is_a_fork_with_its_own_variables_folder_name_and_exit_code(engine: Path, tmp_path: Path) -> None:
     handles: list[Forked] = []
-    ended = asyncio.run(
+    process = asyncio.run(
         run(
             ForkServer(),
             env=environment(PREFECT__FLOW_RUN_ID=RUN),
@@ -81,20 +69,20 @@ def test_a_run_is_a_fork_with_its_own_variables_folder_and_name_and_says_how_it_
             task_status_handler=handles.append,
         )
     )
-    told = json.loads((engine.parent / "told.json").read_text())  # written at exit
-    assert told == {
+    report = json.loads((engine.parent / "report.json").read_text())  # written at exit
+    assert report == {
         "run": RUN,
-        "pid": ended.pid,
+        "pid": process.pid,
         "cwd": str(tmp_path),
         "name": RUN[:15],
         "arguments": [],
         "loaded": True,
     }
-    assert ended.returncode == 3
-    assert [each.pid for each in handles] == [ended.pid]
+    assert process.returncode == 3
+    assert [handle.pid for handle in handles] == [process.pid]
 
 
-def test_a_run_that_is_killed_has_the_signal_as_its_exit_code(engine: Path) -> None:
+def test_the_exit_code_of_a_killed_run_is_the_negative_signal(engine: Path) -> None:
     engine.write_text("import time\ntime.sleep(60)\n")
 
     def kill(handle: Forked) -> Forked:
@@ -103,47 +91,46 @@ def test_a_run_that_is_killed_has_the_signal_as_its_exit_code(engine: Path) -> N
         os.kill(handle.pid, signal.SIGKILL)
         return handle
 
-    ended = asyncio.run(run(ForkServer(), env=environment(), task_status_handler=kill))
-    assert ended.returncode == -signal.SIGKILL
+    process = asyncio.run(run(ForkServer(), env=environment(), task_status_handler=kill))
+    assert process.returncode == -signal.SIGKILL
 
 
-def test_a_run_that_nobody_waits_for_any_more_is_asked_to_end(engine: Path) -> None:
+def test_a_run_gets_sigterm_when_its_caller_is_cancelled(engine: Path) -> None:
     engine.write_text("import time\ntime.sleep(60)\n")
     handles: list[Forked] = []
 
-    async def story() -> None:
+    async def scenario() -> None:
         running = asyncio.create_task(run(ForkServer(), env=environment(), task_status_handler=handles.append))
         while not handles:
             await asyncio.sleep(0.05)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
-    asyncio.run(story())
+    asyncio.run(scenario())
     assert handles[0].returncode == -signal.SIGTERM
 
 
-def test_a_run_whose_fork_server_dies_is_waited_for_all_the_same(engine: Path, tmp_path: Path) -> None:
+def test_a_run_whose_fork_server_dies_is_still_waited_for(engine: Path, tmp_path: Path) -> None:
     engine.write_text(
-        f"import pathlib, time\ntime.sleep(2)\npathlib.Path({str(tmp_path / 'told.json')!r}).write_text('done')\n"
+        f"import pathlib, time\ntime.sleep(2)\npathlib.Path({str(tmp_path / 'report.json')!r}).write_text('done')\n"
     )
 
     def kill(_: Forked) -> None:
         os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
 
-    async def story() -> tuple[Any, Any]:
+    async def scenario() -> tuple[Any, Any]:
         server = ForkServer()
         first = await run(server, env=environment(), task_status_handler=kill)
-        told = (tmp_path / "told.json").read_text()
-        assert told == "done"
+        assert (tmp_path / "report.json").read_text() == "done"
         return first, await run(server, env=environment())
 
-    first, second = asyncio.run(story())
-    assert first.returncode == 255  # nobody can tell
-    assert (second.returncode, isinstance(second, Forked)) == (0, True)  # by a new server
+    first, second = asyncio.run(scenario())
+    assert first.returncode == 255  # the exit code is lost
+    assert (second.returncode, isinstance(second, Forked)) == (0, True)  # a new server has started
 
 
-def test_a_run_that_does_not_end_when_it_is_asked_is_killed(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ours, "_GRACE_SECONDS", 1)
+def test_a_run_that_ignores_sigterm_is_killed(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_forkserver, "_TERMINATION_SECONDS", 1)
     engine.write_text(
         "import os, pathlib, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "pathlib.Path(os.environ['READY']).touch()\ntime.sleep(60)\n"
@@ -151,63 +138,63 @@ def test_a_run_that_does_not_end_when_it_is_asked_is_killed(engine: Path, monkey
     ready = engine.parent / "ready"
     handles: list[Forked] = []
 
-    async def story() -> None:
-        given = environment(READY=str(ready))
-        running = asyncio.create_task(run(ForkServer(), env=given, task_status_handler=handles.append))
+    async def scenario() -> None:
+        variables = environment(READY=str(ready))
+        running = asyncio.create_task(run(ForkServer(), env=variables, task_status_handler=handles.append))
         while not ready.exists():
             await asyncio.sleep(0.05)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        await handles[0].wait()  # its server may need a moment to tell
+        await handles[0].wait()  # the server may report its end a moment later
 
-    asyncio.run(story())
+    asyncio.run(scenario())
     assert handles[0].returncode == -signal.SIGKILL
 
 
-def test_where_nothing_can_be_forked_a_run_is_started_as_prefect_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_starts_prefects_own_way_when_the_fork_server_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run_process(*_: object, **__: object) -> str:
-        return "as ever"
+        return "new interpreter"
 
     def broken() -> None:
         raise OSError("AF_UNIX path too long")
 
-    monkeypatch.setattr(ours, "run_process", run_process)
-    monkeypatch.setattr(ours.forkserver, "ensure_running", broken)
-    assert asyncio.run(run(ForkServer(), env=environment())) == "as ever"
+    monkeypatch.setattr(run_forkserver, "run_process", run_process)
+    monkeypatch.setattr(run_forkserver.forkserver, "ensure_running", broken)
+    assert asyncio.run(run(ForkServer(), env=environment())) == "new interpreter"
 
 
-def test_runs_with_other_settings_or_commands_are_started_as_prefect_starts_them(
+def test_runs_with_other_settings_or_commands_start_prefects_own_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     started: list[list[str]] = []
 
     async def run_process(command: list[str], **_: object) -> str:
         started.append(command)
-        return "as ever"
+        return "new interpreter"
 
-    monkeypatch.setattr(ours, "run_process", run_process)
+    monkeypatch.setattr(run_forkserver, "run_process", run_process)
     server = ForkServer()
     server._settings = {"PREFECT_API_URL": "one"}
     other = {"PREFECT_API_URL": "other", "PREFECT__FLOW_RUN_ID": "x"}
-    assert asyncio.run(run(server, env=other)) == "as ever"
-    assert asyncio.run(server.run(["sh"], stream_output=True, env=server._settings)) == "as ever"
-    assert asyncio.run(server.run(ours._ENGINE, env=server._settings)) == "as ever"
-    assert started == [ours._ENGINE, ["sh"], ours._ENGINE]
+    assert asyncio.run(run(server, env=other)) == "new interpreter"
+    assert asyncio.run(server.run(["sh"], stream_output=True, env=server._settings)) == "new interpreter"
+    assert asyncio.run(server.run(run_forkserver._ENGINE_COMMAND, env=server._settings)) == "new interpreter"
+    assert started == [run_forkserver._ENGINE_COMMAND, ["sh"], run_forkserver._ENGINE_COMMAND]
 
 
-def test_what_is_imported_before_a_fork_starts_no_thread() -> None:
-    imports = "; ".join(f"import {name}" for name in ours._IMPORTED)
+def test_the_preloaded_modules_start_no_thread() -> None:
+    imports = "; ".join(f"import {name}" for name in run_forkserver._PRELOADED)
     code = f"{imports}; import threading; print(threading.active_count())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1"
 
 
-def test_the_fork_server_has_the_settings_of_its_runs_and_ours_stay_as_they_were(
+def test_the_fork_server_gets_the_settings_of_its_runs_and_ours_are_restored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PREFECT_CD_TEST", "ours")
     monkeypatch.delenv("PREFECT_CD_OTHER", raising=False)
-    with ours._exported({"PREFECT_CD_TEST": "theirs", "PREFECT_CD_OTHER": "x"}):
+    with run_forkserver._exported({"PREFECT_CD_TEST": "theirs", "PREFECT_CD_OTHER": "x"}):
         assert (os.environ["PREFECT_CD_TEST"], os.environ["PREFECT_CD_OTHER"]) == ("theirs", "x")
     assert os.environ["PREFECT_CD_TEST"] == "ours"
     assert "PREFECT_CD_OTHER" not in os.environ

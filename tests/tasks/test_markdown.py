@@ -154,7 +154,7 @@ def test_a_diff_that_is_too_long_is_cut_and_that_is_said() -> None:
         ChangeSet(changes=(change("a", Action.CREATED, long), change("b", Action.CREATED, "+unseen")))
     )
     assert len(page) < 62_000
-    assert "left out here: it is too long" in page
+    assert "The rest of the diff is left out: it is too long." in page
     assert "+unseen" not in page
     assert "| configmap/b | created |" in page
 
@@ -181,7 +181,7 @@ def report(*troubles: Problem) -> Report:
     watched = WorkloadRow(
         workload="deployment/shop", phase=Phase.FAILED, summary="1 of 2 ready", ready=1, wanted=2, pods=pods
     )
-    return Report(workloads=(watched,), troubles=troubles, seconds=3)
+    return Report(workloads=(watched,), problems=troubles, seconds=3)
 
 
 def test_a_rollout_shows_workloads_and_pods_with_times_in_utc() -> None:
@@ -195,7 +195,7 @@ def test_a_rollout_without_pods_has_no_table_of_pods() -> None:
     assert "| pod |" not in markdown.rollout(Report(workloads=(), seconds=0))
 
 
-def test_troubles_begin_with_the_fact_and_what_to_do() -> None:
+def test_problems_begin_with_the_fact_and_what_to_do() -> None:
     trouble = Problem(
         workload="deployment/shop",
         category="crash",
@@ -205,26 +205,26 @@ def test_troubles_begin_with_the_fact_and_what_to_do() -> None:
         where="pod/shop-2 in shop",
         logs="Traceback",
     )
-    page = markdown.troubles(report(trouble))
+    page = markdown.problems(report(trouble))
     assert page.startswith("# ✘ shop crashes\n\n**What to do:** read the log")
     for said in ("| pod/shop-2 in shop | crash |", "```\nexit 1\n```", "```\nTraceback\n```", "## All workloads"):
         assert said in page
 
 
 def test_a_rollout_that_failed_without_a_known_trouble_says_how_it_stands() -> None:
-    assert markdown.troubles(report()).startswith("deployment/shop: 1 of 2 ready")
+    assert markdown.problems(report()).startswith("deployment/shop: 1 of 2 ready")
 
 
 # --- approval and outcome --------------------------------------------------------------------------------------------
 
 
-def test_the_form_says_what_changes_where_and_what_is_gone_back_to() -> None:
+def test_the_form_says_what_changes_where_and_what_is_rolled_back_to() -> None:
     page = approval(running=record(), run="https://ui/run", note="asked again")
     for said in (
         "> **asked again**",
         "# shop aaaaaaa → production",
         "runs there now: aaaaaaa-12345678",
-        "if it fails, we go back to: aaaaaaa-12345678",
+        "if it fails, we roll back to: aaaaaaa-12345678",
         "cluster `https://cluster` (Kubernetes v1.36.3), namespace `shop`",
         "[the run with all its reports](https://ui/run)",
         "✔ **smoke**: 3 passed in 1.0 s",
@@ -234,10 +234,10 @@ def test_the_form_says_what_changes_where_and_what_is_gone_back_to() -> None:
         assert said in page
 
 
-def test_a_first_release_says_that_there_is_nothing_to_go_back_to() -> None:
+def test_a_first_release_says_that_there_is_nothing_to_roll_back_to() -> None:
     page = approval()
     assert "runs there now: nothing that we know of" in page
-    assert "go back to: nothing: it is the first release here" in page
+    assert "roll back to: nothing: it is the first release here" in page
     assert "the run with all its reports" not in page
 
 
@@ -276,5 +276,5 @@ def test_the_outcome_tells_who_approved_and_what_the_gates_said(name: str) -> No
 
 def test_the_outcome_of_what_was_there_before_us_has_no_commit_and_no_approval() -> None:
     page = markdown.outcome(record())
-    assert "what was there before us" in page
-    assert "| approved by | nobody had to |" in page
+    assert "| commit | none: from before the takeover |" in page
+    assert "| approved by | not required |" in page

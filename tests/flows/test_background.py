@@ -1,4 +1,4 @@
-"""What goes on beside the runs, against a real Prefect server."""
+"""The background jobs of `serve` and the recovery after a crash, with a real Prefect server."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
@@ -10,7 +10,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Crashed, State, StateDetails
 
-from prefect_cd.deployments.housekeeping import expire
+from prefect_cd.deployments.background import expire
 from prefect_cd.deployments.serve import deployments_of
 from prefect_cd.flows.recover import recover, start_recovery
 from prefect_cd.flows.release import release
@@ -31,11 +31,11 @@ def client(prefect_server: None) -> Iterator[SyncPrefectClient]:  # noqa: ARG001
 @pytest.fixture
 def deployments(pipeline_file: Path) -> dict[str, UUID]:
     """Flow name -> id of the registered deployment."""
-    return {each.flow_name: each.apply() for each in deployments_of(load(pipeline_file))}
+    return {deployment.flow_name: deployment.apply() for deployment in deployments_of(load(pipeline_file))}
 
 
 def suspended(client: SyncPrefectClient, deployment: UUID, until: datetime) -> FlowRun:
-    """A run that waits for a person."""
+    """A run that waits for an approval."""
     run = client.create_flow_run_from_deployment(deployment)
     details = StateDetails(pause_timeout=until, pause_key="approve")
     state: State[None] = State(type=StateType.PAUSED, name="Suspended", state_details=details)
@@ -44,7 +44,7 @@ def suspended(client: SyncPrefectClient, deployment: UUID, until: datetime) -> F
 
 
 @pytest.mark.parametrize(("seconds", "name"), [(-1, "Suspended"), (0, "Expired"), (3600, "Expired")])
-def test_a_question_is_ended_when_its_time_is_over_and_not_before(
+def test_an_approval_ends_when_it_expires_and_not_before(
     client: SyncPrefectClient, deployments: dict[str, UUID], seconds: int, name: str
 ) -> None:
     run = suspended(client, deployments["release"], until=NOW + GRACE)
@@ -57,20 +57,20 @@ def test_a_question_is_ended_when_its_time_is_over_and_not_before(
 
 @pytest.mark.parametrize("flow", [release, rollback])
 @pytest.mark.parametrize("hooks", ["on_crashed_hooks", "on_cancellation_hooks"])
-def test_what_writes_is_recovered_when_it_crashes_or_is_cancelled(flow: object, hooks: str) -> None:
+def test_a_run_that_writes_to_a_cluster_is_recovered_when_it_crashes_or_is_cancelled(flow: object, hooks: str) -> None:
     assert start_recovery in getattr(flow, hooks)
 
 
 def test_a_crash_starts_one_recovery(client: SyncPrefectClient, deployments: dict[str, UUID]) -> None:
     run = client.create_flow_run_from_deployment(deployments["release"])
     crashed = Crashed()
-    for _ in range(2):  # the hook of a crash may be called twice, by the run and by the runner
+    for _ in range(2):  # the run and the runner may both call the hook of a crash
         start_recovery(release, run, crashed)
-    started = [each for each in client.read_flow_runs() if each.deployment_id == deployments["recover"]]
-    assert len([each for each in started if not each.auto_scheduled]) == 1
+    recoveries = [run for run in client.read_flow_runs() if run.deployment_id == deployments["recover"]]
+    assert len([recovery for recovery in recoveries if not recovery.auto_scheduled]) == 1
 
 
-def test_a_crash_without_a_deployment_starts_nothing(client: SyncPrefectClient) -> None:
+def test_the_crash_of_a_run_without_a_deployment_starts_no_recovery(client: SyncPrefectClient) -> None:
     run = client.create_flow_run(recover)
     before = len(client.read_flow_runs())
     start_recovery(release, run, Crashed())

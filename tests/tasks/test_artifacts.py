@@ -1,0 +1,118 @@
+"""Which pages appear in the Prefect UI, and under which keys."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+
+from prefect_cd.environment.apply import Action, Change, ChangeSet
+from prefect_cd.environment.records import State
+from prefect_cd.gates.evidence import Outcome
+from prefect_cd.gates.traffic.metrics import Traffic
+from prefect_cd.kube.resources import Route
+from prefect_cd.manifests.lint import lint
+from prefect_cd.rollout.assess import Phase
+from prefect_cd.tasks import artifacts
+from tests.tasks.conftest import Run
+from tests.tasks.examples import config_map, deployment, evidence, record, report, service
+
+CREATED = ChangeSet(
+    changes=(Change(api_version="v1", kind="ConfigMap", namespace="shop", name="shop", action=Action.CREATED),)
+)
+FINDINGS = lint([deployment(), service()])
+PAGES: list[tuple[str, str, Callable[[], None]]] = [
+    ("shop-staging-smoke", "passed in 1.0 s", lambda: artifacts.evidence("shop", evidence(), "staging")),
+    ("shop-unit-tests", "passed in 1.0 s", lambda: artifacts.evidence("shop", evidence("Unit tests"))),
+    (
+        "shop-staging-smoke-failed",
+        "failed in 1.0 s",
+        lambda: artifacts.evidence("shop", evidence(outcome=Outcome.FAILED), "staging"),
+    ),
+    (
+        "shop-staging-smoke-errored",
+        "errored in 1.0 s",
+        lambda: artifacts.evidence("shop", evidence(outcome=Outcome.ERRORED), "staging"),
+    ),
+    (
+        "shop-staging-plan",
+        "staging: 1 created",
+        lambda: artifacts.planned_changes("shop", "staging", CREATED, "a cluster", ()),
+    ),
+    (
+        "shop-staging-plan",
+        "staging: 1 created; may lose requests",
+        lambda: artifacts.planned_changes("shop", "staging", CREATED, "a cluster", FINDINGS),
+    ),
+    (
+        "shop-staging-zero-downtime",
+        "passed in 1.0 s",
+        lambda: artifacts.requests("shop", "staging", evidence("zero downtime"), Traffic(route=Route.URL)),
+    ),
+    (
+        "shop-pipeline-file",
+        "shop.yaml in the commit differs from the served one, which is obeyed",
+        lambda: artifacts.pipeline_difference("shop", "shop.yaml", "-a\n+b"),
+    ),
+    (
+        "shop-staging-rollout-failed",
+        "deployment/shop: 0 of 1 ready",
+        lambda: artifacts.failure("shop", "staging", report(Phase.FAILED)),
+    ),
+    (
+        "shop-staging-outcome",
+        "staging: release-1 is rolled-back",
+        lambda: artifacts.outcome(record(1, State.ROLLED_BACK)),
+    ),
+]
+
+
+def test_every_page_has_a_key_that_stays_and_a_description_that_says_the_point(
+    run: Callable[[Callable[[], Any]], Run],
+) -> None:
+    played = run(lambda: [create() for _, _, create in PAGES])
+    played.state.result()
+    shown = {(str(page.key), str(page.description)) for page in played.artifacts}
+    assert shown == {(key, description) for key, description, _ in PAGES}
+    assert {page.type for page in played.artifacts} == {"markdown"}
+
+
+def test_outside_of_a_run_there_are_no_pages(prefect_server: None) -> None:
+    assert prefect_server is None
+    with get_client(sync_client=True) as client:
+        before = len(client.read_artifacts())
+        for _, _, create in PAGES:
+            create()
+        artifacts.Progress("shop", "staging").show(report())
+        assert len(client.read_artifacts()) == before
+
+
+def test_progress_is_one_bar_that_moves(run: Callable[[Callable[[], Any]], Run]) -> None:
+    def watch() -> None:
+        progress = artifacts.Progress("shop", "staging")
+        progress.show(report(Phase.PROGRESSING))
+        progress.show(report())
+
+    (bar,) = run(watch).artifacts
+    assert (bar.key, bar.type, bar.data) == ("shop-staging-rollout", "progress", 100)
+    assert bar.description is not None
+    assert bar.description.startswith("deployment/shop: 1 of 1 ready\n\n| workload | ready | state |")
+
+
+@pytest.mark.parametrize("words", [["Shop", "E2E: buys a thing!"], ["shop", "", "e2e--buys a  thing"]])
+def test_a_key_is_lower_case_words_with_dashes(words: list[str]) -> None:
+    assert artifacts._key(words) == "shop-e2e-buys-a-thing"
+
+
+def test_pages_are_written_from_inside_an_event_loop_too(run: Callable[[Callable[[], Any]], Run]) -> None:
+    from prefect_cd.tasks.connection import Connections  # noqa: PLC0415
+
+    connections = Connections()
+
+    async def show() -> None:
+        artifacts.outcome(record(1))
+
+    played = run(lambda: connections.run(show))
+    connections.close()
+    assert list(played.descriptions) == ["shop-staging-outcome"]
+    assert config_map()["metadata"]["name"] in played.artifacts[0].data

@@ -1,0 +1,93 @@
+"""A test of a running environment: what it asks for, what it gets, and what its answers lead to."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefect_cd.errors import GateErrored, GateFailed, Invalid
+from prefect_cd.gates.evidence import Evidence, Outcome
+from prefect_cd.pipeline.models import Gate, HttpCheck, Pipeline
+from prefect_cd.release.model import Commit
+from prefect_cd.rollout.assess import Phase
+from prefect_cd.tasks.gate import run_gate
+from prefect_cd.tasks.target import Target
+from tests.tasks.conftest import Run
+from tests.tasks.examples import GitRepository, applied, pipeline, record, release, report
+from tests.unit.fake_api import FakeApi
+
+VERSION = Gate(name="smoke", http=HttpCheck(path="/version", contains="v1.36.3"))
+
+
+@pytest.fixture
+def reachable(target: Target, api: FakeApi) -> Target:
+    """The environment under a URL; the fake API server answers there."""
+    return at(target, f"http://127.0.0.1:{api.port}")
+
+
+def at(target: Target, url: str) -> Target:
+    return target.model_copy(update={"environment": target.environment.model_copy(update={"url": url})})
+
+
+def play(target: Target, gate: Gate, sources: Pipeline | None = None, of: Commit | None = None) -> Evidence:
+    return run_gate.fn(sources or pipeline(), applied(target, release(of=of)), report(), gate)
+
+
+def test_a_gate_that_passes_is_evidence(reachable: Target) -> None:
+    proof = play(reachable, VERSION)
+    assert (proof.gate, proof.outcome) == ("smoke", Outcome.PASSED)
+
+
+def test_an_http_gate_needs_no_repository_so_that_a_rollback_does_not_either(reachable: Target, home: Path) -> None:
+    assert play(reachable, VERSION, pipeline(repository="/nowhere")).outcome is Outcome.PASSED
+    assert not list(home.glob("*/.git"))
+
+
+def test_a_gate_that_fails_is_not_tried_again_and_its_page_has_a_key_of_its_own(
+    reachable: Target, api: FakeApi, run: Callable[[Callable[[], Any]], Run]
+) -> None:
+    wrong = Gate(name="smoke", http=HttpCheck(path="/version", contains="v2"))
+    done = applied(reachable)
+    played = run(lambda: run_gate(pipeline(), done, report(), wrong))
+    with pytest.raises(GateFailed, match="smoke failed"):
+        _ = played.result
+    assert list(played.descriptions) == ["shop-staging-smoke-failed"]
+    assert [(task.name, task.run_count) for task in played.tasks(1)] == [("smoke on staging", 1)]
+    assert api.connections == 1  # one request
+
+
+def test_a_command_gets_the_url_the_release_and_the_version_that_it_has_to_find(
+    reachable: Target, repository: GitRepository
+) -> None:
+    candidate = repository.commit({"smoke.sh": "echo $BASE_URL $ENVIRONMENT $EXPECTED_VERSION $RELEASE\n"})
+    gate = Gate(name="smoke", run=["sh", "smoke.sh"])
+    proof = play(reachable, gate, pipeline(repository=repository.path), candidate)
+    expected = [reachable.environment.url, "staging", candidate.short, release(of=candidate).id]
+    assert proof.output.split() == expected
+
+
+def test_a_command_without_a_report_that_it_promised_has_no_answer(
+    reachable: Target, repository: GitRepository
+) -> None:
+    candidate = repository.commit({"app": "1"})
+    gate = Gate(name="smoke", run=["true"], report="junit.xml")
+    with pytest.raises(GateErrored, match="smoke errored"):
+        play(reachable, gate, pipeline(repository=repository.path), candidate)
+
+
+def test_a_url_of_a_service_that_does_not_exist_is_refused(target: Target) -> None:
+    with pytest.raises(Invalid, match="no Service 'shop' in namespace 'shop'"):
+        play(at(target, "service/shop:80"), VERSION)
+
+
+def test_i1_a_rollout_that_is_not_complete_is_not_tested(reachable: Target, api: FakeApi) -> None:
+    with pytest.raises(ValueError, match="a gate needs a complete rollout of a commit"):
+        run_gate.fn(pipeline(), applied(reachable), report(Phase.PROGRESSING), VERSION)
+    assert api.requests == []
+
+
+def test_what_was_there_before_us_is_no_commit_and_has_no_gates(reachable: Target) -> None:
+    taken_over = applied(reachable, record(1, commit=None))
+    with pytest.raises(ValueError, match="a gate needs a complete rollout of a commit"):
+        run_gate.fn(pipeline(), taken_over, report(), VERSION)

@@ -1,0 +1,191 @@
+"""What is known to be wrong before anything is built or written anywhere."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from prefect_cd.errors import ClusterUnreachable, Forbidden, InvalidManifest, MissingSuite, MissingTool
+from prefect_cd.kube.objects import Object
+from prefect_cd.pipeline.models import Check, Environment, Gate, HttpCheck, Pipeline
+from prefect_cd.release.image import Builder
+from prefect_cd.release.model import BuiltImage
+from prefect_cd.tasks import preconditions
+from prefect_cd.tasks.preconditions import Preflight, preflight
+from tests.tasks.examples import GitRepository, as_yaml, config_map, deployment, image, pipeline
+from tests.unit.fake_api import FakeApi
+
+BUILDER = Builder("buildah", "apt-get install buildah", containers_tools=True)
+FILES = {"k8s/shop.yaml": as_yaml(deployment(), config_map(greeting="hello"))}
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Callable[[BuiltImage | None], None]:
+    """Sets what the registry has; by default it lacks the image, which buildah can build."""
+
+    def has(found: BuiltImage | None) -> None:
+        monkeypatch.setattr(preconditions, "find_image", lambda *_: found)
+
+    has(None)
+    monkeypatch.setattr(preconditions, "choose_builder", lambda _: BUILDER)
+    return has
+
+
+@pytest.fixture(autouse=True)
+def _without_a_registry(registry: object) -> None:
+    assert registry
+
+
+@pytest.fixture
+def play(repository: GitRepository, environment: Environment) -> Callable[..., Preflight]:
+    """Preflight of a commit with these files, in these environments."""
+
+    def check(files: dict[str, str] = FILES, *environments: Environment, **settings: Any) -> Preflight:  # noqa: ANN401
+        whole = pipeline(*(environments or (environment,)), repository=repository.path)
+        return preflight.fn(whole.model_copy(update=settings), repository.commit(files))
+
+    return check
+
+
+def with_settings(environment: Environment, **settings: Any) -> Environment:  # noqa: ANN401
+    return environment.model_copy(update=settings)
+
+
+def items(checked: Preflight, environment: str = "staging") -> list[Object]:
+    return [manifest.item for manifest in checked.manifests[environment]]
+
+
+def test_i9_a_good_commit_passes_and_nothing_is_written(play: Callable[..., Preflight], api: FakeApi) -> None:
+    checked = play()
+    assert (checked.image, checked.builder) == (None, "buildah")
+    assert items(checked) == [deployment(), config_map(greeting="hello")]
+    assert [manifest.where for manifest in checked.manifests["staging"]] == ["k8s/shop.yaml:1", "k8s/shop.yaml:18"]
+    assert api.writes == []
+    assert sum("dryRun" in query for _, query in api.requests) == 2
+
+
+def test_where_the_registry_has_the_image_no_builder_is_needed(
+    play: Callable[..., Preflight],
+    registry: Callable[[BuiltImage | None], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry(image(built=False))
+    monkeypatch.setattr(preconditions, "choose_builder", lambda _: pytest.fail("a builder was looked for"))
+    checked = play()
+    assert (checked.image, checked.builder) == (image(built=False), None)
+
+
+def test_i9_without_a_builder_nothing_else_is_tried(
+    play: Callable[..., Preflight], api: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def choose(_: object) -> Builder:
+        raise MissingTool("no image can be built here")
+
+    monkeypatch.setattr(preconditions, "choose_builder", choose)
+    with pytest.raises(MissingTool, match="no image can be built here"):
+        play()
+    assert api.requests == []
+
+
+def test_i9_missing_permissions_are_listed_all_at_once(play: Callable[..., Preflight], api: FakeApi) -> None:
+    api.denied = {("patch", "deployments"), ("get", "pods/log"), ("create", "leases")}
+    with pytest.raises(Forbidden) as caught:
+        play()
+    assert caught.value.reason == (
+        "we may not create leases.coordination.k8s.io, get pods/log, patch deployments.apps in namespace shop"
+    )
+    assert caught.value.where.startswith("environment staging, http://127.0.0.1:")
+
+
+def test_i9_only_an_environment_with_gates_needs_to_read_services(
+    play: Callable[..., Preflight], environment: Environment, api: FakeApi
+) -> None:
+    api.denied = {("get", "services"), ("list", "endpointslices")}
+    assert play().builder == "buildah"
+    smoke = Gate(name="smoke", http=HttpCheck())
+    with pytest.raises(Forbidden, match=r"get services, list endpointslices\.discovery\.k8s\.io"):
+        play(FILES, with_settings(environment, gates=(smoke,), url="https://shop.example.org"))
+
+
+def test_i9_what_the_server_would_refuse_names_the_line_of_the_commit(
+    play: Callable[..., Preflight], api: FakeApi
+) -> None:
+    api.admission_error = "admission webhook denied the request: no limits"
+    with pytest.raises(InvalidManifest, match="no limits") as caught:
+        play({"k8s/shop.yaml": as_yaml(deployment())})
+    assert caught.value.where == "k8s/shop.yaml:1: deployment/shop"
+
+
+def test_i9_of_several_environments_the_first_ones_mistake_is_the_result(
+    play: Callable[..., Preflight], environment: Environment
+) -> None:
+    files = {
+        "k8s/one/shop.yaml": as_yaml(deployment(), {**config_map(), "kind": "Basket"}),
+        "k8s/two/shop.yaml": as_yaml(deployment(), {**config_map(), "kind": "Bucket"}),
+    }
+    environments = [
+        with_settings(environment, manifests="k8s/one"),
+        with_settings(environment, name="production", namespace="live", manifests="k8s/two"),
+    ]
+    with pytest.raises(InvalidManifest, match="no kind Basket"):
+        play(files, *environments)
+    with pytest.raises(InvalidManifest, match="no kind Bucket"):
+        play(files, *reversed(environments))
+
+
+def test_i9_manifests_without_the_pipelines_image_are_refused_before_any_cluster_is_asked(
+    play: Callable[..., Preflight], api: FakeApi
+) -> None:
+    with pytest.raises(InvalidManifest, match="no container uses the image"):
+        play({"k8s/shop.yaml": as_yaml(config_map())})
+    assert api.requests == []
+
+
+def test_i9_a_suite_that_the_commit_lacks_is_named(
+    play: Callable[..., Preflight], environment: Environment, api: FakeApi
+) -> None:
+    with pytest.raises(MissingSuite, match="unit tests: the commit has no tests"):
+        play(checks=(Check(name="unit tests", run=["pytest"], directory="tests"),))
+    e2e = Gate(name="E2E", browser="tests/e2e")
+    with pytest.raises(MissingSuite, match="E2E: the commit has no tests/e2e"):
+        play(FILES, with_settings(environment, gates=(e2e,), url="https://shop.example.org"))
+    assert api.requests == []
+
+
+def test_i9_a_browser_that_is_not_installed_is_missed_before_the_release(
+    play: Callable[..., Preflight], environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find() -> None:
+        raise MissingTool("there is no Chrome or Chromium on this machine")
+
+    monkeypatch.setattr(preconditions, "find_browser", find)
+    e2e = Gate(name="E2E", browser="tests/e2e")
+    with pytest.raises(MissingTool, match="no Chrome or Chromium"):
+        play(
+            {**FILES, "tests/e2e/test_shop.py": ""},
+            with_settings(environment, gates=(e2e,), url="https://shop.example.org"),
+        )
+
+
+def test_a_cluster_that_does_not_answer_is_errored_soon(
+    play: Callable[..., Preflight], api: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preconditions, "_PATIENCE", timedelta(milliseconds=1))
+    api.write_errors = [503] * 9
+    with pytest.raises(ClusterUnreachable, match="status 503"):
+        play()
+    assert preflight.retries == 3
+
+
+def test_i10_what_an_earlier_stage_changed_in_the_checkout_is_not_read(
+    repository: GitRepository,
+    environment: Environment,
+    home: Any,  # noqa: ANN401
+) -> None:
+    settings: Pipeline = pipeline(environment, repository=repository.path)
+    commit = repository.commit(FILES)
+    preflight.fn(settings, commit)
+    manifest = home / commit.sha[:12] / "k8s" / "shop.yaml"
+    manifest.write_text(as_yaml(deployment(reference="example.org/mine")))
+    assert items(preflight.fn(settings, commit))[0] == deployment()

@@ -1,0 +1,112 @@
+"""What a run does to runs in Prefect: tags, and the end of older ones that still wait for an approval."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect import flow, tags
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.states import Running, Suspended
+
+from prefect_cd.release.model import Commit
+from prefect_cd.tasks.runs import supersede_older, tag
+from tests.tasks.conftest import Run
+from tests.tasks.examples import GitRepository, pipeline
+
+
+@flow(name="release")
+def waiting() -> None:
+    """A release that waits."""
+
+
+@pytest.fixture
+def client(prefect_server: None) -> Iterator[SyncPrefectClient]:
+    assert prefect_server is None
+    with get_client(sync_client=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def deployment(client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch) -> UUID:
+    """A deployment that the running flow belongs to."""
+    made = client.create_deployment(client.create_flow(waiting), f"shop-{id(monkeypatch)}")
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", str(made))
+    return made
+
+
+def start(client: SyncPrefectClient, deployment: UUID, commit: Commit, state: State[Any] | None = None) -> FlowRun:
+    """A run that releases this commit and waits for an approval."""
+    started = client.create_flow_run_from_deployment(deployment, tags=[f"commit:{commit.short}"])
+    client.set_flow_run_state(started.id, state or Suspended(timeout_seconds=60), force=True)
+    return started
+
+
+def states(client: SyncPrefectClient, *runs: FlowRun) -> list[str | None]:
+    return [client.read_flow_run(run.id).state_name for run in runs]
+
+
+def test_a_run_is_tagged_besides_the_tags_that_it_has(run: Callable[[Callable[[], Any]], Run]) -> None:
+    def work() -> None:
+        tag("application:shop")
+        tag("commit:aaaaaaa", "application:shop")
+
+    with tags("night"):
+        played = run(work)
+    assert sorted(played.tags) == ["application:shop", "commit:aaaaaaa", "night"]
+
+
+def test_outside_of_a_run_there_is_nothing_to_tag() -> None:
+    tag("application:shop")
+
+
+def test_i8_an_older_release_that_waits_is_ended_and_says_by_which_commit(
+    client: SyncPrefectClient, deployment: UUID, repository: GitRepository
+) -> None:
+    older, newer = repository.commit({"app": "1"}), repository.commit({"app": "2"})
+    waits = start(client, deployment, older)
+    supersede_older(pipeline(repository=repository.path), newer)
+    ended = client.read_flow_run(waits.id).state
+    assert ended is not None
+    assert (ended.type, ended.name) == (StateType.CANCELLED, "Superseded")
+    assert ended.message == f"{newer.short} contains {older.short} and asks in its place"
+
+
+def test_a_newer_release_the_same_commit_and_another_branch_go_on_waiting(
+    client: SyncPrefectClient, deployment: UUID, repository: GitRepository
+) -> None:
+    candidate = repository.commit({"app": "1"})
+    newer = repository.commit({"app": "2"})
+    repository.git("checkout", "--quiet", "-b", "other", candidate.sha)
+    other = repository.commit({"app": "3"})
+    repository.git("checkout", "--quiet", "main")
+    runs = [start(client, deployment, commit) for commit in (candidate, newer, other)]
+    supersede_older(pipeline(repository=repository.path), candidate)
+    assert states(client, *runs) == ["Suspended"] * 3
+
+
+def test_a_release_that_does_not_wait_and_the_run_itself_go_on(
+    client: SyncPrefectClient, deployment: UUID, repository: GitRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older, newer = repository.commit({"app": "1"}), repository.commit({"app": "2"})
+    writes = start(client, deployment, older, Running())
+    itself = start(client, deployment, older)
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", str(itself.id))
+    supersede_older(pipeline(repository=repository.path), newer)
+    assert states(client, writes, itself) == ["Running", "Suspended"]
+
+
+def test_runs_of_other_deployments_are_left_alone(
+    client: SyncPrefectClient, deployment: UUID, repository: GitRepository
+) -> None:
+    older, newer = repository.commit({"app": "1"}), repository.commit({"app": "2"})
+    another = client.create_deployment(client.create_flow(waiting), f"blog-{deployment}")
+    waits = start(client, another, older)
+    supersede_older(pipeline(repository=repository.path), newer)
+    assert states(client, waits) == ["Suspended"]
+
+
+def test_a_run_without_a_deployment_supersedes_nothing(repository: GitRepository, home: Any) -> None:  # noqa: ANN401
+    supersede_older(pipeline(repository=repository.path), repository.commit({"app": "1"}))
+    assert not home.exists()
