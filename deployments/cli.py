@@ -16,9 +16,9 @@ _NO, _UNKNOWN = 1, 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0 for yes, 1 for no, 2 for could not find out."""
-    asked = _parser().parse_args(arguments)
+    parsed = _parser().parse_args(arguments)
     try:
-        return int(asked.run(asked))
+        return int(parsed.run(parsed))
     except DeliveryError as error:
         sys.stderr.write(f"{error}\n")
         return _UNKNOWN if isinstance(error, Errored) else _NO
@@ -31,22 +31,24 @@ def _parser() -> argparse.ArgumentParser:
         prog="prefect-cd", description="Continuous deployment to Kubernetes as Prefect flows."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    check = commands.add_parser("check", help="complaints about a pipeline file by line, or the plan in words")
-    check.add_argument("file", type=Path, metavar="FILE")
-    check.set_defaults(run=_later("pipeline_commands", "check"))
-    serve = commands.add_parser("serve", help="register release, rollback and recover, and run what is started")
-    serve.add_argument("files", type=Path, nargs="+", metavar="FILE")
-    serve.set_defaults(run=_later("pipeline_commands", "serve"))
-    _add_rollout(
-        commands.add_parser("rollout", help="the verdict on rollouts, as `kubectl rollout status`, in seconds")
+    check = commands.add_parser(
+        "check", help="every mistake of a pipeline file by line, or the steps of a release in words"
     )
-    printed = commands.add_parser("schema", help="print the JSON schema of pipeline files, for editors")
-    printed.set_defaults(run=_later("pipeline_commands", "schema"))
+    check.add_argument("file", type=Path, metavar="FILE")
+    check.set_defaults(run=_load_later("pipeline_commands", "check"))
+    serve = commands.add_parser("serve", help="register release, rollback and recover, and execute their runs")
+    serve.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    serve.set_defaults(run=_load_later("pipeline_commands", "serve"))
+    _add_rollout(
+        commands.add_parser("rollout", help="the verdict on rollouts in seconds; replaces `kubectl rollout status`")
+    )
+    schema = commands.add_parser("schema", help="print the JSON schema of pipeline files, for editors")
+    schema.set_defaults(run=_load_later("pipeline_commands", "schema"))
     return parser
 
 
 def _add_rollout(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Watch rollouts to their verdict. Exit code: 0 complete, 1 doomed, 2 could not find out."
+    parser.description = "Watch rollouts to their verdict. Exit code: 0 complete, 1 failed, 2 could not find out."
     parser.add_argument("workloads", nargs="+", metavar="KIND/NAME", help="for example deployment/shop")
     parser.add_argument("-n", "--namespace", help="default: that of the kubeconfig's context")
     parser.add_argument("--context", help="default: the kubeconfig's current one")
@@ -55,27 +57,22 @@ def _add_rollout(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--settle",
         metavar="TIME",
-        help="how long a complete rollout is watched on: its pods may die under the first load; default 30s, "
-        "of which one that has been complete for a while has stood a part",
+        help="how long a complete rollout is watched, since its pods may crash under the first load; default 30s, "
+        "from the moment it was complete",
     )
     parser.add_argument(
         "-o", "--output", choices=["text", "json"], default="text", help="json: one document at the end"
     )
-    parser.set_defaults(run=_rollout)
+    parser.set_defaults(run=_load_later("rollout_command", "run"))
 
 
-def _later(module: str, command: str) -> Callable[[argparse.Namespace], int]:
-    """A command whose module is loaded when it is asked for: each has seconds to lose that the others need not."""
+def _load_later(module: str, command: str) -> Callable[[argparse.Namespace], int]:
+    """A command whose module is imported when it runs: imports take seconds that other commands need not spend."""
 
-    def run(asked: argparse.Namespace) -> int:
-        return int(getattr(import_module(f"prefect_cd.deployments.{module}"), command)(asked))
+    def run(parsed: argparse.Namespace) -> int:
+        return int(getattr(import_module(f"prefect_cd.deployments.{module}"), command)(parsed))
 
     return run
-
-
-def _rollout(asked: argparse.Namespace) -> int:
-    import_module("prefect_cd.deployments.quick_start").without_models()
-    return _later("rollout_command", "run")(asked)
 
 
 if __name__ == "__main__":

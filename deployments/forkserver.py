@@ -1,10 +1,10 @@
-"""Runs start as forks of a process that has imported everything, in the place of a new interpreter for each.
+"""Starts the processes of flow runs as forks of a process that has imported everything.
 
-Importing takes seconds, once for a run and once more after each approval, while a person looks on. So the first run
-starts Python's own fork server (`multiprocessing.forkserver`), and that one and all later ones are its children. Pid,
-signals, output and exit code are those of any other child, and `ps` shows which run a process works for. Where a fork
-does not fit (another command, other settings, a server that does not start), a run starts as Prefect starts it. The
-fork server ends by itself when its parent and all runs have ended.
+A new interpreter imports for seconds, once for each run and again after each approval, while a person waits. The first
+run starts Python's own fork server (`multiprocessing.forkserver`); it and all later runs are forks of that server. A
+fork has its own pid, receives signals, writes output and returns an exit code like any other child process, and `ps`
+shows the id of its run. Where a fork is not possible (another command, other settings, the server does not start), the
+run starts in a new interpreter. The fork server ends by itself when its parent and all runs have ended.
 """
 
 import asyncio
@@ -26,30 +26,25 @@ from typing import Any
 
 import anyio
 import anyio.abc
-from prefect.runner import _starter_engine
 from prefect.utilities.processutils import run_process
 
-_OF_ONE_RUN = "PREFECT__"
-_ENGINE = [sys.executable, "-m", "prefect.engine"]
-_IMPORTED = ["prefect.flow_engine", "prefect.task_engine", "prefect_cd.flows.recover", "prefect_cd.flows.release",
-             "prefect_cd.flows.rollback"]  # fmt: skip
-_GRACE_SECONDS = 10
+_RUN_VARIABLES = "PREFECT__"
+"""Prefix of the environment variables that differ from run to run."""
+_ENGINE_COMMAND = [sys.executable, "-m", "prefect.engine"]
+_PRELOADED = ["prefect.flow_engine", "prefect.task_engine", "prefect_cd.flows.recover", "prefect_cd.flows.release",
+              "prefect_cd.flows.rollback"]  # fmt: skip
+_TERMINATION_SECONDS = 10
+"""Time between SIGTERM and SIGKILL."""
 _NAME_LENGTH = 15
-"""As much of a process's name as Linux keeps."""
+"""Linux truncates the name of a process to this length (proc(5), /proc/pid/comm)."""
 
 _log = logging.getLogger(__name__)
 
 
-def install() -> None:
-    """Let the starter of flow runs fork them, at the place that its own docstring offers for it."""
-    if hasattr(_starter_engine, "run_process") and _fits_here():
-        _starter_engine.run_process = ForkServer().run
+def is_usable() -> bool:
+    """Whether this system has pidfds, and other users of the machine cannot connect to the fork server.
 
-
-def _fits_here() -> bool:
-    """Whether no other user of the machine can talk to a fork server, and a process can be waited for by its id.
-
-    With Python 3.10.8 and before, every user could (CVE-2022-42919); pidfds are Linux's, since 5.3.
+    Up to Python 3.10.8 they can (CVE-2022-42919). Linux has pidfds since 5.3.
     """
     if is_abstract_socket_namespace(connection.arbitrary_address("AF_UNIX")):  # type: ignore[attr-defined]
         return False
@@ -61,42 +56,42 @@ def _fits_here() -> bool:
 
 
 class Forked:
-    """A run's process, as much of `anyio.abc.Process` as Prefect's `ProcessHandle` asks for."""
+    """The process of a run, with the part of `anyio.abc.Process` that Prefect's `ProcessHandle` uses."""
 
     returncode: int | None = None
-    """Its exit code, or the negative number of the signal that ended it; 255 when the fork server died before it."""
+    """Exit code, or the negative number of the signal that ended the process; 255 if the fork server died first."""
 
     def __init__(self, process: ForkServerProcess) -> None:
         self._process = process
         self.pid = process.pid or 0
         try:
-            self._alive: int | None = os.pidfd_open(self.pid)
-        except ProcessLookupError:
-            self._alive = None
+            self._pidfd: int | None = os.pidfd_open(self.pid)
+        except ProcessLookupError:  # it has ended already
+            self._pidfd = None
 
     async def wait(self) -> None:
-        """Until it has ended, also when the fork server, which would tell its exit code, ends first."""
-        if self._alive is not None:
-            await _readable(self._alive)
-            os.close(self._alive)
-            self._alive = None
+        """Wait until the process has ended, also if the fork server, which reports its exit code, ends first."""
+        if self._pidfd is not None:
+            await _wait_until_readable(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = None
         if self.returncode is None:
-            await _readable(self._process.sentinel)
+            await _wait_until_readable(self._process.sentinel)
             self.returncode = self._process.exitcode
 
-    async def end(self) -> None:
-        """Ask it to end, and insist after a while; nothing when it has ended."""
+    async def terminate(self) -> None:
+        """Send SIGTERM, and SIGKILL after some time; does nothing if the process has ended."""
         with anyio.CancelScope(shield=True):
             for number in (signal.SIGTERM, signal.SIGKILL):
-                if self._alive is not None:
+                if self._pidfd is not None:
                     with suppress(ProcessLookupError):
-                        signal.pidfd_send_signal(self._alive, number)
-                with anyio.move_on_after(_GRACE_SECONDS):
+                        signal.pidfd_send_signal(self._pidfd, number)
+                with anyio.move_on_after(_TERMINATION_SECONDS):
                     await self.wait()
                     return
 
 
-async def _readable(descriptor: int) -> None:
+async def _wait_until_readable(descriptor: int) -> None:
     ready = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_reader(descriptor, ready.set)
@@ -107,12 +102,12 @@ async def _readable(descriptor: int) -> None:
 
 
 class ForkServer:
-    """Stands in for `prefect.utilities.processutils.run_process`."""
+    """Has the same interface as `prefect.utilities.processutils.run_process`."""
 
     def __init__(self) -> None:
         self._settings: dict[str, str] | None = None
-        """What the server is started with: Prefect reads its settings at import."""
-        self._one_at_a_time = asyncio.Lock()
+        """Environment variables of the fork server. Prefect reads its settings when it is imported there."""
+        self._lock = asyncio.Lock()
 
     async def run(
         self,
@@ -123,12 +118,11 @@ class ForkServer:
         task_status_handler: Callable[[Any], Any] | None = None,
         env: Mapping[str, str] | None = None,
         cwd: Path | str | None = None,
-        **options: Any,  # noqa: ANN401  handed on as they are
+        **options: Any,  # noqa: ANN401  passed on unchanged
     ) -> Forked | anyio.abc.Process:
-        """Run a flow in a fork when that fits, else in a new interpreter; returns when it has ended."""
-        given = dict(env or {})
-        fits = command == _ENGINE and stream_output and not options
-        process = await self._fork(given, cwd) if fits else None
+        """Run a flow in a fork where that is possible, else in a new interpreter; returns when it has ended."""
+        forkable = command == _ENGINE_COMMAND and stream_output and not options
+        process = await self._fork(dict(env or {}), cwd) if forkable else None
         if process is None:
             return await run_process(
                 command,
@@ -143,32 +137,35 @@ class ForkServer:
             task_status.started(task_status_handler(process) if task_status_handler else process.pid)
             await process.wait()
         finally:
-            await process.end()
+            await process.terminate()
         return process
 
     async def _fork(self, env: dict[str, str], cwd: Path | str | None) -> Forked | None:
-        settings = {name: value for name, value in env.items() if not name.startswith(_OF_ONE_RUN)}
-        if settings != (self._settings or settings):
+        settings = {name: value for name, value in env.items() if not name.startswith(_RUN_VARIABLES)}
+        if settings != (self._settings or settings):  # the fork server has imported Prefect with other settings
             return None
         self._settings = settings
-        process = multiprocessing.get_context("forkserver").Process(target=become, args=(env, str(cwd) if cwd else ""))
+        process = multiprocessing.get_context("forkserver").Process(
+            target=run_engine, args=(env, str(cwd) if cwd else "")
+        )
         try:
-            with anyio.CancelScope(shield=True):  # what has been started must be known
-                async with self._one_at_a_time:
+            with anyio.CancelScope(shield=True):  # a process that has started must not be forgotten
+                async with self._lock:
                     with _exported(settings):
-                        forkserver.set_forkserver_preload(_IMPORTED)
+                        forkserver.set_forkserver_preload(_PRELOADED)
                         forkserver.ensure_running()
                     await asyncio.to_thread(_start, process)
-        except Exception as error:  # noqa: BLE001  whatever it is: a run starts, if slowly
-            _log.warning("a run is not forked, but started anew: %s", error)
+        except Exception as error:  # noqa: BLE001  a run starts in any case
+            _log.warning("cannot start the run as a fork, starting a new interpreter: %s", error)
             return None
         return Forked(process)
 
 
 def _start(process: ForkServerProcess) -> None:
-    """Start it, which waits until the server has imported everything, and keep it from being looked at by others.
+    """Start the process; returns when the fork server has imported everything and forked it.
 
-    Whatever `multiprocessing` starts next asks all its children how they ended, and an exit code can be read only once.
+    `multiprocessing` polls all its children whenever it starts one, and an exit code can be read only once: it must not
+    poll this one.
     """
     process.start()
     _children.discard(process)
@@ -176,7 +173,7 @@ def _start(process: ForkServerProcess) -> None:
 
 @contextmanager
 def _exported(settings: Mapping[str, str]) -> Iterator[None]:
-    """These variables for a process that is started in the block, and that inherits ours."""
+    """Set environment variables for a process that is started in the block and inherits them."""
     before = dict(os.environ)
     os.environ.update(settings)
     try:
@@ -187,17 +184,17 @@ def _exported(settings: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def become(env: Mapping[str, str], cwd: str) -> None:
-    """In the fork: be the run that `env` names, in the folder `cwd`."""
+def run_engine(env: Mapping[str, str], cwd: str) -> None:
+    """In the fork: execute Prefect's engine for the run that `env` names, in the folder `cwd`."""
     os.environ.clear()
     os.environ.update(env)
     if cwd:
         os.chdir(cwd)
-    with suppress(OSError):  # where /proc is not to be written, it keeps its name
+    with suppress(OSError):  # /proc may be read-only; the process then keeps the name of the fork server
         Path("/proc/self/comm").write_text(env.get("PREFECT__FLOW_RUN_ID", "")[:_NAME_LENGTH])
-    del sys.argv[1:]  # those of our command, where the engine looks for a run's id
+    del sys.argv[1:]  # the arguments of `prefect-cd`; the engine would take the first one for the id of the run
     sys.modules.pop("prefect.engine", None)
     try:
         runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)
     finally:
-        atexit._run_exitfuncs()  # noqa: SLF001  forks end without them, and Prefect's flush what it has to say
+        atexit._run_exitfuncs()  # noqa: SLF001  forks skip exit handlers, and those of Prefect send its last logs

@@ -1,4 +1,4 @@
-"""The commands about a pipeline file: check it, serve it, print the schema of all."""
+"""The commands that read pipeline files: `check` and `serve`; and `schema`, which prints their schema."""
 
 import argparse
 import json
@@ -9,20 +9,24 @@ from prefect_cd.pipeline import load
 from prefect_cd.pipeline.describe import describe
 
 
-def check(asked: argparse.Namespace) -> int:
-    """Print the plan in words; complaints are raised."""
-    sys.stdout.write(f"{describe(load.load(asked.file))}\n")
+def check(options: argparse.Namespace) -> int:
+    """Print in words what the pipeline does.
+
+    Raises:
+        InvalidPipeline: the file has mistakes.
+    """
+    sys.stdout.write(f"{describe(load.load(options.file))}\n")
     return 0
 
 
-def serve(asked: argparse.Namespace) -> int:
-    """Register the deployments of these files, and run what is started, until interrupted."""
-    for path in asked.files:  # complaints come before the seconds that Prefect takes to load
+def serve(options: argparse.Namespace) -> int:
+    """Register the deployments of the files and execute their runs until interrupted."""
+    for path in options.files:  # report mistakes before Prefect is imported, which takes seconds
         load.load(path)
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    from prefect_cd.deployments.serve import serve as run  # noqa: PLC0415  see above
+    from prefect_cd.deployments.serve import serve as serve_files  # noqa: PLC0415  see above
 
-    run(asked.files)
+    serve_files(options.files)
     return 0
 
 

@@ -1,7 +1,7 @@
-"""`prefect-cd rollout deployment/app -n shop`: the verdict on rollouts, in the place of `kubectl rollout status`.
+"""`prefect-cd rollout deployment/app -n shop`: the verdict on rollouts, instead of `kubectl rollout status`.
 
-Needs a kubeconfig and nothing else of ours: no pipeline file, no Prefect, whose import would take longer than most
-rollouts. It decides which workloads are meant and since when they roll out; the rest is `prefect_cd.rollout.watch`.
+Needs a kubeconfig, but neither a pipeline file nor Prefect, whose import would take longer than most rollouts. It
+decides which workloads are meant and when their rollout began; `prefect_cd.rollout.watch` does the rest.
 """
 
 import argparse
@@ -19,21 +19,20 @@ from prefect_cd.deployments.rollout_view import View, document, view
 from prefect_cd.errors import DeliveryError, Errored, Failed, Forbidden, Invalid, RolloutFailed
 from prefect_cd.kube.client import Cluster, connect
 from prefect_cd.kube.kubeconfig import default_namespace
-from prefect_cd.kube.objects import Object, dig
+from prefect_cd.kube.objects import Object, as_time, dig
 from prefect_cd.kube.resources import Ref
 from prefect_cd.kube.selectors import selector_query
 from prefect_cd.pipeline.models import ClusterAccess, RolloutSettings
-from prefect_cd.rollout.diagnosis import as_time
 from prefect_cd.rollout.watch.loop import watch
-from prefect_cd.rollout.watch.related import WATCHED, labels_of, owned, sends_to
+from prefect_cd.rollout.watch.related import WORKLOAD_KINDS, is_owned_by, labels_of, selects_pods_of
 from prefect_cd.rollout.watch.report import Report, report_of
 
-_COMPLETE, _DOOMED, _UNKNOWN = 0, 1, 2
+_COMPLETE, _FAILED, _UNKNOWN = 0, 1, 2
 _FIRST_PATIENCE = timedelta(seconds=5)
-"""For an API server that does not answer at all; one that has answered is waited for as long as ever."""
+"""For an API server that has never answered; after its first answer the usual patience applies."""
 _MOST_NAMES = 10
 _IDENTITY = ("app", "app.kubernetes.io/name", "app.kubernetes.io/instance")
-"""Labels that say whose an object is."""
+"""Labels that say which application an object belongs to."""
 _KINDS: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(("deployment", "deployments", "deploy"), ("apps/v1", "Deployment")),
     **dict.fromkeys(("statefulset", "statefulsets", "sts"), ("apps/v1", "StatefulSet")),
@@ -42,60 +41,60 @@ _KINDS: Mapping[str, tuple[str, str]] = {
 }
 
 
-def run(asked: argparse.Namespace) -> int:
-    """Watch, show, and answer: 0 complete, 1 doomed, 2 could not find out."""
-    shown = view(live=asked.output != "json" and sys.stdout.isatty(), silent=asked.output == "json")
+def run(arguments: argparse.Namespace) -> int:
+    """Watch rollouts and show them; the exit code is 0 for complete, 1 for failed, 2 for could not find out."""
+    shown = view(live=arguments.output != "json" and sys.stdout.isatty(), silent=arguments.output == "json")
     report: Report | None = None
     error: DeliveryError | None = None
     try:
         with shown:
-            report = asyncio.run(_watched(asked, shown))
+            report = asyncio.run(_watched(arguments, shown))
     except RolloutFailed as failed:
         report, error = report_of(failed), failed
     except DeliveryError as other:
         error = other
-    except Exception as mistake:  # noqa: BLE001  Python would exit with 1, and that is the word for doomed
+    except Exception as bug:  # noqa: BLE001  Python would exit with 1, which means failed
         traceback.print_exc()
-        error = Errored(f"{type(mistake).__name__}: {mistake}", hint="this is a mistake of prefect-cd: report it")
-    if asked.output == "json":
+        error = Errored(f"{type(bug).__name__}: {bug}", hint="this is a bug of prefect-cd: report it")
+    if arguments.output == "json":
         sys.stdout.write(f"{json.dumps(document(report, error), indent=2)}\n")
     elif error:
         sys.stderr.write(f"{error}\n")
-    return _COMPLETE if error is None else _DOOMED if isinstance(error, Failed) else _UNKNOWN
+    return _COMPLETE if error is None else _FAILED if isinstance(error, Failed) else _UNKNOWN
 
 
-async def _watched(asked: argparse.Namespace, shown: View) -> Report:
-    access = ClusterAccess(kubeconfig=asked.kubeconfig, context=asked.context)
-    namespace = asked.namespace or default_namespace(access)
-    settings = settings_of(timeout=asked.timeout, settle=asked.settle)
-    refs = [ref_of(text, namespace) for text in asked.workloads]
+async def _watched(arguments: argparse.Namespace, shown: View) -> Report:
+    access = ClusterAccess(kubeconfig=arguments.kubeconfig, context=arguments.context)
+    namespace = arguments.namespace or default_namespace(access)
+    settings = settings_of(timeout=arguments.timeout, settle=arguments.settle)
+    refs = [ref_of(text, namespace) for text in arguments.workloads]
     began = datetime.now(timezone.utc)
     async with connect(access, patience=_FIRST_PATIENCE) as cluster:
-        workloads = await asyncio.gather(*(_found(cluster, ref) for ref in refs))
+        workloads = await asyncio.gather(*(_workload(cluster, ref) for ref in refs))
         services = await services_of(cluster, namespace, workloads)
     async with connect(access) as cluster:
         return await watch(
             cluster,
             [*workloads, *services],
             settings,
-            since=min(changed_at(each) for each in workloads),
-            begun=began,
+            since=min(changed_at(workload) for workload in workloads),
+            started_at=began,
             on_change=shown.show,
         )
 
 
-def settings_of(**given: str | None) -> RolloutSettings:
-    """The defaults of the pipeline file, and what the options say otherwise.
+def settings_of(**options: str | None) -> RolloutSettings:
+    """The defaults of the pipeline file, with the options that are set.
 
     Raises:
-        Invalid: an option is no duration.
+        Invalid: an option is not a duration.
     """
     try:
-        return RolloutSettings.model_validate({name: value for name, value in given.items() if value is not None})
+        return RolloutSettings.model_validate({name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
-        said = str(first["msg"]).removeprefix("Value error, ")
-        raise Invalid(said, where=f"--{first['loc'][0]}", hint="see `prefect-cd rollout --help`") from None
+        message = str(first["msg"]).removeprefix("Value error, ")
+        raise Invalid(message, where=f"--{first['loc'][0]}", hint="see `prefect-cd rollout --help`") from None
 
 
 def ref_of(text: str, namespace: str) -> Ref:
@@ -109,78 +108,87 @@ def ref_of(text: str, namespace: str) -> Ref:
         raise Invalid(f"{text!r} is not KIND/NAME", hint="write it as in `prefect-cd rollout deployment/app`")
     known = _KINDS.get(kind.lower().partition(".")[0])
     if known is None:
-        kinds = ", ".join(sorted(each.lower() for each in WATCHED))
-        raise Invalid(f"{kind!r} is no kind with a rollout", where=text, hint=f"use one of {kinds}")
+        kinds = ", ".join(sorted(name.lower() for name in WORKLOAD_KINDS))
+        raise Invalid(f"{kind!r} is not a kind with a rollout", where=text, hint=f"use one of {kinds}")
     return Ref(*known, namespace, name)
 
 
-async def _found(cluster: Cluster, ref: Ref) -> Object:
+async def _workload(cluster: Cluster, ref: Ref) -> Object:
     workload = await cluster.get(ref)
     if workload is None:
         others = await cluster.list(await cluster.kind(ref.api_version, ref.kind), ref.namespace, only_metadata=True)
-        names = sorted(each["metadata"]["name"] for each in others)
-        told = ", ".join(names[:_MOST_NAMES]) + (", …" if len(names) > _MOST_NAMES else "")
+        names = sorted(other["metadata"]["name"] for other in others)
+        listed = ", ".join(names[:_MOST_NAMES]) + (", …" if len(names) > _MOST_NAMES else "")
         raise Invalid(
             f"there is no {ref.kind} {ref.name!r} in namespace {ref.namespace!r}",
             where=str(ref),
-            hint=f"there are: {told}" if names else "there is none at all: is it another namespace (-n) or context?",
+            hint=f"there are: {listed}" if names else "there are none: is it another namespace (-n) or context?",
         )
     return workload
 
 
 async def services_of(cluster: Cluster, namespace: str, workloads: Sequence[Object]) -> list[Object]:
-    """The Services that are judged with the workloads; none where we may not read them."""
+    """The Services to assess with the workloads; none where we may not read them."""
     try:
         services = await cluster.list(await cluster.kind("v1", "Service"), namespace)
         versions = [*workloads, *await _replica_sets(cluster, namespace, workloads)]
-        mine = [each for each in services if any(sends_to(each, version) for version in versions)]
-        strays = [each for each in services if each not in mine and any(beside(each, one) for one in workloads)]
-        kinds = [await cluster.kind("apps/v1", kind) for kind in sorted(WATCHED - {"Job"})] if strays else []
-        neighbours = await asyncio.gather(*(cluster.list(kind, namespace) for kind in kinds))
+        selecting = [service for service in services if any(selects_pods_of(service, item) for item in versions)]
+        related = [
+            service
+            for service in services
+            if service not in selecting and any(is_related(service, workload) for workload in workloads)
+        ]
+        kinds = [await cluster.kind("apps/v1", kind) for kind in sorted(WORKLOAD_KINDS - {"Job"})] if related else []
+        lists = await asyncio.gather(*(cluster.list(kind, namespace) for kind in kinds))
     except Forbidden:
         return []
-    return mine + [each for each in strays if not any(sends_to(each, other) for some in neighbours for other in some)]
+    others = [workload for items in lists for workload in items]
+    # a Service that selects the pods of another workload belongs to that one
+    return selecting + [
+        service for service in related if not any(selects_pods_of(service, workload) for workload in others)
+    ]
 
 
 async def _replica_sets(cluster: Cluster, namespace: str, workloads: Sequence[Object]) -> list[Object]:
-    """Those of Deployments, present and past: a Service that led to an old version was meant for the new one, too."""
+    """ReplicaSets of Deployments, old ones too: a Service that selected an old version is meant for the new one."""
     kind = await cluster.kind("apps/v1", "ReplicaSet")
-    chosen = [selector_query(each["spec"]["selector"]) for each in workloads if each["kind"] == "Deployment"]
-    found = await asyncio.gather(*(cluster.list(kind, namespace, labels=labels) for labels in chosen))
-    uids = {each["metadata"]["uid"] for each in workloads}
-    return [each for some in found for each in some if any(owned(each, uid) for uid in uids)]
+    deployments = [workload for workload in workloads if workload["kind"] == "Deployment"]
+    queries = [selector_query(workload["spec"]["selector"]) for workload in deployments]
+    lists = await asyncio.gather(*(cluster.list(kind, namespace, labels=labels) for labels in queries))
+    uids = {workload["metadata"]["uid"] for workload in workloads}
+    return [item for items in lists for item in items if any(is_owned_by(item, uid) for uid in uids)]
 
 
-def beside(service: Object, workload: Object) -> bool:
-    """Whether a Service was meant for a workload whose pods it does not select.
+def is_related(service: Object, workload: Object) -> bool:
+    """Whether a Service is probably meant for a workload whose pods it does not select.
 
-    By its name, by a part of its selector (a second label may be wrong), or by a label that says what it is a part
-    of. That both were written in the same minute means nothing: its pods may be an operator's to make.
+    Tells by the name, by a part of the selector (a second label may be wrong), or by a label of the application. The
+    time of creation proves nothing: an operator may create the pods of the Service.
     """
     template = dig(workload, "spec", "template", "metadata", "labels") or {}
-    wanted = dig(service, "spec", "selector") or {}
-    own, its = labels_of(service), labels_of(workload)
+    selector = dig(service, "spec", "selector") or {}
+    service_labels, workload_labels = labels_of(service), labels_of(workload)
     return bool(
         service["metadata"]["name"] == workload["metadata"]["name"]
-        or wanted.items() & template.items()
-        or any(own.get(key) and own.get(key) == its.get(key) for key in _IDENTITY)
+        or selector.items() & template.items()
+        or any(service_labels.get(key) and service_labels.get(key) == workload_labels.get(key) for key in _IDENTITY)
     )
 
 
 def changed_at(workload: Object) -> datetime:
-    """When somebody last wrote what a workload should be: what is older proves nothing about its rollout.
+    """When a client last wrote the workload's spec: what is older proves nothing about its rollout.
 
-    Controllers write status and annotations, autoscalers the scale, and neither begins a rollout
+    Controllers write status and annotations, autoscalers the scale; neither starts a rollout
     (https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management).
     """
     metadata = workload["metadata"]
     written = [
-        as_time(each.get("time"))
-        for each in metadata.get("managedFields") or []
-        if not each.get("subresource") and "f:spec" in (each.get("fieldsV1") or {})
+        as_time(entry.get("time"))
+        for entry in metadata.get("managedFields") or []
+        if not entry.get("subresource") and "f:spec" in (entry.get("fieldsV1") or {})
     ]
     times = [at for at in [*written, as_time(metadata.get("creationTimestamp"))] if at]
     return max(times, default=datetime.now(timezone.utc))
 
 
-__all__ = ["beside", "changed_at", "ref_of", "run", "services_of"]
+__all__ = ["changed_at", "is_related", "ref_of", "run", "services_of"]

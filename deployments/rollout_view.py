@@ -1,7 +1,7 @@
 """How a rollout is shown in a terminal, in a log, and to a program.
 
-A terminal shows a table that is always of this moment; elsewhere a line is written when there is something new to say;
-a program gets one JSON document at the end, whose keys are always all there.
+A terminal shows a table that is kept up to date; elsewhere each news is a line; a program gets one JSON document at the
+end, which always has all of its keys.
 """
 
 import sys
@@ -30,7 +30,7 @@ class View(Protocol):
     """Where reports go while a rollout is watched."""
 
     def show(self, report: Report) -> None:
-        """Show how things stand now."""
+        """Show the report as it is now."""
 
     def __enter__(self) -> Self: ...
 
@@ -45,17 +45,17 @@ def view(*, live: bool, silent: bool) -> View:
 
 
 class _Lines:
-    """A line whenever there is something new to say; a countdown that goes on is nothing new."""
+    """A line for each news; a countdown that goes on is not news."""
 
     def __init__(self, *, silent: bool) -> None:
         self._silent = silent
-        self._said = ""
+        self._written = ""
 
     def show(self, report: Report) -> None:
-        if report.gist != self._said and not self._silent:
+        if report.summary_without_seconds != self._written and not self._silent:
             sys.stdout.write(f"{report.seconds:6.1f} s  {report.summary}\n")
             sys.stdout.flush()
-        self._said = report.gist
+        self._written = report.summary_without_seconds
 
     def __enter__(self) -> Self:
         return self
@@ -67,7 +67,7 @@ class _Lines:
 
 
 class _Table:
-    """A table that is drawn again and again, and stays when the watch has ended."""
+    """A table that is redrawn, and stays when the watch has ended."""
 
     def __init__(self) -> None:
         self._report: Report | None = None
@@ -79,7 +79,7 @@ class _Table:
         self._report = report
 
     def __enter__(self) -> Self:
-        from rich.live import Live  # noqa: PLC0415  a tenth of a second that only a terminal is worth
+        from rich.live import Live  # noqa: PLC0415  takes a tenth of a second, which only a terminal needs
 
         self._live = Live(get_renderable=self._drawn, refresh_per_second=_FRAMES_PER_SECOND)
         self._live.__enter__()
@@ -97,42 +97,47 @@ class _Table:
 
 
 def drawn(report: Report | None, seconds: float, *, ended: bool = False) -> "RenderableType":
-    """The table: each workload with what keeps it, and under it the pods that matter."""
+    """The table: each workload with its state, and below it those of its pods that say most."""
     from rich.console import Group  # noqa: PLC0415  as above
     from rich.table import Table  # noqa: PLC0415  as above
     from rich.text import Text  # noqa: PLC0415
 
     table = Table(box=None, padding=(0, 2, 0, 0), title_justify="left", show_header=False, highlight=False)
     if report is None:
-        table.add_row(Text(f"looking … {seconds:.0f} s"))
+        table.add_row(Text(f"waiting for the cluster … {seconds:.0f} s"))
         return table
-    for each in report.workloads:
-        style = _STYLES[each.phase]
+    for row in report.workloads:
+        style = _STYLES[row.phase]
         table.add_row(
-            Text(f"{_SIGNS[each.phase]} {each.workload}", style=f"bold {style}"),
-            Text(f"{each.ready} of {each.wanted}"),
-            Text(each.summary, style=style),
+            Text(f"{_SIGNS[row.phase]} {row.workload}", style=f"bold {style}"),
+            Text(f"{row.ready} of {row.wanted}"),
+            Text(row.summary, style=style),
         )
-        # the ready ones are of less interest where there are many
-        for pod in sorted(each.pods, key=lambda pod: pod.ready)[:_MOST_PODS]:
+        # pods that are not ready come first: not all of many pods are shown
+        for pod in sorted(row.pods, key=lambda pod: pod.ready)[:_MOST_PODS]:
             table.add_row(Text(f"    {pod.name}"), Text("ready" if pod.ready else "-"), Text(pod.state, style="dim"))
-    settling = report.completed_at is not None and not ended
-    table.add_row(Text(f"{seconds:.0f} s{', complete; watched a little longer' if settling else ''}", style="dim"))
+    soaking = report.completed_at is not None and not ended
+    table.add_row(Text(f"{seconds:.0f} s{', complete; still watched' if soaking else ''}", style="dim"))
     if report.lost and not ended:
-        return Group(table, Text(f"{report.lost}: this is what was last seen", style="bold yellow"))
+        return Group(table, Text(f"{report.lost}: this is the last known state", style="bold yellow"))
     return table
 
 
 def document(report: Report | None, error: DeliveryError | None) -> Mapping[str, Any]:
-    """The whole answer for a program: `verdict` is complete, doomed or unknown."""
+    """The whole answer for a program.
+
+    Keys and values are stable: `verdict` is `complete`, `doomed` (failed) or `unknown`.
+    """
     verdict = "complete" if error is None else "doomed" if isinstance(error, Failed) else "unknown"
-    told = report.model_dump(mode="json") if report else {"workloads": [], "troubles": [], "seconds": None}
+    shown: dict[str, Any] = {"workloads": [], "problems": [], "seconds": None}
+    if report:
+        shown = report.model_dump(mode="json", exclude={"workloads": {"__all__": {"summary_without_seconds"}}})
     return {
         "verdict": verdict,
         "summary": error.reason if error else report.summary if report else "",
-        "seconds": told["seconds"],
-        "workloads": told["workloads"],
-        "troubles": told["troubles"],
+        "seconds": shown["seconds"],
+        "workloads": shown["workloads"],
+        "troubles": shown["problems"],  # the key is stable: programs read it
         "error": {"code": error.code, "reason": error.reason, "where": error.where, "hint": error.hint}
         if error
         else None,

@@ -1,7 +1,9 @@
-"""What goes on beside the runs while pipelines are served: expiry of unanswered approvals, recovery at the start.
+"""Jobs that run beside the flow runs while pipelines are served.
 
-A suspended run has no process that could look at the clock, so somebody else has to end it. Prefect's own limit ends
-it, too, but later and under the name Failed.
+They start one recovery of each application, end approvals that have expired, and check that recovery stays scheduled.
+
+A suspended run has no process that could end it when its approval expires. Prefect ends it as well, but later, and with
+the state name Failed.
 """
 
 import logging
@@ -24,21 +26,26 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from typing_extensions import Self
 
+from prefect_cd.deployments.recovery_schedule import RecoverySchedule
 from prefect_cd.tasks.approval import GRACE
 
-_EVERY_SECONDS = 2.0
+_INTERVAL_SECONDS = 2.0
 _log = logging.getLogger("prefect.prefect_cd")
 
 
-class Housekeeping:
-    """A thread beside `serve`; it does nothing that a later look could not do, too."""
+class BackgroundJobs:
+    """Runs the jobs in a thread for as long as the context is open.
+
+    Each job can be repeated: when the server does not answer, the next round does what this one could not.
+    """
 
     def __init__(self, applications: Sequence[str]) -> None:
         self._applications = list(applications)
         self._to_recover = list(applications)
-        self._key = uuid4().hex
+        self._id = uuid4().hex
+        self._recovery_schedule = RecoverySchedule(applications)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="background-jobs", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -51,26 +58,28 @@ class Housekeeping:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(_EVERY_SECONDS):
+        while not self._stop.wait(_INTERVAL_SECONDS):
             try:
                 with get_client(sync_client=True) as client:
-                    self._recover(client)
-                    for run in self._waiting(client):
+                    self._start_recoveries(client)
+                    self._recovery_schedule.check(client)
+                    for run in self._suspended_runs(client):
                         expire(client, run, datetime.now(timezone.utc))
             except (httpx.HTTPError, PrefectHTTPStatusError) as error:
-                _log.warning("the Prefect server does not answer housekeeping: %s; trying again", error)
+                _log.warning("the Prefect server does not answer: %s; trying again", error)
 
-    def _recover(self, client: SyncPrefectClient) -> None:
-        """Start one recovery of each application, as soon as its deployment is registered."""
+    def _start_recoveries(self, client: SyncPrefectClient) -> None:
+        """Start one recovery of each application, as soon as `serve` has registered its deployment."""
         for application in list(self._to_recover):
             try:
                 deployment = client.read_deployment_by_name(f"recover/{application}")
             except ObjectNotFound:
                 continue
-            client.create_flow_run_from_deployment(deployment.id, idempotency_key=f"{self._key}-{application}")
+            # the key makes the call safe to repeat when its response was lost
+            client.create_flow_run_from_deployment(deployment.id, idempotency_key=f"{self._id}-{application}")
             self._to_recover.remove(application)
 
-    def _waiting(self, client: SyncPrefectClient) -> list[FlowRun]:
+    def _suspended_runs(self, client: SyncPrefectClient) -> list[FlowRun]:
         return client.read_flow_runs(
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Suspended"]))),
             deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=self._applications)),
@@ -78,11 +87,12 @@ class Housekeeping:
 
 
 def expire(client: SyncPrefectClient, run: FlowRun, now: datetime) -> None:
-    """End a suspended run whose question stood open for as long as the pipeline file allows."""
-    limit = run.state.state_details.pause_timeout if run.state else None
-    if limit is None or now < limit - GRACE:
+    """End a suspended run whose approval has expired."""
+    timeout = run.state.state_details.pause_timeout if run.state else None
+    # Prefect's own timeout is later by GRACE than what the pipeline file allows
+    if timeout is None or now < timeout - GRACE:
         return
-    message = "nobody decided in time; nothing was changed. Start the release again."
+    message = "the approval expired without a decision; nothing was changed. Start the release again."
     state: State[None] = State(type=StateType.FAILED, name="Expired", message=message)
     client.set_flow_run_state(run.id, state, force=True)
     _log.info("%s: %s", run.name, message)
