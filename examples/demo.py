@@ -1,9 +1,10 @@
-"""The whole story on a cluster: two versions with approval, and a third that production does not keep.
+"""The whole story on a cluster: two versions with approval, and a third that production rolls back.
 
 `make demo` plays it on an embedded cluster of its own, `make demo KUBECONFIG=…` on that cluster with the registry of
 $REGISTRY (default localhost:5000). It starts a Prefect server and serves the shop's pipeline, all in a temporary
-folder, and removes everything at its end. In a terminal a person may approve in the Prefect UI or press Enter; without
-one it answers itself, and says so.
+folder, and removes everything at its end. In a terminal the user approves in the Prefect UI or presses Enter; without
+one the demo approves by itself, and says so. It fails (exit code 1) when an act ends otherwise than announced, and when
+the shop answered no visitor.
 """
 
 import logging
@@ -21,6 +22,7 @@ import httpx
 import yaml
 from backstage import shop
 from backstage.guard import guarded
+from backstage.outcome import RELEASED, ROLLED_BACK, Outcome, act_problems, version_name, visitor_problems
 from backstage.programs import DemoError, free_port, running, wait
 from backstage.runs import Runs
 from backstage.visitors import Visitors
@@ -36,7 +38,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 @dataclass(frozen=True)
 class Act:
-    """One release, what it shows, and how it must end."""
+    """One release, what it shows, and how it must end: RELEASED or ROLLED_BACK."""
 
     title: str
     why: str
@@ -47,31 +49,31 @@ class Act:
 ACTS = (
     Act(
         "1. The shop opens",
-        "One image is built, tested, put on staging, clicked through by a browser, and then a person is asked: nothing "
-        "reaches production that was not approved exactly as it is.",
+        "One image is built, tested, deployed to staging and tested there in a browser. Then the run waits for an "
+        "approval: only what was approved, exactly as it was approved, reaches production.",
         "",
-        "Completed",
+        RELEASED,
     ),
     Act(
         "2. Version 2 brings staff picks",
-        "Visitors are in the shop now, ten requests a second. The new version comes pod by pod, and none of them may "
-        "notice. Look at the plan in the form: only what changes is written.",
+        "Visitors are in the shop now, ten requests a second. The new version replaces the old one pod by pod, and no "
+        "request may fail. Look at the plan in the form: only objects that change are written.",
         "v2.patch",
-        "Completed",
+        RELEASED,
     ),
     Act(
         "3. Version 3 passes every test, and breaks in production",
-        "It forgot a currency that only production uses. The pods are healthy, so Kubernetes is content; the gates "
-        "after the rollout are not. Nobody has to do anything: the last good version comes back, with its settings.",
+        "It lacks a currency that only production uses. The pods are healthy, so the rollout completes, but "
+        "the gates after the rollout fail. The known-good version comes back by itself, with its settings.",
         "v3.patch",
-        "Rolled back",
+        ROLLED_BACK,
     ),
 )
 
 
 def main(folder: Path) -> int:
     """Play the acts; 0 when each ended as it should."""
-    logging.getLogger("stamina").setLevel(logging.ERROR)  # a server that is busy is no news
+    logging.getLogger("stamina").setLevel(logging.ERROR)  # retries of a busy server are normal
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
     try:
@@ -79,9 +81,10 @@ def main(folder: Path) -> int:
             repository = shop.Repository(folder / "shop")
             runs = set_up(stack, folder, repository)
             play(stack, repository, runs)
+            console.print("[green]Every act ended as announced.[/]")
             wait_for_ctrl_c(runs)
     except (DemoError, DeliveryError) as error:
-        console.print(f"[red]demo: {error}[/]", markup=True)
+        console.print(f"the demo failed: {error}", style="red", markup=False)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -89,17 +92,17 @@ def main(folder: Path) -> int:
 
 
 def set_up(stack: ExitStack, folder: Path, repository: shop.Repository) -> Runs:
-    """Prefect server and served pipeline; all that is set up is undone in reverse order."""
-    console.rule("[bold]Setting the stage")
+    """Start a Prefect server and serve the pipeline; the stack stops and removes both in reverse order."""
+    console.rule("[bold]Set-up")
     if not os.environ.get("KUBECONFIG"):
-        raise DemoError("no KUBECONFIG; `make demo` brings a cluster along, `make demo KUBECONFIG=…` takes that one")
-    console.print(f"cluster   {shop.cluster_in_words()}")
+        raise DemoError("no KUBECONFIG; `make demo` starts a cluster, `make demo KUBECONFIG=…` uses that one")
+    console.print(f"cluster   {shop.describe_cluster()}")
     console.print(f"          [dim]export KUBECONFIG={os.environ['KUBECONFIG']}  # for kubectl in another terminal[/]")
     stack.callback(clean_up)
     shop.remove_namespaces()
-    pipeline, left_out = shop.pipeline(repository.folder)
-    for each in left_out:
-        console.print(f"[yellow]{each}[/]")
+    pipeline, notes = shop.pipeline(repository.folder)
+    for note in notes:
+        console.print(f"[yellow]{note}[/]")
     file = folder / "pipeline.yaml"
     file.write_text(yaml.safe_dump(pipeline, sort_keys=False))
     port = free_port(PREFECT_PORT)
@@ -130,57 +133,75 @@ def set_up(stack: ExitStack, folder: Path, repository: shop.Repository) -> Runs:
 
 
 def play(stack: ExitStack, repository: shop.Repository, runs: Runs) -> None:
-    """The acts, with visitors from the second on, and what became of them."""
-    versions, rows = {}, []
+    """Play the acts, with visitors from the second on, and show the results.
+
+    Raises:
+        DemoError: an act ended otherwise than announced, or the visitors did not reach the shop.
+    """
+    versions: dict[str, str] = {}
+    rows: list[tuple[str, str, str]] = []
+    known_good = ""
     visitors: Visitors | None = None
     for number, act in enumerate(ACTS, start=1):
         console.print()
         console.print(Panel(act.why, title=f"[bold]{act.title}", title_align="left"), soft_wrap=False)
         if visitors:
             console.print(f"the shop: {visitors.url}")
-        versions[repository.commit(act.title.partition(". ")[2], act.patch)] = f"version {number}"
+        commit = repository.commit(act.title.partition(". ")[2], act.patch)
+        versions[commit] = f"version {number}"
         state = runs.release(shop.NAME)
         console.print(f"the run ended: [bold]{state['name']}[/]")
         console.print(str(state["message"] or ""), style="dim", markup=False)
-        if state["name"] != act.ends:
-            raise DemoError(f"this run should have ended as {act.ends}\n{runs.log.read_text(errors='replace')[-4000:]}")
-        rows.append((act.title, state["name"], shop.runs_in_production()))
+        outcome = Outcome(state["name"], *shop.production(commit))
+        check_act(act, act_problems(act.ends, commit, known_good, outcome), runs)
+        rows.append((act.title, outcome.state, outcome.production))
+        known_good = commit if act.ends == RELEASED else known_good
         visitors = visitors or stack.enter_context(Visitors(shop.NAMESPACES[1], shop.NAME))
-    time.sleep(1)  # a moment of the version that came back
+    time.sleep(1)  # some requests to the version that came back
     show_acts(rows)
     if visitors:
-        visitors.leave()
+        visitors.stop()
         show_visitors(visitors, versions)
 
 
+def check_act(act: Act, problems: list[str], runs: Runs) -> None:
+    """Fail when an act ended otherwise than announced; the log of the served pipeline tells why."""
+    if problems:
+        log = runs.log.read_text(errors="replace")[-4000:]
+        raise DemoError(f"act {act.title!r} ended otherwise than announced: {'; '.join(problems)}\n{log}")
+
+
 def show_acts(rows: list[tuple[str, str, str]]) -> None:
-    """What production runs after each act."""
+    """Show what production runs after each act."""
     table = Table("act", "the run ended", "release in production afterwards", title="What the cluster says")
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    if rows[-1][2] != rows[-2][2]:
-        raise DemoError("the version that failed is still in production")
 
 
 def show_visitors(visitors: Visitors, versions: dict[str, str]) -> None:
-    """Requests and failures by version."""
+    """Show requests and failures by version; fail when the shop did not get them."""
     table = Table("answered by", "requests", "failures", "what failed", title="What users of the shop saw")
-    for version in sorted({version for version, _ in visitors.seen}, key=lambda each: label(each, versions)):
-        seen = {outcome: number for (whose, outcome), number in visitors.seen.items() if whose == version}
-        failures = {outcome: number for outcome, number in seen.items() if outcome}
-        said = ", ".join(f"{number} times {outcome}" for outcome, number in failures.items())
-        table.add_row(label(version, versions), str(sum(seen.values())), str(sum(failures.values())), said)
+    for version in sorted({version for version, _ in visitors.requests}, key=lambda version: label(version, versions)):
+        counts = {failure: number for (other, failure), number in visitors.requests.items() if other == version}
+        failures = {failure: number for failure, number in counts.items() if failure}
+        details = ", ".join(f"{number} times {failure}" for failure, number in failures.items())
+        table.add_row(label(version, versions), str(sum(counts.values())), str(sum(failures.values())), details)
     console.print(table)
+    if visitors.problem:
+        raise DemoError(f"the visitors stopped before the end: {visitors.problem!r}")
+    kept = [name for name, act in zip(versions.values(), ACTS, strict=True) if act.ends == RELEASED]
+    if problems := visitor_problems(visitors.requests, versions, kept):
+        raise DemoError(f"the figures of the visitors are not about this shop: {'; '.join(problems)}")
 
 
 def label(version: str, versions: dict[str, str]) -> str:
-    """What a person calls the version that an answer names."""
-    return next((name for sha, name in versions.items() if version and sha.startswith(version)), version or "nobody")
+    """The name of a version in the table of visitors."""
+    return version_name(version, versions) or version or "no version"
 
 
 def wait_for_ctrl_c(runs: Runs) -> None:
-    """Leave everything running for a person; end at once without a terminal."""
+    """Keep everything running until Ctrl-C; end at once without a terminal."""
     if not sys.stdin.isatty():
         return
     console.print(f"\nLook around in [bold]{runs.ui}[/]; Ctrl-C ends everything and cleans up.")
@@ -190,7 +211,7 @@ def wait_for_ctrl_c(runs: Runs) -> None:
 
 
 def clean_up() -> None:
-    """Remove what the demo put into the cluster; one that is gone has nothing left."""
+    """Remove the demo's namespaces; a cluster that does not answer is only reported."""
     with console.status("cleaning up"):
         try:
             shop.remove_namespaces()
@@ -199,7 +220,7 @@ def clean_up() -> None:
 
 
 def forget_killed_demos(prefix: str) -> None:
-    """Remove folders of demos that were killed: their names end with a process that is no more."""
+    """Remove folders of demos that were killed: the process id in the folder's name is no longer there."""
     for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
         with suppress(IndexError):
             if not Path("/proc", folder.name.split("-")[-2]).exists():

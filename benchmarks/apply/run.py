@@ -1,8 +1,8 @@
 """How long it takes to bring 1,050 objects into a namespace: ours beside kubectl, on one API server, in one run.
 
-Both sides read the same folders of YAML and look before they write. They take turns step by step, and each step is
-begun by the side that was second in the step before, so that neither gets the cold cache only. What is measured is
-wall time and CPU time; what is proved is that both namespaces end up the same and that our last run writes nothing.
+Both sides read the same folders of YAML and plan before they write. They take turns step by step, and the side that was
+second in one step is first in the next, so that each gets its share of the cold cache. Wall time and CPU time are
+measured; the run also checks that both namespaces end up the same and that our last run writes nothing.
 """
 
 import asyncio
@@ -28,13 +28,13 @@ from prefect_cd.manifests import load
 from prefect_cd.pipeline.models import ClusterAccess
 
 WANTED = 10.0
-CONFIG_MAPS, DEPLOYMENTS, CHANGED, GONE = 1000, 50, 100, 50
+CONFIG_MAPS, DEPLOYMENTS, CHANGED, REMOVED = 1000, 50, 100, 50
 OURS, KUBECTLS = "bench-apply-ours", "bench-apply-kubectl"
-PLACE = Ownership("bench", "bench", OURS)
+OWNERSHIP = Ownership("bench", "bench", OURS)
 KINDS = (("v1", "ConfigMap"), ("apps/v1", "Deployment"))
 ROUNDS = ("new", "changed", "the same again")
 RESULTS = Path(__file__).with_name("results.md")
-# Pruning what server-side apply made works with an ApplySet only, which is alpha: `--prune -l` refuses.
+# kubectl prunes objects of server-side apply with an ApplySet only, which is alpha: `--prune -l` refuses.
 APPLY_SET = {"KUBECTL_APPLYSET": "true"}
 
 
@@ -53,10 +53,10 @@ class Cost:
 
 
 def write_folders(top: Path) -> dict[str, Path]:
-    """The manifests of each round: all of them; some changed and some gone; the same again."""
+    """Write the manifests of each round: all of them; some changed and some removed; the same again."""
     deployments = [_deployment(number) for number in range(DEPLOYMENTS)]
     first = [_config_map(number, "1") for number in range(CONFIG_MAPS)]
-    second = [_config_map(number, "2" if number < CHANGED else "1") for number in range(CONFIG_MAPS - GONE)]
+    second = [_config_map(number, "2" if number < CHANGED else "1") for number in range(CONFIG_MAPS - REMOVED)]
     folders = {"new": top / "first", "changed": top / "second", "the same again": top / "second"}
     for folder, config_maps in ((top / "first", first), (top / "second", second)):
         folder.mkdir()
@@ -66,7 +66,7 @@ def write_folders(top: Path) -> dict[str, Path]:
 
 
 def _config_map(number: int, version: str) -> Object:
-    data = {f"setting-{each}": f"value {each} of config map {number}" for each in range(9)}
+    data = {f"setting-{key}": f"value {key} of config map {number}" for key in range(9)}
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -97,30 +97,30 @@ def _deployment(number: int) -> Object:
 
 
 class Ours:
-    """What the tasks `plan`, `apply` and `prune` do, without Prefect around them; each step connects anew."""
+    """The core functions of the tasks `plan`, `apply` and `prune`, without Prefect; each step opens a connection."""
 
     def __init__(self) -> None:
         self._objects: list[Object] = []
         self._planned = ChangeSet(changes=())
 
-    def look(self, folder: Path) -> None:
+    def plan(self, folder: Path) -> None:
         """Load the manifests, dry-run all of them on the server, and compare."""
-        asyncio.run(self._look(folder))
+        asyncio.run(self._plan(folder))
 
-    async def _look(self, folder: Path) -> None:
+    async def _plan(self, folder: Path) -> None:
         async with connect(ClusterAccess()) as cluster:
             placed = await apply.prepare_objects(cluster, load.load(folder, folder.parent), OURS, ())
-            self._objects = [PLACE.label(item, "bench") for item in placed]
-            self._planned = await apply.compute_changes(cluster, PLACE, self._objects, known_kinds=KINDS)
+            self._objects = [OWNERSHIP.label(item, "bench") for item in placed]
+            self._planned = await apply.compute_changes(cluster, OWNERSHIP, self._objects, known_kinds=KINDS)
 
     def write(self, _: Path) -> None:
-        """Write what differs, and remove what is gone."""
+        """Apply the differences, and prune removed objects."""
         asyncio.run(self._write())
 
     async def _write(self) -> None:
         async with connect(ClusterAccess()) as cluster:
             await apply.apply(cluster, self._objects, self._planned)
-            await apply.prune(cluster, PLACE, self._planned)
+            await apply.prune(cluster, OWNERSHIP, self._planned)
 
     def measure(self, step: Callable[[Path], None], folder: Path) -> Cost:
         """Wall and CPU time of this process, its threads included."""
@@ -130,15 +130,15 @@ class Ours:
 
     @property
     def planned(self) -> str:
-        """What the last look found."""
+        """The change set of the last plan."""
         return str(self._planned)
 
 
 class Kubectl:
-    """`kubectl diff` and `kubectl apply`, as a person or a script calls them."""
+    """`kubectl diff` and `kubectl apply`, as a user or a script calls them."""
 
-    def look(self, folder: Path) -> list[str]:
-        """The command that dry-runs all objects and shows the difference, but not what would be pruned."""
+    def plan(self, folder: Path) -> list[str]:
+        """The command that dry-runs all objects and shows the difference, without objects to prune."""
         return ["kubectl", "diff", "--server-side", "-n", KUBECTLS, "-f", str(folder)]
 
     def write(self, folder: Path) -> list[str]:
@@ -153,7 +153,7 @@ class Kubectl:
             process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **APPLY_SET})
             _, status, used = os.wait4(process.pid, 0)
             wall = time.perf_counter() - started
-            process.returncode = os.waitstatus_to_exitcode(status)  # it was waited for here, not by Popen
+            process.returncode = os.waitstatus_to_exitcode(status)  # os.wait4 has reaped the process, so Popen must not
             fine = {0, 1} if "diff" in command else {0}  # `kubectl diff` says 1 for: there are differences
             if process.returncode not in fine:
                 output.seek(0)
@@ -162,12 +162,12 @@ class Kubectl:
 
 
 def run(folders: dict[str, Path]) -> list[tuple[str, Cost, Cost]]:
-    """All steps of all rounds on both sides, taking turns; (step, ours, kubectl's)."""
+    """Measure all steps of all rounds on both sides, which take turns; (step, ours, kubectl's)."""
     ours, kubectl = Ours(), Kubectl()
     rows = []
     for name in ROUNDS:
         before = live(OURS)
-        rows.append((f"{name}: dry run and diff", *_both(ours, kubectl, "look", folders[name], ours_first=True)))
+        rows.append((f"{name}: dry run and diff", *_both(ours, kubectl, "plan", folders[name], ours_first=True)))
         rows.append((f"{name}: apply and prune", *_both(ours, kubectl, "write", folders[name], ours_first=False)))
         for step, mine, theirs in rows[-2:]:
             print(f"{step}: {ours.planned}; ours {mine.wall:.1f} s, kubectl {theirs.wall:.1f} s", flush=True)
@@ -186,12 +186,12 @@ def _both(ours: Ours, kubectl: Kubectl, step: str, folder: Path, *, ours_first: 
 
 
 def live(namespace: str) -> dict[str, str]:
-    """The resourceVersion of every object in question, by uid."""
+    """The resourceVersion of every object of KINDS, by uid."""
     return {item["metadata"]["uid"]: item["metadata"]["resourceVersion"] for item in _live(namespace)}
 
 
 def content(namespace: str) -> dict[str, Any]:
-    """What the objects say, whoever wrote them."""
+    """The content of the objects, without metadata that differs by writer."""
     return {
         item["metadata"]["name"]: item.get("data") or item["spec"]["template"]
         for item in _live(namespace)
@@ -202,13 +202,13 @@ def content(namespace: str) -> dict[str, Any]:
 def _live(namespace: str) -> list[Object]:
     async def listed() -> list[Object]:
         async with connect(ClusterAccess()) as cluster:
-            return [item for each in KINDS for item in await cluster.list(await cluster.kind(*each), namespace)]
+            return [item for kind in KINDS for item in await cluster.list(await cluster.kind(*kind), namespace)]
 
     return asyncio.run(listed())
 
 
 def wait_for_controllers() -> None:
-    """Wait until the Deployments' controller has seen them all: it writes, too, and must not be taken for us."""
+    """Wait until the Deployment controller has processed all: its writes would be mistaken for ours."""
     while any(
         item["status"].get("observedGeneration") != item["metadata"]["generation"]
         for namespace in (OURS, KUBECTLS)
@@ -219,7 +219,7 @@ def wait_for_controllers() -> None:
 
 
 def namespaces(verb: str) -> None:
-    """Create or delete both namespaces, and wait for it."""
+    """Create or delete both namespaces, and wait until it is done."""
     for namespace in (OURS, KUBECTLS):
         extra = ("--ignore-not-found",) if verb == "delete" else ()
         subprocess.run(["kubectl", verb, "namespace", namespace, *extra], check=True, stdout=subprocess.DEVNULL)
@@ -241,19 +241,19 @@ def _sum(costs: list[Cost]) -> Cost:
 
 
 async def versions() -> str:
-    """What was measured, on what."""
+    """The versions of cluster and kubectl, and the number of cores."""
     async with connect(ClusterAccess()) as cluster:
         return f"Kubernetes {await cluster.version()}, {_kubectl_version()}, {os.cpu_count()} cores"
 
 
 def _kubectl_version() -> str:
-    said = subprocess.run(["kubectl", "version", "--client"], check=True, capture_output=True, text=True).stdout
-    return f"kubectl {said.split('Client Version: ')[-1].split()[0]}"
+    output = subprocess.run(["kubectl", "version", "--client"], check=True, capture_output=True, text=True).stdout
+    return f"kubectl {output.split('Client Version: ')[-1].split()[0]}"
 
 
 def main() -> int:
     if not shutil.which("kubectl"):
-        sys.exit("kubectl is needed on PATH: it is the other side of this comparison")
+        sys.exit("kubectl is needed on PATH for the comparison")
     namespaces("delete")
     namespaces("create")
     try:
@@ -263,12 +263,12 @@ def main() -> int:
     finally:
         namespaces("delete")
     if not same:
-        sys.exit("the two namespaces differ: the comparison is worth nothing")
-    found = f"{asyncio.run(versions())}; {CONFIG_MAPS:,} ConfigMaps and {DEPLOYMENTS} Deployments\n\n{table(rows)}\n"
+        sys.exit("the two namespaces differ: the comparison is invalid")
+    body = f"{asyncio.run(versions())}; {CONFIG_MAPS:,} ConfigMaps and {DEPLOYMENTS} Deployments\n\n{table(rows)}\n"
     times = _sum([theirs for _, _, theirs in rows]).wall / _sum([ours for _, ours, _ in rows]).wall
-    said = f"measured {times:.1f} times faster, wanted {WANTED}"
-    RESULTS.write_text(f"# Last measured\n\n{found}\n{said}\n")
-    print(f"\n{found}\n{said}")
+    line = f"measured {times:.1f} times faster, wanted {WANTED}"
+    RESULTS.write_text(f"# Last measured\n\n{body}\n{line}\n")
+    print(f"\n{body}\n{line}")
     return 0 if times >= WANTED else 1
 
 

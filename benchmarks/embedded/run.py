@@ -1,8 +1,8 @@
-"""How long a developer waits for the embedded cluster, beside a real one in the same run.
+"""How long a developer waits for the embedded cluster, and for a real one in the same run.
 
 Measured are its start (process to ready), four new pods from the apply to ready, and a rolling update of them. The real
-cluster is that of $KUBECONFIG and $REGISTRY; without one only the embedded cluster is measured. The pods wait for
-nothing but themselves: a small HTTP server with a readiness probe, its image pulled before.
+cluster is that of $KUBECONFIG and $REGISTRY; without one only the embedded cluster is measured. The pods run a
+small HTTP server with a readiness probe; their image is pulled before.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from prefect_cd.rollout.watch.loop import watch
 START_WANTED, RATIO_WANTED = 5.0, 1.5  # seconds; times the real cluster's
 ROUNDS, PODS = 3, 4
 RESULTS = Path(__file__).with_name("results.md")
-PLACE = Ownership("bench", "bench", "bench-embedded")
+OWNERSHIP = Ownership("bench", "bench", "bench-embedded")
 SETTINGS = RolloutSettings(timeout=timedelta(minutes=2))
 READY = "export KUBECONFIG="
 STEPS = ("apply to 4 pods ready", "rolling update of 4 pods")
@@ -48,7 +48,7 @@ def deployment(image: str, version: str) -> dict[str, Any]:
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {"name": "web", "namespace": PLACE.namespace},
+        "metadata": {"name": "web", "namespace": OWNERSHIP.namespace},
         "spec": {
             "replicas": PODS,
             "selector": {"matchLabels": labels},
@@ -64,8 +64,8 @@ def deployment(image: str, version: str) -> dict[str, Any]:
 async def rollout(cluster: Cluster, image: str, version: str) -> float:
     """Seconds from before the apply until all pods of the version are ready and the old ones are gone."""
     since = datetime.now(timezone.utc)
-    objects = [PLACE.label(deployment(image, version), version)]
-    await apply(cluster, objects, await compute_changes(cluster, PLACE, objects))
+    objects = [OWNERSHIP.label(deployment(image, version), version)]
+    await apply(cluster, objects, await compute_changes(cluster, OWNERSHIP, objects))
     return (await watch(cluster, objects, SETTINGS, since=since)).seconds
 
 
@@ -74,27 +74,27 @@ async def measure(environment: Mapping[str, str]) -> list[float]:
     image = environment.get("BASE_IMAGE") or f"{environment['REGISTRY']}/base/python:3.11"
     seconds: list[list[float]] = []
     async with connect(ClusterAccess(kubeconfig=environment["KUBECONFIG"])) as cluster:
-        namespace = Ref("v1", "Namespace", "", PLACE.namespace)
-        for number in range(ROUNDS + 1):  # the first pulls the image
-            await gone(cluster, namespace)
-            await ensure_namespace(cluster, PLACE)
+        namespace = Ref("v1", "Namespace", "", OWNERSHIP.namespace)
+        for number in range(ROUNDS + 1):  # the first round pulls the image and is not counted
+            await remove(cluster, namespace)
+            await ensure_namespace(cluster, OWNERSHIP)
             seconds.append([await rollout(cluster, image, f"{number}-{step}") for step in STEPS])
-        await gone(cluster, namespace)
-    return [median(each[step] for each in seconds[1:]) for step in range(len(STEPS))]
+        await remove(cluster, namespace)
+    return [median(measured[step] for measured in seconds[1:]) for step in range(len(STEPS))]
 
 
-async def gone(cluster: Cluster, namespace: Ref) -> None:
-    """Delete a namespace and wait for its end."""
+async def remove(cluster: Cluster, namespace: Ref) -> None:
+    """Delete a namespace and wait until it is gone."""
     if await cluster.get(namespace):
         await cluster.delete(namespace)
-    while await cluster.get(namespace):  # noqa: ASYNC110  there is nothing else to wait for
+    while await cluster.get(namespace):  # noqa: ASYNC110  a condition in the API server has no local event
         await asyncio.sleep(0.2)
 
 
 @contextmanager
 def embedded(folder: str) -> Iterator[tuple[float, dict[str, str]]]:
-    """The embedded cluster in a process of its own; seconds until it was ready, and its environment."""
-    command = [sys.executable, "-m", "prefect_cd.local", "--folder", folder]
+    """Run the embedded cluster in a process of its own; yield the seconds until it was ready, and its environment."""
+    command = [sys.executable, "-m", "prefect_cd_local", "--folder", folder]
     started = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -115,15 +115,15 @@ def main() -> int:
     real = asyncio.run(measure(os.environ)) if os.environ.get("KUBECONFIG") else [float("nan")] * len(STEPS)
     lines = ["| median of 3 | embedded, s | real cluster, s |", "|---|---:|---:|"]
     lines.append(f"| process to ready | {median(starts):.1f} | |")
-    lines += [f"| {step} | {mine:.1f} | {its:.1f} |" for step, mine, its in zip(STEPS, ours, real, strict=True)]
-    ratio = max((mine / its for mine, its in zip(ours, real, strict=True)), default=0.0)
-    said = (
+    lines += [f"| {step} | {local:.1f} | {remote:.1f} |" for step, local, remote in zip(STEPS, ours, real, strict=True)]
+    ratio = max((local / remote for local, remote in zip(ours, real, strict=True)), default=0.0)
+    line = (
         f"measured {median(starts):.1f} s to ready and {ratio:.2f} times the real cluster's time, "
         f"wanted at most {START_WANTED:.1f} s and {RATIO_WANTED:.2f} times"
     )
-    shown = "\n".join(lines)
-    RESULTS.write_text(f"# Last measured\n\n{os.cpu_count()} cores\n\n{shown}\n\n{said}\n")
-    print(f"{shown}\n\n{said}")
+    table = "\n".join(lines)
+    RESULTS.write_text(f"# Last measured\n\n{os.cpu_count()} cores\n\n{table}\n\n{line}\n")
+    print(f"{table}\n\n{line}")
     return 0 if median(starts) <= START_WANTED and not ratio > RATIO_WANTED else 1
 
 

@@ -1,7 +1,7 @@
 """Our side: a Prefect server, `prefect-cd serve`, and releases that are started and approved through the API.
 
 All times are the server's own, on this machine's clock. A release lasts from the request that starts it to its last
-state, without the time between `Suspended` and the call that resumes it: that one is the person's.
+state, without the time between `Suspended` and the call that resumes it, in which the run waits for its approval.
 """
 
 import os
@@ -20,12 +20,12 @@ from typing import Any
 import httpx
 
 Stages = dict[str, float]
-_LOOK_EVERY = 0.2
-_READS = 5.0  # seconds that a person needs, at least, for what the form says; not counted
-_GIVE_UP = 600
+_POLL = 0.2
+_READING = 5.0  # seconds that a user would need, at least, to read the form; not counted
+_RUN_TIMEOUT = 600  # seconds
 _ENDED = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 ANSWER = {"decision": "approve", "name": "the benchmark", "comment": "at once"}
-# Task names by their beginnings -> the stage that they belong to.
+# The beginning of a task's name -> its stage.
 _STAGE_OF = (
     ("resolve", "checkout"),
     ("preflight", "preflight"),
@@ -44,7 +44,7 @@ _STAGE_OF = (
 
 
 class BenchmarkError(Exception):
-    """The measurement cannot go on."""
+    """The measurement failed."""
 
 
 @dataclass(frozen=True)
@@ -58,75 +58,75 @@ class Side:
     def release(self) -> Stages:
         """Release the branch's newest commit and approve it at once; seconds by stage."""
         deployment = self._get(f"/deployments/name/release/{self.application}")
-        asked = time.time()
+        requested = time.time()
         run = self._post(f"/deployments/{deployment['id']}/create_flow_run", {})["id"]
         self._follow(run, {"Suspended"})
-        time.sleep(_READS)
-        # Prefect saves the form a moment after the run's state says that it waits
+        time.sleep(_READING)
+        # Prefect saves the form a moment after the state of the run is Suspended.
         resume, body = f"/flow_runs/{run}/resume", {"run_input": ANSWER}
         _wait_for(lambda: self._post(resume, body)["status"] == "ACCEPT", "no form to answer")
         resumed = time.time()
         self._follow(run, set())
-        states = self._ask("GET", f"/flow_run_states/?flow_run_id={run}")
-        suspended = _seconds(next(each["timestamp"] for each in states if each["name"] == "Suspended"))
-        ended = max(_seconds(each["timestamp"]) for each in states)
-        return _stages(self._tasks(run), asked, suspended, resumed, ended)
+        states = self._call("GET", f"/flow_run_states/?flow_run_id={run}")
+        suspended = _seconds(next(state["timestamp"] for state in states if state["name"] == "Suspended"))
+        ended = max(_seconds(state["timestamp"]) for state in states)
+        return _stages(self._tasks(run), requested, suspended, resumed, ended)
 
     def _follow(self, run: str, waits: set[str]) -> None:
-        """Wait until the run waits for an answer, or is over and well."""
-        give_up = time.monotonic() + _GIVE_UP
+        """Wait until the run is in a state of `waits`, or has completed."""
+        give_up = time.monotonic() + _RUN_TIMEOUT
         while time.monotonic() < give_up:
             state = self._get(f"/flow_runs/{run}")["state"]
             if state["name"] in waits or state["type"] == "COMPLETED":
                 return
             if state["type"] in _ENDED:
                 raise BenchmarkError(f"the run ended as {state['name']}: {state['message']}")
-            time.sleep(_LOOK_EVERY)
-        raise BenchmarkError(f"the run is not over after {_GIVE_UP} s")
+            time.sleep(_POLL)
+        raise BenchmarkError(f"the run has not ended after {_RUN_TIMEOUT} s")
 
     def _tasks(self, run: str) -> list[dict[str, Any]]:
-        """The run's tasks in order; the server learns of their ends a little later than of the run's."""
+        """The run's tasks in order; the server gets their ends a little later than the end of the run."""
         query = {"flow_runs": {"id": {"any_": [run]}}, "limit": 200}
         give_up = time.monotonic() + 30
         while True:
             tasks: list[dict[str, Any]] = self._post("/task_runs/filter", query)
-            if all(each["end_time"] for each in tasks):
-                return sorted(tasks, key=lambda each: str(each["start_time"] or each["end_time"]))
+            if all(task["end_time"] for task in tasks):
+                return sorted(tasks, key=lambda task: str(task["start_time"] or task["end_time"]))
             if time.monotonic() > give_up:
-                raise BenchmarkError("the server does not say when all tasks ended")
-            time.sleep(_LOOK_EVERY)
+                raise BenchmarkError("the server has no end time for some tasks")
+            time.sleep(_POLL)
 
     def _get(self, path: str) -> dict[str, Any]:
-        answer: dict[str, Any] = self._ask("GET", path)
-        return answer
+        content: dict[str, Any] = self._call("GET", path)
+        return content
 
     def _post(self, path: str, body: object) -> Any:  # noqa: ANN401  a list or a mapping
-        return self._ask("POST", path, body)
+        return self._call("POST", path, body)
 
-    def _ask(self, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401  a list or a mapping
-        """One call; a server whose database is busy says 503 and has done nothing: it is asked again."""
+    def _call(self, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401  a list or a mapping
+        """One call, repeated while the server answers 503: its database is busy, and nothing has changed."""
         give_up = time.monotonic() + 30
-        while (answer := self.client.request(method, path, json=body)).status_code == httpx.codes.SERVICE_UNAVAILABLE:
+        while (response := self.client.request(method, path, json=body)).status_code == httpx.codes.SERVICE_UNAVAILABLE:
             if time.monotonic() > give_up:
                 break
-            time.sleep(_LOOK_EVERY)
-        return answer.raise_for_status().json()
+            time.sleep(_POLL)
+        return response.raise_for_status().json()
 
 
-def _stages(tasks: list[dict[str, Any]], asked: float, suspended: float, resumed: float, ended: float) -> Stages:
-    """Where the time went: in tasks by their names, in starting processes, and in what lies between tasks."""
+def _stages(tasks: list[dict[str, Any]], requested: float, suspended: float, resumed: float, ended: float) -> Stages:
+    """Seconds by stage: tasks by their names, the start of processes, and the time between tasks."""
     spans = [
-        (_seconds(each["start_time"]), _seconds(each["end_time"]), str(each["name"]))
-        for each in tasks
-        if each["start_time"] and not each["name"].startswith("deploy to ")  # its parts are tasks themselves
+        (_seconds(task["start_time"]), _seconds(task["end_time"]), str(task["name"]))
+        for task in tasks
+        if task["start_time"] and not task["name"].startswith("deploy to ")  # its parts are tasks themselves
     ]
     first = min(start for start, _, _ in spans)
-    again = min(start for start, _, _ in spans if start > resumed)
-    stages: Stages = {"start of the run": first - asked, "start again after the approval": again - resumed}
+    restarted = min(start for start, _, _ in spans if start > resumed)
+    stages: Stages = {"start of the run": first - requested, "start again after the approval": restarted - resumed}
     for start, end, name in spans:
         stage = _stage_of(name)
         stages[stage] = stages.get(stage, 0) + end - start
-    stages["together"] = ended - asked - (resumed - suspended)
+    stages["together"] = ended - requested - (resumed - suspended)
     stages["between tasks, lock"] = stages["together"] - sum(
         seconds for stage, seconds in stages.items() if stage != "together"
     )
@@ -144,7 +144,7 @@ def _seconds(timestamp: str) -> float:
 
 @contextmanager
 def served(folder: Path, pipeline: Path, application: str) -> Iterator[Side]:
-    """A Prefect server and the served pipeline, both ended at the end with everything that they started."""
+    """Run a Prefect server and the served pipeline; end both, with their child processes, at the end of the block."""
     port = _free_port()
     api = f"http://127.0.0.1:{port}/api"
     env = {
@@ -176,7 +176,7 @@ def _running(command: list[str], env: Mapping[str, str], log: Path) -> Iterator[
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End a process and its session, by its own id."""
+    """End a process and its process group."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     try:
@@ -195,12 +195,12 @@ def _wait(client: httpx.Client, path: str, log: Path) -> None:
     _wait_for(ready, f"{path} does not answer:\n{log}")
 
 
-def _wait_for(ready: Callable[[], bool], complaint: str) -> None:
+def _wait_for(ready: Callable[[], bool], message: str) -> None:
     give_up = time.monotonic() + 120
     while not ready():
         if time.monotonic() > give_up:
-            raise BenchmarkError(complaint)
-        time.sleep(_LOOK_EVERY)
+            raise BenchmarkError(message)
+        time.sleep(_POLL)
 
 
 def _free_port() -> int:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The release as a plain script, the way one is written for a CI job: what the flow is compared with.
+# The release as a plain script, as one is written for a CI job: the flow is compared with it.
 # Needs REPOSITORY, IMAGE, STAGING, PRODUCTION, BUILD_OPTIONS, STAGES (a file that gets a line per stage).
 set -euo pipefail
 

@@ -1,6 +1,6 @@
-"""The benchmark's own way to the API server, so that what it writes down does not depend on what it measures.
+"""The benchmark's own client of the API server, so that its records do not depend on the code that it measures.
 
-Every request is one try; a refusal is an exception. Watches are raw: each change is handed on as it arrives.
+Every request is sent once; an error status is an exception. Watches are raw: each change is passed on as it arrives.
 """
 
 import json
@@ -26,16 +26,16 @@ CLUSTER_WIDE = frozenset(
         "ValidatingWebhookConfiguration",
     }
 )
-_BAD = 400
-_MANY = 1000
-"""Connections: watches stay open, and a fake node writes many pods at once."""
+_FIRST_ERROR = 400
+_MOST_CONNECTIONS = 1000
+"""Watches stay open, and a simulated node writes the status of many pods at once."""
 
 
 class Refused(Exception):
-    """The API server says no."""
+    """The API server answered with an error status."""
 
-    def __init__(self, status: int, said: str) -> None:
-        super().__init__(f"{status}: {said}")
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status}: {message}")
         self.status = status
 
 
@@ -49,8 +49,8 @@ def collection_of(api_version: str, kind: str, namespace: str = "") -> str:
     """The URL path of all objects of a kind, in one namespace or everywhere."""
     root = "/apis" if "/" in api_version else "/api"
     plural = f"{kind.lower().removesuffix('y')}ies" if kind.endswith("y") else f"{kind.lower()}s"
-    inside = f"/namespaces/{namespace}" if namespace and kind not in CLUSTER_WIDE else ""
-    return f"{root}/{api_version}{inside}/{plural}"
+    scope = f"/namespaces/{namespace}" if namespace and kind not in CLUSTER_WIDE else ""
+    return f"{root}/{api_version}{scope}/{plural}"
 
 
 class Api:
@@ -65,7 +65,7 @@ class Api:
         return await self._send("GET", path, query)
 
     async def apply(self, item: Object) -> Object:
-        """Server-side apply, taking every field."""
+        """Server-side apply that takes over every field."""
         return await self._send("PATCH", path_of(item), {"fieldManager": "verdict", "force": "true"}, item, APPLY)
 
     async def patch(self, path: str, change: Object) -> Object:
@@ -77,11 +77,11 @@ class Api:
         return await self._send("POST", path, {}, item)
 
     async def delete(self, path: str, *, grace: int | None = None) -> None:
-        """Delete an object; that it is gone already is as good."""
+        """Delete an object; one that does not exist is no error."""
         try:
             await self._send("DELETE", path, {} if grace is None else {"gracePeriodSeconds": str(grace)})
-        except Refused as refused:
-            if refused.status != 404:  # noqa: PLR2004  not found
+        except Refused as error:
+            if error.status != 404:  # noqa: PLR2004  not found
                 raise
 
     async def _send(
@@ -93,17 +93,17 @@ class Api:
             data=None if body is None else json.dumps(body),
             headers={"Content-Type": kind},
         ) as response:
-            answer = await response.json(content_type=None)
-            if response.status >= _BAD:
-                raise Refused(response.status, str(answer.get("message", answer)))
-            return dict(answer)
+            content = await response.json(content_type=None)
+            if response.status >= _FIRST_ERROR:
+                raise Refused(response.status, str(content.get("message", content)))
+            return dict(content)
 
     async def watch(self, path: str, version: str, **query: str) -> AsyncIterator[Object]:
         """Each change from `version` on, until the server ends the request."""
-        asked = {**query, "watch": "true", "resourceVersion": version, "allowWatchBookmarks": "true"}
-        url, rest = f"{self.server}{path}?{urlencode(asked)}", b""
+        parameters = {**query, "watch": "true", "resourceVersion": version, "allowWatchBookmarks": "true"}
+        url, rest = f"{self.server}{path}?{urlencode(parameters)}", b""
         async with self._session.get(url, timeout=aiohttp.ClientTimeout(total=None)) as response:
-            if response.status >= _BAD:
+            if response.status >= _FIRST_ERROR:
                 raise Refused(response.status, await response.text())
             async for chunk in response.content.iter_any():
                 *lines, rest = (rest + chunk).split(b"\n")
@@ -113,9 +113,9 @@ class Api:
 
 @asynccontextmanager
 async def connect() -> AsyncIterator[Api]:
-    """To the cluster of the kubeconfig."""
+    """A client of the cluster of the kubeconfig."""
     configuration = Configuration()
-    configuration.connection_pool_maxsize = _MANY
+    configuration.connection_pool_maxsize = _MOST_CONNECTIONS
     await load_kube_config(client_configuration=configuration)
     async with ApiClient(configuration) as client:
         yield Api(client, str(configuration.host))

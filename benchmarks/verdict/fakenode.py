@@ -1,7 +1,7 @@
-"""A simulated node: the scheduler believes in it, and its pods are said to run without anything running.
+"""A simulated node: the scheduler places pods on it, and it reports a status for them without running anything.
 
-It does of a kubelet what a control plane can see: a Node that is ready, a Lease that is renewed, the status of each
-pod, and the end of the pods that are deleted. A taint keeps every pod away that does not ask for it.
+It does the part of a kubelet that the control plane sees: a ready Node, a renewed Lease, the status of each pod, and
+the removal of deleted pods. Its taint keeps out every pod that does not tolerate it.
 """
 
 import asyncio
@@ -15,8 +15,8 @@ from api import Api, Object, Refused, collection_of, path_of
 
 TAINT = "verdict.bench/simulated"
 _LEASE_SECONDS = 10.0
-_AGAIN_SECONDS = 0.2
-_PODS = "500"
+_RETRY_SECONDS = 0.2
+_POD_CAPACITY = "500"
 
 
 def _now() -> str:
@@ -27,9 +27,9 @@ def running(pod: Object) -> Object:
     """The status of a pod that is up and ready."""
     now = _now()
     states = [
-        {"name": each["name"], "image": each["image"], "imageID": each["image"], "ready": True, "started": True,
-         "restartCount": 0, "state": {"running": {"startedAt": now}}}
-        for each in pod["spec"]["containers"]
+        {"name": container["name"], "image": container["image"], "imageID": container["image"], "ready": True,
+         "started": True, "restartCount": 0, "state": {"running": {"startedAt": now}}}
+        for container in pod["spec"]["containers"]
     ]  # fmt: skip
     return {"phase": "Running", "startTime": now, "conditions": _conditions(now, up=True), "containerStatuses": states}
 
@@ -40,26 +40,26 @@ def pulling(pod: Object) -> Object:
 
 
 def unpullable(pod: Object) -> Object:
-    """The status of a pod whose image does not exist, in the kubelet's words."""
+    """The status of a pod whose image does not exist, with the kubelet's message."""
     image = pod["spec"]["containers"][0]["image"]
-    said = f'failed to pull and unpack image "{image}": failed to resolve reference "{image}": {image}: not found'
-    return _pending(pod, {"reason": "ErrImagePull", "message": f"rpc error: code = NotFound desc = {said}"})
+    error = f'failed to pull and unpack image "{image}": failed to resolve reference "{image}": {image}: not found'
+    return _pending(pod, {"reason": "ErrImagePull", "message": f"rpc error: code = NotFound desc = {error}"})
 
 
 def _pending(pod: Object, waiting: Object) -> Object:
     states = [
-        {"name": each["name"], "image": each["image"], "imageID": "", "ready": False, "started": False,
+        {"name": container["name"], "image": container["image"], "imageID": "", "ready": False, "started": False,
          "restartCount": 0, "state": {"waiting": waiting}}
-        for each in pod["spec"]["containers"]
+        for container in pod["spec"]["containers"]
     ]  # fmt: skip
     now = _now()
     return {"phase": "Pending", "startTime": now, "conditions": _conditions(now, up=False), "containerStatuses": states}
 
 
 def _conditions(now: str, *, up: bool) -> list[Object]:
-    told = {"PodReadyToStartContainers": True, "Initialized": True, "Ready": up, "ContainersReady": up,
+    conditions = {"PodReadyToStartContainers": True, "Initialized": True, "Ready": up, "ContainersReady": up,
             "PodScheduled": True}  # fmt: skip
-    return [{"type": name, "status": str(on), "lastTransitionTime": now} for name, on in told.items()]
+    return [{"type": name, "status": str(on), "lastTransitionTime": now} for name, on in conditions.items()]
 
 
 @dataclass
@@ -68,21 +68,21 @@ class FakeNode:
 
     Args:
         api: the cluster.
-        name: of the node; a label `kubernetes.io/hostname` has it, too.
-        taints: beside the one that keeps everybody away.
-        behave: the status of each pod.
+        name: the node's name, which is also its label `kubernetes.io/hostname`.
+        taints: further taints, beside its own.
+        behave: makes the status of a pod.
+        reported: uids of the pods whose status was written.
     """
 
     api: Api
     name: str
     taints: Sequence[Object] = ()
     behave: Callable[[Object], Object] = running
-    told: set[str] = field(default_factory=set)
-    """The uids of the pods whose status was written."""
+    reported: set[str] = field(default_factory=set)
     _tasks: list["asyncio.Task[None]"] = field(default_factory=list)
 
     async def start(self) -> None:
-        """Register, and return when the scheduler would take it."""
+        """Register the node, and return when the scheduler may use it."""
         simulated = {"key": TAINT, "value": "true", "effect": "NoSchedule"}
         node = {
             "apiVersion": "v1",
@@ -91,17 +91,17 @@ class FakeNode:
             "spec": {"taints": [simulated, *self.taints]},
         }
         await self.api.create(collection_of("v1", "Node"), node)
-        room = {"cpu": "64", "memory": "64Gi", "pods": _PODS, "ephemeral-storage": "100Gi"}
+        capacity = {"cpu": "64", "memory": "64Gi", "pods": _POD_CAPACITY, "ephemeral-storage": "100Gi"}
         ready = {"type": "Ready", "status": "True", "reason": "Simulated", "lastHeartbeatTime": _now(),
                  "lastTransitionTime": _now()}  # fmt: skip
-        status = {"capacity": room, "allocatable": room, "conditions": [ready]}
+        status = {"capacity": capacity, "allocatable": capacity, "conditions": [ready]}
         await self.api.patch(f"{path_of(node)}/status", {"status": status})
         self._tasks = [asyncio.create_task(self._renew()), asyncio.create_task(self._follow())]
-        while any("node.kubernetes.io/" in each["key"] for each in await self._taints()):  # noqa: ASYNC110
-            await asyncio.sleep(_AGAIN_SECONDS)
+        while any("node.kubernetes.io/" in taint["key"] for taint in await self._taints()):  # noqa: ASYNC110
+            await asyncio.sleep(_RETRY_SECONDS)
 
     async def stop(self) -> None:
-        """Unregister; its pods must be gone before, or the garbage collector takes its time with them."""
+        """Unregister the node; its pods must be gone before, because the garbage collector removes them late."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -125,23 +125,25 @@ class FakeNode:
             await asyncio.sleep(_LEASE_SECONDS)
 
     async def _follow(self) -> None:
-        path, mine = collection_of("v1", "Pod"), f"spec.nodeName={self.name}"
+        path, on_this_node = collection_of("v1", "Pod"), f"spec.nodeName={self.name}"
         while True:
             with contextlib.suppress(Refused, aiohttp.ClientError, OSError):
-                listed = await self.api.get(path, fieldSelector=mine)
+                listed = await self.api.get(path, fieldSelector=on_this_node)
                 for item in listed["items"]:
-                    await self._tend(item)
-                async for change in self.api.watch(path, listed["metadata"]["resourceVersion"], fieldSelector=mine):
+                    await self._report(item)
+                async for change in self.api.watch(
+                    path, listed["metadata"]["resourceVersion"], fieldSelector=on_this_node
+                ):
                     if change["type"] in ("ADDED", "MODIFIED"):
-                        await self._tend(change["object"])
-            await asyncio.sleep(_AGAIN_SECONDS)
+                        await self._report(change["object"])
+            await asyncio.sleep(_RETRY_SECONDS)
 
-    async def _tend(self, pod: Object) -> None:
+    async def _report(self, pod: Object) -> None:
         metadata = pod["metadata"]
         path = f"{collection_of('v1', 'Pod', metadata['namespace'])}/{metadata['name']}"
         if metadata.get("deletionTimestamp"):
             await self.api.delete(path, grace=0)
-        elif metadata["uid"] not in self.told:
-            self.told.add(metadata["uid"])
-            with contextlib.suppress(Refused):  # it may be gone by now
+        elif metadata["uid"] not in self.reported:
+            self.reported.add(metadata["uid"])
+            with contextlib.suppress(Refused):  # the pod may have been deleted
                 await self.api.patch(f"{path}/status", {"status": self.behave(pod)})

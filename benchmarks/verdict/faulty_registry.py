@@ -1,4 +1,4 @@
-"""A registry that misbehaves by the path asked for; runs in a pod on the node's own network, with nothing but Python.
+"""A registry that misbehaves by the requested path; runs in a pod on the node's network, with Python alone.
 
 denied/…              403 for everything
 unauthorized/…        401 for everything
@@ -19,7 +19,7 @@ UPSTREAM = os.environ.get("UPSTREAM", "localhost:5000")
 SLOW_SECONDS, LATE_SECONDS = 10.0, 8.0
 TLS_HANDSHAKE = b"\x16"
 REFUSALS = {"denied": (403, "DENIED"), "unauthorized": (401, "UNAUTHORIZED"), "broken": (500, "UNKNOWN")}
-first_asked: dict[str, float] = {}
+first_request: dict[str, float] = {}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -28,7 +28,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def handle_one_request(self) -> None:
-        """Runtimes try TLS first, and go on without when the answer is plain HTTP."""
+        """Answer a TLS handshake with plain HTTP: container runtimes try TLS first, and then go on without it."""
         if self.rfile.peek(1)[:1] == TLS_HANDSHAKE:  # type: ignore[attr-defined]
             self.wfile.write(b"HTTP/1.0 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
             self.close_connection = True
@@ -46,7 +46,7 @@ class Handler(BaseHTTPRequestHandler):
                 time.sleep(SLOW_SECONDS)
             self._pass_on("/".join(rest))
         elif behaviour == "late":
-            if time.monotonic() - first_asked.setdefault(rest[0], time.monotonic()) < LATE_SECONDS:
+            if time.monotonic() - first_request.setdefault(rest[0], time.monotonic()) < LATE_SECONDS:
                 self._refuse(503, "UNAVAILABLE")
             else:
                 self._pass_on("/".join(rest[1:]))
@@ -61,11 +61,11 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(status, {"Content-Type": "application/json", **challenge}, body.encode())
 
     def _pass_on(self, path: str) -> None:
-        asked = Request(
+        request = Request(
             f"http://{UPSTREAM}/v2/{path}", method=self.command, headers={"Accept": self.headers.get("Accept", "*/*")}
         )
         try:
-            with urlopen(asked) as response:  # noqa: S310  as above
+            with urlopen(request) as response:  # noqa: S310  as above
                 kept = {k: v for k, v in response.headers.items() if k in ("Content-Type", "Docker-Content-Digest")}
                 length = response.headers.get("Content-Length", "0")
                 self._answer(response.status, kept, response.read(), length)
@@ -83,4 +83,4 @@ class Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    ThreadingHTTPServer(("0.0.0.0", int(sys.argv[1])), Handler).serve_forever()  # noqa: S104  the kubelet asks here
+    ThreadingHTTPServer(("0.0.0.0", int(sys.argv[1])), Handler).serve_forever()  # noqa: S104  the kubelet connects here

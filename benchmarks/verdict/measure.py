@@ -1,4 +1,4 @@
-"""One scenario, measured: two copies of it side by side, all tools on the stopwatch.
+"""Measure one scenario: two copies of it side by side, with all tools at the same time.
 
 The first copy is applied by the benchmark and watched by ours, kubectl and kubedog at the same time; the second is
 installed by Helm, which watches what it installs.
@@ -16,23 +16,23 @@ from proof import proved
 from scenario import Scenario, load
 from stage import Stage
 from tools import HELM_4, KUBECTL, KUBEDOG, OURS, Answer, helm, watched, write_chart
-from witness import Seen, Witness
+from witness import Observation, Witness
 
 _NAME_LENGTH = 30
-_BETWEEN_SECONDS = 2.0
+_START_INTERVAL = 2.0  # seconds between the starts of two scenarios
 
 
 @dataclass(frozen=True)
 class Run:
-    """What came of a scenario.
+    """The result of a scenario.
 
     Args:
-        scenario: which.
+        scenario: the scenario.
         applied: when the first copy was applied, in seconds of the clock.
-        proof: when the API had the proving fact, or the first sign of the trouble.
+        proof: when the API had the proving fact, or the first sign of the problem.
         answers: by tool.
-        seconds: from the apply to each tool's answer; each counts from the apply of its own copy.
-        seen: what the witness saw of the first copy.
+        seconds: from the apply of its copy to each tool's answer.
+        observations: the witness's record of the first copy.
     """
 
     scenario: Scenario
@@ -40,20 +40,20 @@ class Run:
     proof: float | None
     answers: dict[str, Answer]
     seconds: dict[str, float]
-    seen: tuple[Seen, ...] = ()
+    observations: tuple[Observation, ...] = ()
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What all scenarios of a run share.
+    """The shared parts of all scenarios of a run.
 
     Args:
         api: the cluster.
         witness: watches all namespaces with the prefix.
-        prefix: of every namespace of this run.
+        prefix: begins the name of every namespace of this run.
         folder: for charts.
-        keep: leave the namespaces.
-        starting: held by who is about to apply.
+        keep: do not delete the namespaces.
+        starting: held by the scenario that is about to apply.
     """
 
     api: Api
@@ -63,53 +63,56 @@ class Bench:
     keep: bool = False
     starting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def _turn(self) -> None:
-        """Wait until no other scenario has just begun: a machine that starts everything at once measures itself."""
+    async def _wait_for_turn(self) -> None:
+        """Space out the starts: with everything at once, the load of the machine would be measured."""
         async with self.starting:
-            await asyncio.sleep(_BETWEEN_SECONDS)
+            await asyncio.sleep(_START_INTERVAL)
 
     async def measure(self, name: str) -> Run:
-        """Both copies, at the same time."""
+        """Measure both copies at the same time."""
         stages = [self._stage(name, copy) for copy in ("a", "b")]
         try:
-            await asyncio.gather(*(each.prepare() for each in stages))
-            both = [asyncio.create_task(self._applied_by_us(stages[0])),
-                    asyncio.create_task(self._installed_by_helm(stages[1]))]  # fmt: skip
+            await asyncio.gather(*(stage.prepare() for stage in stages))
+            copies = [asyncio.create_task(self._apply_and_watch(stages[0])),
+                    asyncio.create_task(self._install_with_helm(stages[1]))]  # fmt: skip
             try:
-                (applied, answers), (installed, helms) = await asyncio.gather(*both)
+                (applied, answers), (installed, helm_answers) = await asyncio.gather(*copies)
             finally:
-                for task in both:
+                for task in copies:
                     task.cancel()
-                await asyncio.gather(*both, return_exceptions=True)
-            seen = tuple(self.witness.seen(stages[0].namespace))
+                await asyncio.gather(*copies, return_exceptions=True)
+            observations = tuple(self.witness.observations(stages[0].namespace))
         finally:
-            for each in stages:
+            for stage in stages:
                 if not self.keep:
-                    await asyncio.shield(each.close())
-                self.witness.forget(each.namespace)
+                    await asyncio.shield(stage.close())
+                self.witness.forget(stage.namespace)
         scenario = stages[0].scenario
-        told = {each.tool: each for each in (*answers, *helms)}
-        seconds = {tool: each.at - (installed if tool == HELM_4 else applied) for tool, each in told.items()}
-        proof = proved(scenario.proof, seen, applied) if scenario.proof else None
-        return Run(scenario, applied, proof, told, seconds, seen)
+        by_tool = {answer.tool: answer for answer in (*answers, *helm_answers)}
+        started = {tool: installed if tool == HELM_4 else applied for tool in by_tool}
+        seconds = {tool: answer.at - started[tool] for tool, answer in by_tool.items()}
+        proof = proved(scenario.proof, observations, applied) if scenario.proof else None
+        return Run(scenario, applied, proof, by_tool, seconds, observations)
 
     def _stage(self, name: str, copy: str) -> Stage:
         namespace = f"{self.prefix}{name[:_NAME_LENGTH].rstrip('-')}-{copy}"
         return Stage(self.api, load(name, namespace), namespace)
 
-    async def _applied_by_us(self, stage: Stage) -> tuple[float, list[Answer]]:
+    async def _apply_and_watch(self, stage: Stage) -> tuple[float, list[Answer]]:
         scenario, folder = stage.scenario, self.folder / stage.namespace
         if scenario.earlier:
             await stage.apply(scenario.before())
             await stage.until_up()
-        await self._turn()
+        await self._wait_for_turn()
         applied = time.time()
         await stage.apply(scenario.manifests)
         playing = asyncio.create_task(stage.play(applied))
         tools = (OURS, KUBECTL, KUBEDOG)
-        return applied, await _with(playing, [watched(each, scenario, stage.namespace, folder) for each in tools])
+        return applied, await _answers_during(
+            playing, [watched(tool, scenario, stage.namespace, folder) for tool in tools]
+        )
 
-    async def _installed_by_helm(self, stage: Stage) -> tuple[float, list[Answer]]:
+    async def _install_with_helm(self, stage: Stage) -> tuple[float, list[Answer]]:
         scenario, folder = stage.scenario, self.folder / stage.namespace
         generation = 0
         if scenario.earlier:
@@ -121,28 +124,30 @@ class Bench:
             await stage.until_up()
             generation = await stage.generation()
         write_chart(folder, scenario.manifests)
-        await self._turn()
+        await self._wait_for_turn()
         installed = time.time()
-        playing = asyncio.create_task(_played(stage, generation))
-        return installed, await _with(playing, [watched(HELM_4, scenario, stage.namespace, folder)])
+        playing = asyncio.create_task(_play_after_install(stage, generation))
+        return installed, await _answers_during(playing, [watched(HELM_4, scenario, stage.namespace, folder)])
 
 
-async def _played(stage: Stage, generation: int) -> None:
+async def _play_after_install(stage: Stage, generation: int) -> None:
     if stage.scenario.steps:
         await stage.until_applied(generation)
         await stage.play(time.time())
 
 
-async def _with(playing: "asyncio.Task[None]", watching: Sequence[Coroutine[Any, Any, Answer]]) -> list[Answer]:
-    """Wait for the tools while the scenario plays; a step that cannot be done spoils the measurement."""
-    answers = [asyncio.create_task(each) for each in watching]
-    told = asyncio.gather(*answers)
+async def _answers_during(
+    playing: "asyncio.Task[None]", watching: Sequence[Coroutine[Any, Any, Answer]]
+) -> list[Answer]:
+    """Wait for the tools while the scenario plays; a step that fails makes the measurement invalid and raises."""
+    tools = [asyncio.create_task(tool) for tool in watching]
+    answers = asyncio.gather(*tools)
     try:
-        await asyncio.wait([playing, told], return_when=asyncio.FIRST_COMPLETED)  # type: ignore[type-var]
+        await asyncio.wait([playing, answers], return_when=asyncio.FIRST_COMPLETED)  # type: ignore[type-var]
         if playing.done():
             playing.result()
-        return list(await told)
+        return list(await answers)
     finally:
-        for task in (playing, *answers):
+        for task in (playing, *tools):
             task.cancel()
-        await asyncio.gather(playing, *answers, return_exceptions=True)
+        await asyncio.gather(playing, *tools, return_exceptions=True)

@@ -1,6 +1,6 @@
-"""The registry that misbehaves (`faulty_registry.py`), in a pod on the network of every node, for scenarios that ask.
+"""Run the registry that misbehaves (`faulty_registry.py`) in a pod on the network of every node.
 
-It answers the kubelet at localhost, where registries may be without TLS.
+The kubelet reaches it at localhost, where container runtimes accept a registry without TLS.
 """
 
 import asyncio
@@ -15,12 +15,12 @@ from scenario import FAULTY_PORT, FOLDER, filled
 from stage import is_up
 
 _SOURCE = Path(__file__).with_name("faulty_registry.py")
-_AGAIN_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 _LOCAL = ("localhost", "127.0.0.1")
 
 
 def _upstream(server: str) -> str:
-    """The real registry as a node reaches it: `localhost` means this machine, by its address towards the cluster."""
+    """The address of the real registry for a node; `localhost` is replaced by this machine's address in its network."""
     host, _, port = filled("$REGISTRY", "").partition(":")
     if host not in _LOCAL:
         return f"{host}:{port}" if port else host
@@ -31,17 +31,17 @@ def _upstream(server: str) -> str:
 
 @contextlib.asynccontextmanager
 async def misbehaving(api: Api, namespace: str, names: Sequence[str]) -> AsyncIterator[None]:
-    """Runs as long as the context, if one of the scenarios needs it."""
+    """The registry runs inside the context if one of the scenarios needs it."""
     if not any("$FAULTY" in (FOLDER / f"{name}.yaml").read_text() for name in names):
         yield
         return
     await api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
-    place = {"namespace": namespace}
+    in_namespace = {"namespace": namespace}
     await api.apply(
         {
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": {"name": "program", **place},
+            "metadata": {"name": "program", **in_namespace},
             "data": {"registry.py": _SOURCE.read_text()},
         }
     )
@@ -63,14 +63,14 @@ async def misbehaving(api: Api, namespace: str, names: Sequence[str]) -> AsyncIt
     daemons = {
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
-        "metadata": {"name": "registry", **place},
+        "metadata": {"name": "registry", **in_namespace},
         "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": pod}},
     }
     try:
         await api.apply(daemons)
         path = f"{collection_of('apps/v1', 'DaemonSet', namespace)}/registry"
-        while not is_up(await api.get(path)):  # noqa: ASYNC110  the API server's word, not an event of ours
-            await asyncio.sleep(_AGAIN_SECONDS)
+        while not is_up(await api.get(path)):  # noqa: ASYNC110  a condition in the API server has no local event
+            await asyncio.sleep(_POLL_SECONDS)
         yield
     finally:
         await asyncio.shield(api.delete(f"{collection_of('v1', 'Namespace')}/{namespace}"))

@@ -1,7 +1,7 @@
-"""When the API first had the fact that proves a rollout's doom, or the first sign of a trouble that may heal.
+"""When the API first had the fact that proves a rollout's failure, or the first sign of a temporary problem.
 
-Pure: what the witness wrote down goes in, a time comes out. The rules stand in the headers of the scenarios; they are
-written without a look at how any of the measured tools decides.
+Pure: the witness's record goes in, a time comes out. The rules are in the headers of the scenarios, and independent of
+how any of the measured tools decides.
 """
 
 import re
@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, TypeAlias
 
 from api import Object
-from witness import Seen
+from witness import Observation
 
 Rule: TypeAlias = Mapping[str, Any]
 FORMS: Mapping[str, str] = {
@@ -18,125 +18,135 @@ FORMS: Mapping[str, str] = {
     "event": "an event with this reason",
     "waiting": "a container that waits for this reason",
     "condition": "a condition, Kind/Type=Status",
-    "ended": "so many ended runs of one container",
-    "failed": "so many failed pods",
-    "running": "so many running containers",
-    "ready": "so many ready pods at once",
-    "lost": "so many times that one pod has lost its readiness",
+    "ended": "this many ended runs of one container",
+    "failed": "this many failed pods",
+    "running": "this many running containers",
+    "ready": "this many ready pods at once",
+    "lost": "this many losses of readiness of one pod",
 }
-"""What a rule may ask for; `says` adds a pattern for the message that goes with it."""
+"""The forms of a rule; `says` adds a pattern for the message of the event, state or condition."""
 
 
-def proved(rule: Rule, seen: Sequence[Seen], applied: float) -> float | None:
+def proved(rule: Rule, observations: Sequence[Observation], applied: float) -> float | None:
     """When the fact arrived, in seconds of the clock; None when it never did.
 
     Args:
         rule: one of `FORMS`, and possibly `says`.
-        seen: everything in the scenario's namespace, in the order of arrival.
+        observations: all changes in the scenario's namespace, in the order of arrival.
         applied: when the manifests were applied; pods of an earlier version prove nothing.
     """
-    form = next(each for each in FORMS if each in rule)
+    form = next(form for form in FORMS if form in rule)
     if form == "apply":
         return applied
     wanted, says = rule[form], re.compile(str(rule.get("says", "")), re.IGNORECASE)
-    found = _RULES[form](_new(seen, applied), wanted, says)
-    return next(found, None)
+    times = _RULES[form](_after_apply(observations, applied), wanted, says)
+    return next(times, None)
 
 
-def _new(seen: Sequence[Seen], applied: float) -> list[Seen]:
-    """What arrived after the apply, without the pods of before and the events about them."""
-    old = {each.item["metadata"]["uid"] for each in seen if each.kind == "Pod" and _born(each.item) < int(applied)}
-    return [each for each in seen if each.at >= applied and not old & {_subject(each.item)}]
+def _after_apply(observations: Sequence[Observation], applied: float) -> list[Observation]:
+    """The changes after the apply, without those of pods that existed before and events about them."""
+    pods = [change.item for change in observations if change.kind == "Pod"]
+    old = {pod["metadata"]["uid"] for pod in pods if _created(pod) < int(applied)}
+    return [change for change in observations if change.at >= applied and _subject(change.item) not in old]
 
 
 def _subject(item: Object) -> str:
+    """The uid of the object, or of the object that an event is about."""
     return str((item.get("involvedObject") or item["metadata"]).get("uid", ""))
 
 
-def _born(item: Object) -> float:
+def _created(item: Object) -> float:
     return datetime.fromisoformat(item["metadata"]["creationTimestamp"].replace("Z", "+00:00")).timestamp()
 
 
-def _event(seen: Sequence[Seen], wanted: Any, says: "re.Pattern[str]") -> Iterator[float]:  # noqa: ANN401
-    for each in seen:
-        if each.kind == "Event" and each.item.get("reason") == wanted and says.search(each.item.get("message") or ""):
-            yield each.at
+def _event(observations: Sequence[Observation], wanted: Any, says: "re.Pattern[str]") -> Iterator[float]:  # noqa: ANN401
+    for change in observations:
+        if (
+            change.kind == "Event"
+            and change.item.get("reason") == wanted
+            and says.search(change.item.get("message") or "")
+        ):
+            yield change.at
 
 
-def _waiting(seen: Sequence[Seen], wanted: Any, says: "re.Pattern[str]") -> Iterator[float]:  # noqa: ANN401
-    for each in seen:
-        for status in _containers(each):
+def _waiting(observations: Sequence[Observation], wanted: Any, says: "re.Pattern[str]") -> Iterator[float]:  # noqa: ANN401
+    for change in observations:
+        for status in _containers(change):
             state = (status.get("state") or {}).get("waiting") or {}
             if state.get("reason") == wanted and says.search(state.get("message") or ""):
-                yield each.at
+                yield change.at
 
 
-def _condition(seen: Sequence[Seen], wanted: Any, says: "re.Pattern[str]") -> Iterator[float]:  # noqa: ANN401
+def _condition(observations: Sequence[Observation], wanted: Any, says: "re.Pattern[str]") -> Iterator[float]:  # noqa: ANN401
     kind, _, rest = str(wanted).partition("/")
     name, _, status = rest.partition("=")
-    for each in seen:
-        for state in (each.item.get("status") or {}).get("conditions") or [] if each.kind == kind else []:
+    for change in observations:
+        if change.kind != kind:
+            continue
+        for state in (change.item.get("status") or {}).get("conditions") or []:
             if (state["type"], state["status"]) == (name, status) and says.search(state.get("message") or ""):
-                yield each.at
+                yield change.at
 
 
-def _ended(seen: Sequence[Seen], wanted: Any, _: "re.Pattern[str]") -> Iterator[float]:  # noqa: ANN401
-    for each in seen:
-        for status in _containers(each):
+def _ended(observations: Sequence[Observation], wanted: Any, _: "re.Pattern[str]") -> Iterator[float]:  # noqa: ANN401
+    for change in observations:
+        for status in _containers(change):
             state, last = status.get("state") or {}, status.get("lastState") or {}
-            # after a restart the run that is counted may be under way, or have ended and be waited out
+            # After a restart the counted run may still be running, or have ended and be waiting for the next restart.
             ended = "terminated" in state or ("terminated" in last and "running" not in state)
             if status.get("restartCount", 0) + ended >= wanted:
-                yield each.at
+                yield change.at
 
 
-def _failed(seen: Sequence[Seen], wanted: Any, _: "re.Pattern[str]") -> Iterator[float]:  # noqa: ANN401
+def _failed(observations: Sequence[Observation], wanted: Any, _: "re.Pattern[str]") -> Iterator[float]:  # noqa: ANN401
     pods = set()
-    for each in seen:
-        if each.kind == "Pod" and (each.item.get("status") or {}).get("phase") == "Failed":
-            pods.add(each.item["metadata"]["uid"])
+    for change in observations:
+        if change.kind == "Pod" and (change.item.get("status") or {}).get("phase") == "Failed":
+            pods.add(change.item["metadata"]["uid"])
         if len(pods) >= wanted:
-            yield each.at
+            yield change.at
 
 
-def _running(seen: Sequence[Seen], wanted: Any, _: "re.Pattern[str]") -> Iterator[float]:  # noqa: ANN401
+def _running(observations: Sequence[Observation], wanted: Any, _: "re.Pattern[str]") -> Iterator[float]:  # noqa: ANN401
     running = set()
-    for each in seen:
-        for status in _containers(each):
+    for change in observations:
+        for status in _containers(change):
             if (status.get("state") or {}).get("running"):
-                running.add((each.item["metadata"]["uid"], status["name"]))
+                running.add((change.item["metadata"]["uid"], status["name"]))
         if len(running) >= wanted:
-            yield each.at
+            yield change.at
 
 
-def _ready(seen: Sequence[Seen], wanted: Any, _: "re.Pattern[str]") -> Iterator[float]:  # noqa: ANN401
+def _ready(observations: Sequence[Observation], wanted: Any, _: "re.Pattern[str]") -> Iterator[float]:  # noqa: ANN401
     ready: dict[str, bool] = {}
-    for each in seen:
-        if each.kind == "Pod":
-            ready[each.item["metadata"]["uid"]] = not each.gone and is_ready(each.item)
+    for change in observations:
+        if change.kind == "Pod":
+            ready[change.item["metadata"]["uid"]] = not change.deleted and is_ready(change.item)
         if sum(ready.values()) >= wanted:
-            yield each.at
+            yield change.at
 
 
-def _lost(seen: Sequence[Seen], wanted: Any, _: "re.Pattern[str]") -> Iterator[float]:  # noqa: ANN401
+def _lost(observations: Sequence[Observation], wanted: Any, _: "re.Pattern[str]") -> Iterator[float]:  # noqa: ANN401
     ready: dict[str, bool] = {}
     lost: dict[str, int] = {}
-    for each in (each for each in seen if each.kind == "Pod"):
-        uid, now = each.item["metadata"]["uid"], is_ready(each.item)
+    for change in observations:
+        if change.kind != "Pod":
+            continue
+        uid, now = change.item["metadata"]["uid"], is_ready(change.item)
         lost[uid] = lost.get(uid, 0) + (ready.get(uid, False) and not now)
         ready[uid] = now
         if lost[uid] >= wanted:
-            yield each.at
+            yield change.at
 
 
 def is_ready(pod: Object) -> bool:
-    """Whether a pod says that it is."""
+    """Whether the pod's condition Ready is true."""
     states = (pod.get("status") or {}).get("conditions") or []
-    return any((each["type"], each["status"]) == ("Ready", "True") for each in states)
+    return any((state["type"], state["status"]) == ("Ready", "True") for state in states)
 
 
-def _containers(each: Seen) -> list[Object]:
-    status = each.item.get("status") or {} if each.kind == "Pod" else {}
+def _containers(change: Observation) -> list[Object]:
+    status = change.item.get("status") or {} if change.kind == "Pod" else {}
     return [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
 
 

@@ -1,6 +1,6 @@
 """Observations for unit tests: the objects of a scenario as they were at our verdict, and twice before.
 
-In the form of tests/unit/observations. Left out is what says nothing about a rollout and differs in every cluster.
+In the form of tests/unit/observations. Fields that do not concern a rollout and differ in every cluster are left out.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from measure import Run
 from tools import OURS
 from witness import at
 
-_PLACE = "staging"
+_NAMESPACE = "staging"
 _REVISIONS = ("ReplicaSet", "ControllerRevision")
 _IN_METADATA = ("managedFields", "selfLink")
 _IN_EVENTS = ("source", "reportingComponent", "reportingInstance", "eventTime", "related", "action")
@@ -29,10 +29,11 @@ def record(run: Run, folder: Path) -> None:
     until = run.answers[OURS].at
     for name, share in _MOMENTS:
         moment = run.applied + (until - run.applied) * share
-        objects = [_bare(each, run.seen[0].item["metadata"]["namespace"]) for each in at(run.seen, moment)]
+        namespace = run.observations[0].item["metadata"]["namespace"]
+        objects = [_normalized(item, namespace) for item in at(run.observations, moment)]
         path = folder / f"{run.scenario.name}{'-' if name else ''}{name}.yaml"
-        said = f"# {run.scenario.about}\n# Recorded {moment - run.applied:.1f} s after the apply. {_LEFT_OUT}\n"
-        path.write_text(said + yaml.safe_dump(_observation(run, objects, moment), sort_keys=False, width=120))
+        comment = f"# {run.scenario.about}\n# Recorded {moment - run.applied:.1f} s after the apply. {_LEFT_OUT}\n"
+        path.write_text(comment + yaml.safe_dump(_observation(run, objects, moment), sort_keys=False, width=120))
 
 
 _LEFT_OUT = (
@@ -43,60 +44,63 @@ _LEFT_OUT = (
 
 def _observation(run: Run, objects: list[Object], moment: float) -> dict[str, Any]:
     kind, name = run.scenario.workload
-    workload = next(each for each in objects if (each["kind"].lower(), each["metadata"]["name"]) == (kind, name))
+    workload = next(item for item in objects if (item["kind"].lower(), item["metadata"]["name"]) == (kind, name))
     uid = workload["metadata"]["uid"]
-    revisions = [each for each in _of(objects, *_REVISIONS) if _owned(each, {uid})]
-    owners = {uid, *(each["metadata"]["uid"] for each in revisions)}
-    pods = [each for each in _of(objects, "Pod") if _owned(each, owners)]
-    about = owners | {each["metadata"]["uid"] for each in pods}
+    revisions = [item for item in _of(objects, *_REVISIONS) if _owned(item, {uid})]
+    owners = {uid, *(revision["metadata"]["uid"] for revision in revisions)}
+    pods = [pod for pod in _of(objects, "Pod") if _owned(pod, owners)]
+    subjects = owners | {pod["metadata"]["uid"] for pod in pods}
     return {
         "since": _time(run.applied),
         "now": _time(moment),
         "workload": workload,
         "revisions": revisions,
         "pods": pods,
-        "events": [each for each in _of(objects, "Event") if each["involvedObject"].get("uid") in about],
+        "events": [event for event in _of(objects, "Event") if event["involvedObject"].get("uid") in subjects],
         "services": list(_of(objects, "Service")),
         "endpoints": list(_of(objects, "EndpointSlice")),
     }
 
 
 def _of(objects: Iterable[Object], *kinds: str) -> list[Object]:
-    return [each for each in objects if each["kind"] in kinds]
+    return [item for item in objects if item["kind"] in kinds]
 
 
 def _owned(item: Object, uids: set[str]) -> bool:
-    return any(each["uid"] in uids for each in item["metadata"].get("ownerReferences") or [])
+    return any(owner["uid"] in uids for owner in item["metadata"].get("ownerReferences") or [])
 
 
 def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _bare(item: Object, namespace: str) -> Object:
-    renamed: Object = yaml.safe_load(yaml.safe_dump(item).replace(namespace, _PLACE))
+def _normalized(item: Object, namespace: str) -> Object:
+    """The object with the namespace renamed and without the fields that are left out."""
+    renamed: Object = yaml.safe_load(yaml.safe_dump(item).replace(namespace, _NAMESPACE))
     metadata = {key: value for key, value in renamed["metadata"].items() if key not in _IN_METADATA}
     if annotations := {k: v for k, v in (metadata.pop("annotations", None) or {}).items() if k != _LAST_APPLIED}:
         metadata["annotations"] = annotations
-    found = {**renamed, "metadata": metadata}
+    kept = {**renamed, "metadata": metadata}
     match item["kind"]:
         case "Event":
-            return {key: value for key, value in found.items() if key not in _IN_EVENTS}
+            return {key: value for key, value in kept.items() if key not in _IN_EVENTS}
         case "Pod":
-            status = {key: value for key, value in found["status"].items() if key not in _IN_POD_STATUS}
-            return {**found, "spec": _without_token(found["spec"]), "status": status}
-    return found
+            status = {key: value for key, value in kept["status"].items() if key not in _IN_POD_STATUS}
+            return {**kept, "spec": _without_token(kept["spec"]), "status": status}
+    return kept
 
 
 def _without_token(spec: Object) -> Object:
-    """The projected volume of the service account's token is in every pod."""
+    """A pod's spec without the projected volume of the service account's token, which every pod has."""
 
-    def kept(items: list[Object]) -> list[Object]:
-        return [each for each in items if not each["name"].startswith("kube-api-access-")]
+    def own(volumes: list[Object]) -> list[Object]:
+        return [volume for volume in volumes if not volume["name"].startswith("kube-api-access-")]
 
-    found = {key: value for key, value in spec.items() if key != "tolerations"}
-    found["volumes"] = kept(spec.get("volumes") or [])
+    reduced = {key: value for key, value in spec.items() if key != "tolerations"}
+    reduced["volumes"] = own(spec.get("volumes") or [])
     for kind in ("containers", "initContainers"):
         if kind in spec:
-            found[kind] = [{**each, "volumeMounts": kept(each.get("volumeMounts") or [])} for each in spec[kind]]
-    return found
+            reduced[kind] = [
+                {**container, "volumeMounts": own(container.get("volumeMounts") or [])} for container in spec[kind]
+            ]
+    return reduced

@@ -1,8 +1,8 @@
 """What it costs to watch many rollouts at once: one process of ours beside one `kubectl rollout status` for each.
 
-Two hundred Deployments in one namespace on a real control plane; their pods are said to run by a simulated node. When
-all others are up, one pod's image turns out not to exist. Measured are CPU seconds and memory until each side has
-spoken, and the time from that proof to the verdict.
+Two hundred Deployments in one namespace on a real control plane; a simulated node reports their pods as running. When
+all others are up, the image of one pod turns out not to exist. Measured are CPU seconds and memory until each side has
+given its verdict, and the time from that proof to the verdict.
 """
 
 import argparse
@@ -21,27 +21,27 @@ from fakenode import TAINT, FakeNode, pulling, running, unpullable
 from tools import KUBECTL, OURS, program
 
 CPU_WANTED, VERDICT_WANTED = 1.0, 2.0
-"""More CPU than kubectl would be a shortfall; and seconds from the proof to the verdict."""
-SILENCE_SECONDS = 30.0
-"""For how long a side may keep silent after the proof."""
+"""How many times less CPU than kubectl; seconds from the proof to the verdict."""
+VERDICT_TIMEOUT = 30.0
+"""Seconds after the proof that a side has for its verdict."""
 RESULTS = Path(__file__).with_name("scale.md")
 NODE = "vb-scale-node"
-_AGAIN_SECONDS, _CALM_SECONDS = 0.25, 5.0
+_POLL_SECONDS, _QUIET_SECONDS = 0.25, 5.0
 _WRITERS = 16
 _KUBECTL_MEGABYTES = 60
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one side needed.
+    """The cost of one side.
 
     Args:
         side: its name.
-        processes: how many at the same time.
+        processes: number of processes at the same time.
         cpu: seconds, user and system.
-        memory: megabytes at the most.
-        verdict: seconds from the proof; None when nobody spoke in time.
-        seconds: how long it was watched.
+        memory: the highest value, in megabytes.
+        verdict: seconds from the proof; None without a verdict in time.
+        seconds: how long the rollouts were watched.
     """
 
     side: str
@@ -78,7 +78,7 @@ def deployment(name: str, namespace: str) -> Object:
 
 
 async def measured(api: Api, side: str, count: int) -> Cost:
-    """One side in a namespace of its own, from the apply to its last word."""
+    """Measure one side in a namespace of its own, from the apply to its verdict."""
     namespace, names = f"vb-scale-{side}", [f"app-{number:03}" for number in range(count)]
     failing = names[-1]
 
@@ -90,17 +90,17 @@ async def measured(api: Api, side: str, count: int) -> Cost:
     await node.start()
     try:
         await _apply_all(api, [deployment(name, namespace) for name in names])
-        crowd, began = Crowd(_commands(side, names, namespace)), time.monotonic()
+        crowd, started = Crowd(_commands(side, names, namespace)), time.monotonic()
         await crowd.start()
         try:
-            while len(node.told) < count:  # noqa: ASYNC110  told one by one
-                await asyncio.sleep(_AGAIN_SECONDS)
-            await asyncio.sleep(_CALM_SECONDS)
+            while len(node.reported) < count:  # noqa: ASYNC110  the pods are reported one by one
+                await asyncio.sleep(_POLL_SECONDS)
+            await asyncio.sleep(_QUIET_SECONDS)
             await _fail(api, namespace, failing)
-            verdict = await crowd.wait(SILENCE_SECONDS)
+            verdict = await crowd.wait(VERDICT_TIMEOUT)
         finally:
             cpu = await crowd.stop()
-        return Cost(side, len(crowd.commands), cpu, crowd.most_memory, verdict, time.monotonic() - began)
+        return Cost(side, len(crowd.commands), cpu, crowd.most_memory, verdict, time.monotonic() - started)
     finally:
         await api.delete(f"{collection_of('v1', 'Namespace')}/{namespace}")
         await _until_empty(api, namespace)
@@ -115,10 +115,10 @@ def _commands(side: str, names: Sequence[str], namespace: str) -> list[list[str]
 
 
 async def _apply_all(api: Api, items: Sequence[Object]) -> None:
-    places = asyncio.Semaphore(_WRITERS)
+    slots = asyncio.Semaphore(_WRITERS)
 
     async def one(item: Object) -> None:
-        async with places:
+        async with slots:
             await api.apply(item)
 
     await asyncio.gather(*map(one, items))
@@ -132,8 +132,8 @@ async def _fail(api: Api, namespace: str, name: str) -> None:
 
 async def _until_empty(api: Api, namespace: str) -> None:
     pods = collection_of("v1", "Pod", namespace)
-    while (await api.get(pods, limit="1"))["items"]:  # noqa: ASYNC110  the API server's word
-        await asyncio.sleep(_AGAIN_SECONDS)
+    while (await api.get(pods, limit="1"))["items"]:  # noqa: ASYNC110  a condition in the API server has no local event
+        await asyncio.sleep(_POLL_SECONDS)
 
 
 async def both(count: int) -> tuple[Cost, Cost]:
@@ -148,15 +148,15 @@ async def both(count: int) -> tuple[Cost, Cost]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--deployments", type=int, default=200, metavar="N", help="how many, default 200")
+    parser.add_argument("--deployments", type=int, default=200, metavar="N", help="number of Deployments, default 200")
     count = parser.parse_args().deployments
     if free_memory() < count * _KUBECTL_MEGABYTES:
         sys.exit(f"{count} kubectl need about {count * _KUBECTL_MEGABYTES} MB, which are not free: fewer --deployments")
     used = busy.Meter()
     ours, theirs = asyncio.run(both(count))
     times = theirs.cpu / ours.cpu
-    late = ours.verdict if ours.verdict is not None else SILENCE_SECONDS
-    said = (
+    late = ours.verdict if ours.verdict is not None else VERDICT_TIMEOUT
+    line = (
         f"measured: {times:.1f} times less CPU than kubectl, verdict after {late:.1f} s; "
         f"wanted: less than kubectl, {VERDICT_WANTED:.0f} s"
     )
@@ -164,9 +164,9 @@ def main() -> int:
     columns = ("side", "processes", "CPU s", "memory, MB", "verdict, s after the proof", "watched, s")
     head = f"| {' | '.join(columns)} |\n|---|{'---:|' * (len(columns) - 1)}"
     RESULTS.write_text(
-        f"# Last measured\n\n{about}; {os.cpu_count()} cores, {used}\n\n{head}\n{ours}\n{theirs}\n\n{said}\n"
+        f"# Last measured\n\n{about}; {os.cpu_count()} cores, {used}\n\n{head}\n{ours}\n{theirs}\n\n{line}\n"
     )
-    print(said)
+    print(line)
     return 0 if times > CPU_WANTED and late <= VERDICT_WANTED else 1
 
 

@@ -1,8 +1,8 @@
 """Scenarios: one YAML file each, a header and the manifests that are rolled out.
 
-The header says what is to be expected, so that nobody can fit the expectation to what was measured. Words with a `$`
-are filled in: NAMESPACE, REGISTRY, FAULTY (a registry that misbehaves by the path asked for) and NODE (a simulated
-node of the scenario's own).
+The header has the expected verdict, so that it is fixed before anything is measured. Words with a `$` are filled in:
+NAMESPACE, REGISTRY, FAULTY (a registry that misbehaves by the requested path) and NODE (a simulated node of the
+scenario's own).
 """
 
 import os
@@ -20,32 +20,32 @@ FOLDER = Path(__file__).with_name("scenarios")
 FAULTY_PORT = 5055
 FAILING, GOOD = "failing", "good"
 WINDOW = 60.0
-"""Seconds from the apply in which a tool may come to its verdict; the settle time is added for all of them."""
+"""Seconds from the apply that a tool has for its verdict; the soak time is added for every tool."""
 _KEYS = frozenset(
-    {"about", "kind", "watch", "categories", "provable", "proof", "patience", "named", "twin", "window", "given",
+    {"about", "kind", "watch", "categories", "provable", "proof", "patience", "named", "twin", "window", "existing",
      "node", "earlier", "steps"}
 )  # fmt: skip
 _VERBS = frozenset({"apply", "delete", "patch", "evict"})
 
 
 class Wrong(Exception):
-    """A scenario file that cannot be meant as it is written."""
+    """A scenario file with a mistake."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """Something that happens while the rollout is watched.
+    """A change to the cluster while the rollout is watched.
 
     Args:
         after: seconds after the apply.
         verb: apply, delete, patch or evict.
-        what: an object for apply; else `kind/name`, or a label for evict.
+        target: an object for apply; else `kind/name`, or a label for evict.
         change: the merge patch.
     """
 
     after: float
     verb: str
-    what: Any
+    target: Any
     change: Object = field(default_factory=dict)
 
 
@@ -55,7 +55,7 @@ class Earlier:
 
     Args:
         change: the patch.
-        until: how many seconds it is left alone; None: until all of its pods are ready.
+        until: seconds to wait before the next apply; None: until all of its pods are ready.
     """
 
     change: Object
@@ -64,25 +64,25 @@ class Earlier:
 
 @dataclass(frozen=True)
 class Scenario:
-    """One rollout, and what is to be said of it.
+    """One rollout, and its expected verdict.
 
     Args:
-        name: that of the file.
-        about: one sentence for people.
+        name: the file's name.
+        about: one sentence that describes it.
         kind: failing or good.
-        watch: kind and name of the workload, as tools are asked for it.
-        manifests: what is rolled out.
-        categories: the causes that are honest to name.
-        provable: one fact proves doom; otherwise it may heal.
-        proof: when the fact, or the first sign of the trouble, was in the API.
-        patience: seconds from the first sign to the verdict; 0 where the fact is all there is.
-        named: a pattern that a tool's words match when they name the cause.
+        watch: kind/name of the workload that the tools watch.
+        manifests: the objects that are rolled out.
+        categories: the causes that are right to name.
+        provable: one fact proves the failure; otherwise the problem may be temporary.
+        proof: the rule for the arrival of that fact, or of the problem's first sign, in the API.
+        patience: seconds from the first sign to the verdict; 0 where one fact proves the failure.
+        named: a pattern for a tool's output that names the cause.
         twin: the scenario that looks the same at first and ends otherwise.
-        window: seconds that each tool has before the settle time.
-        given: what is there before the apply, and no part of the release.
+        window: seconds that each tool has, without the soak time.
+        existing: objects that are created before, and are no part of the release.
         node: taints of a simulated node, `$NODE`; None without one.
         earlier: the version before.
-        steps: what happens afterwards.
+        steps: changes after the apply.
     """
 
     name: str
@@ -97,19 +97,19 @@ class Scenario:
     named: str = ""
     twin: str = ""
     window: float = WINDOW
-    given: Sequence[Object] = ()
+    existing: Sequence[Object] = ()
     node: Sequence[Object] | None = None
     earlier: Earlier | None = None
     steps: Sequence[Step] = ()
 
     @property
     def good(self) -> bool:
-        """Whether it comes up in the end."""
+        """Whether the rollout completes in the end."""
         return self.kind == GOOD
 
     @property
     def workload(self) -> tuple[str, str]:
-        """Kind, in lower case, and name of what is watched."""
+        """Kind, in lower case, and name of the watched workload."""
         kind, _, name = self.watch.partition("/")
         return kind, name
 
@@ -132,7 +132,7 @@ def load(name: str, namespace: str = "verdict") -> Scenario:
     """Read a scenario's file and fill in the names for a run in `namespace`.
 
     Raises:
-        Wrong: the header says too little, too much or something unknown.
+        Wrong: the header lacks a key, or has an unknown key or value.
     """
     header, *manifests = yaml.safe_load_all(filled((FOLDER / f"{name}.yaml").read_text(), namespace))
     if unknown := set(header) - _KEYS:
@@ -150,10 +150,10 @@ def load(name: str, namespace: str = "verdict") -> Scenario:
         named=header.get("named", ""),
         twin=header.get("twin", ""),
         window=_seconds(header.get("window", f"{WINDOW:.0f}s")),
-        given=[_placed(item, namespace) for item in header.get("given", ())],
+        existing=[_placed(item, namespace) for item in header.get("existing", ())],
         node=header["node"].get("taints", []) if "node" in header else None,
         earlier=_earlier(header.get("earlier")),
-        steps=[_step(each, namespace) for each in header.get("steps", ())],
+        steps=[_step(step, namespace) for step in header.get("steps", ())],
     )
     _check(scenario)
     return scenario
@@ -167,7 +167,7 @@ def filled(text: str, namespace: str) -> str:
         "REGISTRY": os.environ.get("REGISTRY", "localhost:5000"),
         "FAULTY": f"localhost:{FAULTY_PORT}",
     }
-    return re.sub(rf"\$({'|'.join(values)})\b", lambda found: values[found[1]], text)
+    return re.sub(rf"\$({'|'.join(values)})\b", lambda match: values[match[1]], text)
 
 
 def merged(item: Any, change: Any) -> Any:  # noqa: ANN401  any JSON
@@ -175,8 +175,8 @@ def merged(item: Any, change: Any) -> Any:  # noqa: ANN401  any JSON
     if not isinstance(change, Mapping):
         return change
     base = item if isinstance(item, Mapping) else {}
-    found = {key: value for key, value in base.items() if change.get(key, value) is not None}
-    return found | {key: merged(base.get(key), value) for key, value in change.items() if value is not None}
+    kept = {key: value for key, value in base.items() if change.get(key, value) is not None}
+    return kept | {key: merged(base.get(key), value) for key, value in change.items() if value is not None}
 
 
 def _placed(item: Object, namespace: str) -> Object:
@@ -185,17 +185,17 @@ def _placed(item: Object, namespace: str) -> Object:
     return {**item, "metadata": {"namespace": namespace, **item["metadata"]}}
 
 
-def _earlier(told: Object | None) -> Earlier | None:
-    if told is None:
+def _earlier(entry: Object | None) -> Earlier | None:
+    if entry is None:
         return None
-    until = told.get("until", "complete")
-    return Earlier(told.get("with", {}), None if until == "complete" else _seconds(until))
+    until = entry.get("until", "complete")
+    return Earlier(entry.get("with", {}), None if until == "complete" else _seconds(until))
 
 
-def _step(told: Object, namespace: str) -> Step:
-    (verb,) = _VERBS & set(told)
-    what = _placed(told[verb], namespace) if verb == "apply" else told[verb]
-    return Step(_seconds(told["after"]), verb, what, told.get("with", {}))
+def _step(entry: Object, namespace: str) -> Step:
+    (verb,) = _VERBS & set(entry)
+    target = _placed(entry[verb], namespace) if verb == "apply" else entry[verb]
+    return Step(_seconds(entry["after"]), verb, target, entry.get("with", {}))
 
 
 def _seconds(text: str) -> float:
@@ -208,6 +208,6 @@ def _check(scenario: Scenario) -> None:
     if scenario.kind not in (FAILING, GOOD):
         raise Wrong(f"{scenario.name}: kind is {scenario.kind!r}")
     if not scenario.good and not (scenario.categories and scenario.proof and scenario.named):
-        raise Wrong(f"{scenario.name}: a failing scenario needs categories, a proof and the words that name it")
+        raise Wrong(f"{scenario.name}: a failing scenario needs categories, a proof and a pattern that names the cause")
     if scenario.proof and not set(FORMS) & set(scenario.proof):
         raise Wrong(f"{scenario.name}: a proof is one of {', '.join(FORMS)}")

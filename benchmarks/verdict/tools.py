@@ -1,6 +1,6 @@
-"""The tools that are measured, each as its users start it: a command, and how its answer is to be read.
+"""The measured tools, each started as its users start it: the command, and the meaning of its output.
 
-A verdict is what a tool says of the rollout. That its time was up is no verdict, for the caller gave it the time.
+A verdict is a tool's statement about the rollout. A time-out is no verdict, because the caller sets the time limit.
 """
 
 import asyncio
@@ -21,39 +21,39 @@ import yaml
 from api import Object
 from scenario import Scenario
 
-COMPLETE, DOOMED, NONE = "complete", "doomed", "none"
+COMPLETE, FAILED, NONE = "complete", "failed", "none"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prefect-cd-verdicts"
 HELM = "helm.sh/helm/v4/cmd/helm@v4.3.1"
 OURS, KUBECTL, HELM_4, KUBEDOG = "prefect-cd", "kubectl", "helm 4", "kubedog"
 NAMES = (OURS, KUBECTL, HELM_4, KUBEDOG)
-SETTLE = 30.0
-"""Our default: how long a complete rollout is watched on."""
+SOAK = 30.0
+"""Seconds that a complete rollout is watched on by default."""
 _GRACE_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a tool said.
+    """The answer of a tool.
 
     Args:
-        tool: which.
-        verdict: complete, doomed, or none within its time.
-        at: when it said so, in seconds of the clock.
-        words: everything it wrote.
-        named: whether the cause is in its words.
-        category: the cause's name where the tool has names.
+        tool: its name.
+        verdict: complete, failed, or none within its time.
+        at: time of the verdict, in seconds of the clock.
+        output: everything that the tool wrote.
+        named: whether the output names the cause.
+        category: the cause's category, where the tool has categories.
     """
 
     tool: str
     verdict: str
     at: float
-    words: str
+    output: str
     named: bool = False
     category: str = ""
 
 
 async def build(kubedog: Path) -> None:
-    """Helm and kubedog's tracker in the cache folder, unless they are there; needs Go, and some minutes.
+    """Build Helm and kubedog's tracker into the cache folder, unless they are there; needs Go, and some minutes.
 
     Args:
         kubedog: the folder of its source.
@@ -72,12 +72,12 @@ async def build(kubedog: Path) -> None:
 
 
 def seconds_for(scenario: Scenario) -> float:
-    """How long each tool may take."""
-    return scenario.window + SETTLE
+    """The time limit of each tool, in seconds."""
+    return scenario.window + SOAK
 
 
 async def watched(tool: str, scenario: Scenario, namespace: str, folder: Path) -> Answer:
-    """Run one tool to its end, or to the end of its time."""
+    """Run one tool until it ends, or until its time limit."""
     limit = seconds_for(scenario)
     process = await asyncio.create_subprocess_exec(
         *_command(tool, scenario, namespace, limit, folder),
@@ -85,11 +85,11 @@ async def watched(tool: str, scenario: Scenario, namespace: str, folder: Path) -
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         env={**os.environ, **_environment(folder)},
-        start_new_session=True,  # so that Ctrl-C is for the benchmark to handle
+        start_new_session=True,  # Ctrl-C is handled by the benchmark
     )
     reading = asyncio.create_task(process.communicate())
     try:
-        # those that have a timeout get it as an option, and a little longer to say so
+        # Tools with a timeout get it as an option, and some seconds more to report that it was reached.
         await asyncio.wait_for(asyncio.shield(reading), limit + (0 if tool == OURS else _GRACE_SECONDS))
         ended = True
     except asyncio.TimeoutError:
@@ -103,9 +103,9 @@ async def watched(tool: str, scenario: Scenario, namespace: str, folder: Path) -
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(asyncio.shield(reading), _GRACE_SECONDS)
         _signal(process, signal.SIGKILL)
-    words = (await reading)[0].decode(errors="replace")
+    output = (await reading)[0].decode(errors="replace")
     code = process.returncode if ended else None
-    return _read(tool, code, words, at, scenario)
+    return _read(tool, code, output, at, scenario)
 
 
 def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
@@ -117,7 +117,7 @@ def _command(tool: str, scenario: Scenario, namespace: str, limit: float, folder
     kind, name = scenario.workload
     timeout = f"{limit:.0f}s"
     if tool == OURS:
-        return [program(), "rollout", scenario.watch, "-n", namespace, "-o", "json", "--settle", f"{SETTLE:.0f}s"]
+        return [program(), "rollout", scenario.watch, "-n", namespace, "-o", "json", "--settle", f"{SOAK:.0f}s"]
     if tool == KUBECTL and kind == "job":
         return ["kubectl", "wait", "--for=condition=complete", scenario.watch, "-n", namespace, f"--timeout={timeout}"]
     if tool == KUBECTL:
@@ -129,7 +129,7 @@ def _command(tool: str, scenario: Scenario, namespace: str, limit: float, folder
 
 
 def program() -> str:
-    """Our command, of the environment that this runs in."""
+    """The command `prefect-cd` of the running Python environment."""
     return shutil.which("prefect-cd", path=str(Path(sys.executable).parent)) or "prefect-cd"
 
 
@@ -139,7 +139,7 @@ def helm(namespace: str, chart: Path, *options: str) -> list[str]:
 
 
 def write_chart(folder: Path, manifests: Sequence[Object]) -> None:
-    """A chart that is the manifests and nothing else."""
+    """Write a chart that has the manifests and nothing else."""
     shutil.rmtree(folder / "templates", ignore_errors=True)
     (folder / "templates").mkdir(parents=True)
     (folder / "Chart.yaml").write_text(yaml.safe_dump({"apiVersion": "v2", "name": "app", "version": "0.1.0"}))
@@ -149,30 +149,30 @@ def write_chart(folder: Path, manifests: Sequence[Object]) -> None:
 
 
 def _environment(folder: Path) -> Mapping[str, str]:
-    return {f"HELM_{each}_HOME": str(folder / each.lower()) for each in ("CACHE", "CONFIG", "DATA")}
+    return {f"HELM_{name}_HOME": str(folder / name.lower()) for name in ("CACHE", "CONFIG", "DATA")}
 
 
-def _read(tool: str, code: int | None, words: str, at: float, scenario: Scenario) -> Answer:
-    verdict = verdict_of(tool, code, words)
-    named = bool(scenario.named and re.search(scenario.named, words, re.IGNORECASE))
+def _read(tool: str, code: int | None, output: str, at: float, scenario: Scenario) -> Answer:
+    verdict = verdict_of(tool, code, output)
+    named = bool(scenario.named and re.search(scenario.named, output, re.IGNORECASE))
     category = ""
-    if tool == OURS and verdict == DOOMED:
-        troubles: list[dict[str, Any]] = json.loads(words[words.index("{") :])["troubles"]
+    if tool == OURS and verdict == FAILED:
+        troubles: list[dict[str, Any]] = json.loads(output[output.index("{") :])["troubles"]
         category = troubles[0]["category"] if troubles else ""
         named = named and category in scenario.categories
-    return Answer(tool, verdict, at, words, named, category)
+    return Answer(tool, verdict, at, output, named, category)
 
 
-_TIME_IS_UP = {
+_TIMED_OUT = {
     KUBECTL: r"timed out waiting|watch closed before|context deadline exceeded",
     HELM_4: r"context deadline exceeded|timed out|client rate limiter",
 }
 
 
-def verdict_of(tool: str, code: int | None, words: str) -> str:
-    """What an exit code and the words that go with it mean; None is the code of what had to be ended."""
+def verdict_of(tool: str, code: int | None, output: str) -> str:
+    """The verdict of an exit code and its output; the code is None for a tool that had to be ended."""
     if code == 0:
         return COMPLETE
-    if code != 1 or re.search(_TIME_IS_UP.get(tool, r"$^"), words):
+    if code != 1 or re.search(_TIMED_OUT.get(tool, r"$^"), output):
         return NONE
-    return DOOMED
+    return FAILED

@@ -1,7 +1,7 @@
-"""The independent witness: writes down every change of every object with the time at which it arrived here.
+"""The independent witness: records every change of every object with the time of its arrival.
 
-It knows nothing of verdicts. One watch for each kind serves all scenarios at once; what is in no namespace of the
-benchmark is passed over.
+It knows nothing of verdicts. One watch for each kind serves all scenarios at once; objects outside the namespaces of
+the benchmark are ignored.
 """
 
 import asyncio
@@ -25,16 +25,16 @@ KINDS = (
     ("batch/v1", "Job"),
     ("discovery.k8s.io/v1", "EndpointSlice"),
 )
-_AGAIN_SECONDS = 0.2
+_RETRY_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
-class Seen:
-    """An object as it arrived, or as it was when it was deleted."""
+class Observation:
+    """An object as it arrived, or its last state when it was deleted."""
 
     at: float
     item: Object
-    gone: bool = False
+    deleted: bool = False
 
     @property
     def kind(self) -> str:
@@ -44,18 +44,21 @@ class Seen:
 
 @dataclass
 class Witness:
-    """What was seen in each namespace, in the order of arrival."""
+    """The changes in each namespace, in the order of arrival."""
 
     api: Api
     prefix: str
-    _seen: dict[str, list[Seen]] = field(default_factory=lambda: defaultdict(list))
+    _observations: dict[str, list[Observation]] = field(default_factory=lambda: defaultdict(list))
     _tasks: list["asyncio.Task[None]"] = field(default_factory=list)
 
     async def start(self) -> None:
-        """Begin to watch; returns when the lists that the watches go on from have been read."""
+        """Start to watch; return when the initial list of every kind has been read."""
         ready = [asyncio.Event() for _ in KINDS]
-        self._tasks = [asyncio.create_task(self._follow(*kind, ready[i])) for i, kind in enumerate(KINDS)]
-        await asyncio.gather(*(each.wait() for each in ready))
+        self._tasks = [
+            asyncio.create_task(self._follow(api_version, kind, listed))
+            for (api_version, kind), listed in zip(KINDS, ready, strict=True)
+        ]
+        await asyncio.gather(*(listed.wait() for listed in ready))
 
     async def stop(self) -> None:
         """End all watches."""
@@ -63,13 +66,13 @@ class Witness:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def seen(self, namespace: str) -> Sequence[Seen]:
-        """Everything so far."""
-        return self._seen[namespace]
+    def observations(self, namespace: str) -> Sequence[Observation]:
+        """All changes so far."""
+        return self._observations[namespace]
 
     def forget(self, namespace: str) -> None:
-        """Give the memory back."""
-        self._seen.pop(namespace, None)
+        """Free the memory of a namespace."""
+        self._observations.pop(namespace, None)
 
     async def _follow(self, api_version: str, kind: str, ready: asyncio.Event) -> None:
         path = collection_of(api_version, kind)
@@ -77,11 +80,13 @@ class Witness:
             try:
                 listed = await self.api.get(path)
                 for item in listed["items"]:
-                    self._note({**item, "apiVersion": api_version, "kind": kind}, gone=False)
+                    self._record({**item, "apiVersion": api_version, "kind": kind}, deleted=False)
                 ready.set()
                 await self._watch(path, listed["metadata"]["resourceVersion"])
             except (Refused, aiohttp.ClientError, OSError):
-                await asyncio.sleep(_AGAIN_SECONDS)  # and list anew, for the server forgets
+                await asyncio.sleep(
+                    _RETRY_SECONDS
+                )  # then list again, because the server keeps old changes for a short time only
 
     async def _watch(self, path: str, version: str) -> None:
         while True:
@@ -90,22 +95,22 @@ class Witness:
                     raise Refused(int(change["object"].get("code", 0)), "watch ended")
                 version = change["object"]["metadata"]["resourceVersion"]
                 if change["type"] != "BOOKMARK":
-                    self._note(change["object"], gone=change["type"] == "DELETED")
+                    self._record(change["object"], deleted=change["type"] == "DELETED")
 
-    def _note(self, item: Object, *, gone: bool) -> None:
+    def _record(self, item: Object, *, deleted: bool) -> None:
         namespace = item["metadata"].get("namespace", "")
         if namespace.startswith(self.prefix):
-            self._seen[namespace].append(Seen(time.time(), item, gone))
+            self._observations[namespace].append(Observation(time.time(), item, deleted))
 
 
-def at(seen: Iterable[Seen], moment: float) -> list[Object]:
-    """The objects as they were known at a moment."""
+def at(observations: Iterable[Observation], moment: float) -> list[Object]:
+    """The objects as they were at a moment."""
     known: dict[str, Object] = {}
-    for each in seen:
-        if each.at > moment:
+    for change in observations:
+        if change.at > moment:
             break
-        uid = each.item["metadata"]["uid"]
+        uid = change.item["metadata"]["uid"]
         known.pop(uid, None)
-        if not each.gone:
-            known[uid] = each.item
+        if not change.deleted:
+            known[uid] = change.item
     return list(known.values())

@@ -1,4 +1,4 @@
-"""Nothing outlives the demo, however it ends: a parent that does nothing but wait, and tidy up behind it."""
+"""No process outlives the demo, however it ends: a parent process waits for the demo and kills what it left."""
 
 import contextlib
 import ctypes
@@ -13,8 +13,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def guarded(play: Callable[[], int]) -> int:
-    """Play in a child; when it has ended, even by SIGKILL, end whatever it left; returns its exit code."""
-    _libc.prctl(_SET_SUBREAPER, 1, 0, 0, 0)
+    """Play in a child process; when it has ended, even by SIGKILL, kill its descendants; return its exit code."""
+    _libc.prctl(_SET_SUBREAPER, 1, 0, 0, 0)  # orphaned descendants become children of this process
     child = os.fork()
     if child == 0:
         end_with_parent()
@@ -33,12 +33,12 @@ def guarded(play: Callable[[], int]) -> int:
 
 
 def end_with_parent() -> None:
-    """Get SIGTERM when the parent is gone, for whatever reason; survives an exec."""
+    """Have the kernel send SIGTERM to this process when its parent ends; the setting survives an exec."""
     _libc.prctl(_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def end_all() -> None:
-    """Kill our children until there are none; orphaned grandchildren become ours and are next."""
+    """Kill the children of this process until there are none; orphaned grandchildren become its children."""
     while True:
         for process in _children():
             with contextlib.suppress(ProcessLookupError):

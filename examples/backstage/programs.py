@@ -1,4 +1,4 @@
-"""The programs beside the demo: started with a log file each, waited for, ended gently."""
+"""The programs that the demo runs beside itself: each has a log file and ends with the demo."""
 
 import os
 import signal
@@ -14,14 +14,14 @@ from backstage.guard import end_with_parent
 
 
 class DemoError(Exception):
-    """The demo cannot go on; the text says why, and what to do."""
+    """The demo failed; the message says why, and what to do."""
 
 
 @contextmanager
 def running(command: list[str], env: Mapping[str, str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """A program with a log file; ended with all that it started."""
+    """Run a program with a log file; at the end of the block, end its whole process group."""
     with log.open("wb") as output:
-        process = subprocess.Popen(  # the child's last step before exec asks the kernel for a signal, no more
+        process = subprocess.Popen(
             command,
             cwd=log.parent,
             env=dict(env),
@@ -29,7 +29,7 @@ def running(command: list[str], env: Mapping[str, str], log: Path) -> Iterator["
             stdout=output,
             stderr=output,
             start_new_session=True,
-            preexec_fn=end_with_parent,  # noqa: PLW1509
+            preexec_fn=end_with_parent,  # noqa: PLW1509 - one system call, which is safe beside other threads
         )
     try:
         yield process
@@ -43,8 +43,8 @@ def running(command: list[str], env: Mapping[str, str], log: Path) -> Iterator["
                     continue
 
 
-def wait(ready: Callable[[], bool], what: str, log: Path, process: "subprocess.Popen[bytes] | None" = None) -> None:
-    """Wait for a condition, at most two minutes, and not for a program that has ended."""
+def wait(ready: Callable[[], bool], name: str, log: Path, process: "subprocess.Popen[bytes] | None" = None) -> None:
+    """Wait for a condition, at most two minutes, and no longer than the program runs."""
     give_up = time.monotonic() + 120
     while time.monotonic() < give_up and (process is None or process.poll() is None):
         try:
@@ -53,12 +53,14 @@ def wait(ready: Callable[[], bool], what: str, log: Path, process: "subprocess.P
         except httpx.HTTPError:
             pass
         time.sleep(0.3)
-    raise DemoError(f"{what} did not come up; the end of its log:\n{log.read_text(errors='replace')[-2000:]}")
+    raise DemoError(f"{name} did not come up; the end of its log:\n{log.read_text(errors='replace')[-2000:]}")
 
 
-def free_port(wanted: int) -> int:
-    """The wanted port, or any other where somebody listens there."""
-    for port in (wanted, 0):
+def free_port(preferred: int) -> int:
+    """The preferred port, or another one when a program uses it or another demo is about to."""
+    for port in (preferred, 0):
+        if port and not _reserve(port):
+            continue
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -66,4 +68,22 @@ def free_port(wanted: int) -> int:
             except OSError:
                 continue
             return int(listener.getsockname()[1])
-    raise DemoError("this machine gives no port to listen on")
+    raise DemoError("no free port on 127.0.0.1")
+
+
+_reservations: list[socket.socket] = []
+
+
+def _reserve(port: int) -> bool:
+    """Keep other demos from this port until this process ends; False when another demo has it.
+
+    The server binds the port only seconds later; a second demo would then talk to the first one's server.
+    """
+    name = socket.socket(socket.AF_UNIX)
+    try:
+        name.bind(f"\0prefect-cd-demo-{port}")  # an abstract name, which the kernel frees with the process
+    except OSError:
+        name.close()
+        return False
+    _reservations.append(name)
+    return True

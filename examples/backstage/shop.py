@@ -1,4 +1,4 @@
-"""The sample shop as the demo delivers it: its repository, its pipeline file, and where it runs in the cluster."""
+"""The sample shop as the demo delivers it: its repository, its pipeline file, and its namespaces in the cluster."""
 
 import asyncio
 import os
@@ -13,10 +13,13 @@ import httpx
 import yaml
 from backstage.programs import DemoError
 
+from prefect_cd.environment.ownership import Ownership
+from prefect_cd.environment.records import RecordStore
 from prefect_cd.errors import DeliveryError, MissingTool
-from prefect_cd.gates.browser.suite import find_browser
+from prefect_cd.gates.browser.executable import find_browser
 from prefect_cd.kube.client import connect
 from prefect_cd.kube.resources import Ref
+from prefect_cd.manifests import labels
 from prefect_cd.pipeline.models import ClusterAccess
 
 NAME = "shop"
@@ -25,7 +28,7 @@ REGISTRY = os.environ.get("REGISTRY") or "localhost:5000"
 BUILDER = os.environ.get("BUILDER") or None
 _SHOP = Path(__file__).resolve().parents[1] / "shop"
 _AUTHOR = ("-c", "user.name=Demo", "-c", "user.email=demo@example.com", "-c", "commit.gpgsign=false")
-_SECONDS_TO_FORGET = 90
+_DELETION_SECONDS = 90
 
 
 class Repository:
@@ -54,17 +57,17 @@ class Repository:
 
 
 def pipeline(repository: Path) -> tuple[dict[str, Any], list[str]]:
-    """The shop's own pipeline file with the demo's places; and what has to be left out on this machine, and why."""
+    """The shop's own pipeline file with the demo's namespaces and registry, and notes on what it leaves out."""
     loaded: dict[str, Any] = yaml.safe_load((_SHOP / "pipeline.yaml").read_text())
     image: dict[str, Any] = {"name": f"{REGISTRY}/demo/shop", "context": "app"}
     base = f"{REGISTRY}/base/python:3.11"
     if BUILDER:
         image["builder"] = BUILDER
-    elif _has_image(base):  # a registry of its own, without a way to public images
+    elif _has_image(base):  # a private registry with a base image: public registries may be out of reach
         image |= {"args": {"BASE": base}, "options": ["--isolation", "chroot", "--network", "host"]}
     for environment, namespace in zip(loaded["environments"], NAMESPACES, strict=True):
         environment["namespace"] = namespace
-        environment["rollout"] = {"settle": "5s"}  # nobody watches a demonstration for the half minute of real life
+        environment["rollout"] = {"settle": "5s"}  # the default of half a minute is too long for a demonstration
     source = {"repository": str(repository), "branch": "main"}
     left_out = _leave_out_browser(loaded["environments"])
     return {**loaded, "source": source, "image": image}, left_out
@@ -74,8 +77,8 @@ def _leave_out_browser(environments: Sequence[dict[str, Any]]) -> list[str]:
     try:
         find_browser()
     except MissingTool as error:
-        for each in environments:
-            each["gates"] = [gate for gate in each["gates"] if "browser" not in gate]
+        for environment in environments:
+            environment["gates"] = [gate for gate in environment["gates"] if "browser" not in gate]
         return [f"the E2E tests in a browser are left out: {error.reason}; {error.hint}"]
     return []
 
@@ -90,46 +93,55 @@ def _has_image(reference: str) -> bool:
     return tag in (answer.get("tags") or [])
 
 
-def cluster_in_words() -> str:
-    """Which cluster the demo plays on.
+def describe_cluster() -> str:
+    """The version and the address of the cluster that the demo runs on.
 
     Raises:
-        DemoError: it does not answer.
+        DemoError: the cluster does not answer.
     """
 
-    async def ask() -> str:
+    async def describe() -> str:
         async with connect(ClusterAccess(), patience=timedelta(seconds=5)) as cluster:
             return f"Kubernetes {await cluster.version()} at {cluster.server}"
 
     try:
-        return asyncio.run(ask())
+        return asyncio.run(describe())
     except DeliveryError as error:
         raise DemoError(str(error)) from error
 
 
-def runs_in_production() -> str:
-    """The release that the cluster itself says is in production."""
+def production(commit: str) -> tuple[str, str]:
+    """The release that production runs, and the state of the newest record of a commit there; both may be empty.
 
-    async def ask() -> str:
+    Both come from the cluster, not from the run that claims to have brought them there.
+    """
+
+    async def read() -> tuple[str, str]:
         async with connect(ClusterAccess()) as cluster:
-            deployment = await cluster.get(Ref("apps/v1", "Deployment", NAMESPACES[1], NAME)) or {}
-            return str(deployment["metadata"]["annotations"]["prefect-cd.dev/release"])
+            deployment = await cluster.get(Ref("apps/v1", "Deployment", NAMESPACES[1], NAME))
+            entries = await RecordStore(cluster, Ownership(NAME, "production", NAMESPACES[1])).entries()
+        annotations = (deployment or {"metadata": {}})["metadata"].get("annotations") or {}
+        states = [entry.state.value for entry in entries if entry.release_id.startswith(commit[:7])]
+        return annotations.get(labels.RELEASE, ""), states[0] if states else ""
 
-    return asyncio.run(ask())
+    return asyncio.run(read())
 
 
 def remove_namespaces() -> None:
-    """Delete the demo's namespaces, also those of a demo that was killed, and wait for their end."""
+    """Delete the demo's namespaces, also those of a demo that was killed, and wait until they are gone."""
 
     async def remove() -> None:
         async with connect(ClusterAccess(), patience=timedelta(seconds=5)) as cluster:
             refs = [Ref("v1", "Namespace", "", name) for name in NAMESPACES]
             for ref in refs:
                 await cluster.delete(ref)
-            for _ in range(_SECONDS_TO_FORGET * 2):
+            for _ in range(_DELETION_SECONDS * 2):
                 if not [ref for ref in refs if await cluster.get(ref)]:
                     return
                 await asyncio.sleep(0.5)
-        raise DemoError(f"{' and '.join(NAMESPACES)} do not go away; see kubectl describe namespace {NAMESPACES[0]}")
+        raise DemoError(
+            f"{' and '.join(NAMESPACES)} still exist after {_DELETION_SECONDS} s; "
+            f"see kubectl describe namespace {NAMESPACES[0]}"
+        )
 
     asyncio.run(remove())

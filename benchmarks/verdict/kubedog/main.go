@@ -1,5 +1,5 @@
-// Command kubedog watches one workload with werf's tracker (github.com/werf/kubedog), as nelm does, and says how it
-// ended: 0 ready, 1 failed with the reasons, 2 neither within the time.
+// Command kubedog watches one workload with werf's tracker (github.com/werf/kubedog), as nelm does, and reports
+// how it ended: 0 ready, 1 failed with the reasons, 2 neither within the time.
 package main
 
 import (
@@ -46,7 +46,7 @@ func main() {
 	klog.SetOutput(io.Discard)
 	klogv1.SetOutput(io.Discard)
 	state, err := track(kinds[os.Args[1]], os.Args[2], os.Args[3], timeout)
-	os.Exit(tell(state, err))
+	os.Exit(report(state, err))
 }
 
 // track runs the tracker to its end.
@@ -106,8 +106,8 @@ func replicasOf(
 	return int(replicas), nil
 }
 
-// tell prints what the tracker has noted, and returns the exit code.
-func tell(state *util.Concurrent[*statestore.ReadinessTaskState], err error) int {
+// report prints the errors that the tracker has recorded, and returns the exit code.
+func report(state *util.Concurrent[*statestore.ReadinessTaskState], err error) int {
 	if state == nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 3
@@ -116,10 +116,11 @@ func tell(state *util.Concurrent[*statestore.ReadinessTaskState], err error) int
 	state.RTransaction(func(task *statestore.ReadinessTaskState) {
 		status = task.Status()
 		for _, resource := range task.ResourceStates() {
-			resource.RTransaction(func(each *statestore.ResourceState) {
-				for _, errors := range each.Errors() {
-					for _, noted := range errors {
-						fmt.Printf("%s/%s: %s\n", each.GroupVersionKind().Kind, each.Name(), noted.Err)
+			resource.RTransaction(func(resourceState *statestore.ResourceState) {
+				for _, errors := range resourceState.Errors() {
+					for _, recorded := range errors {
+						kind, name := resourceState.GroupVersionKind().Kind, resourceState.Name()
+						fmt.Printf("%s/%s: %s\n", kind, name, recorded.Err)
 					}
 				}
 			})

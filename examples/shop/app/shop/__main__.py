@@ -23,7 +23,7 @@ FINISH_REQUESTS_SECONDS = 8  # with the sleep before it, well within termination
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until SIGTERM or SIGINT."""
     try:
         settings = Settings.from_environ(os.environ)
     except SettingsError as error:

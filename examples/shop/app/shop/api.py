@@ -100,7 +100,7 @@ class Api:
 
 
 def error(status: int, code: str, message: str, **more: object) -> JSONResponse:
-    """Say no in JSON, with a code for programs and a message for people."""
+    """An error response in JSON, with a code for programs and a message for people."""
     return JSONResponse({"error": {"code": code, "message": message, **more}}, status_code=status)
 
 

@@ -38,14 +38,14 @@ def create_app(settings: Settings) -> ASGIApp:
 
 
 class ErrorPages:
-    """Pages for people and JSON for programs when the answer is no."""
+    """Error responses: pages for people and JSON for programs."""
 
     def __init__(self, renderer: Renderer) -> None:
         """Draw the pages with `renderer`."""
         self._page = renderer.page
 
     async def refused(self, request: Request, exc: Exception) -> Response:
-        """Answer a request the shop understood and refused."""
+        """Answer a request that the shop refused."""
         status = exc.status_code if isinstance(exc, HTTPException) else 500
         response = self._answer(request, status)
         response.headers.update(getattr(exc, "headers", None) or {})

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Headers:
-    """Wraps an application from outside, where even its own error handler cannot forget the headers."""
+    """Wraps an application from outside, so that its own error responses get the headers, too."""
 
     def __init__(self, app: ASGIApp, headers: Mapping[str, str]) -> None:
         """Add `headers` to each response of `app` that does not set them itself."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 async def alive(_: Request) -> Response:
-    """Answer as long as the event loop turns; no answer means: restart me."""
+    """Answer while the event loop runs; without an answer Kubernetes restarts the container."""
     return PlainTextResponse("alive")
 
 

@@ -1,4 +1,4 @@
-"""What the shop is told by its environment, checked once at start."""
+"""The shop's settings, read from environment variables and checked once at start."""
 
 from __future__ import annotations
 

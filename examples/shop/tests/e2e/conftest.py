@@ -1,6 +1,6 @@
-"""Where the shop is, and what the browser complained about.
+"""The address of the shop, and the browser's error messages.
 
-The suite brings no browser settings of its own: how a browser is started is up to whoever runs it.
+The suite has no browser settings of its own: the runner of the suite decides how a browser is started.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ def base_url() -> str:
 
 @pytest.fixture(autouse=True)
 def _patience(page: Page) -> None:
-    """Give up on a missing button long before a person would, but wait for a page on a busy machine."""
+    """Give up on a missing button soon, but wait for a page on a busy machine."""
     page.set_default_timeout(10_000)
     page.set_default_navigation_timeout(30_000)
 
 
 @pytest.fixture
 def complaints(page: Page) -> list[str]:
-    """Collect what goes wrong in the browser while a test uses `page`."""
-    found: list[str] = []
-    page.on("pageerror", lambda error: found.append(f"{page.url}: {error}"))
+    """Collect the browser's errors while a test uses `page`."""
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(f"{page.url}: {error}"))
     page.on(
-        "console", lambda line: found.append(f"{page.url}: {line.text}") if line.type == "error" else None
+        "console", lambda line: errors.append(f"{page.url}: {line.text}") if line.type == "error" else None
     )
-    return found
+    return errors

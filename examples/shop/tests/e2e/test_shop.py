@@ -1,4 +1,4 @@
-"""The shop as a person meets it: in a real browser, by what is written on the page."""
+"""The shop as a user sees it: in a real browser, by the text on the page."""
 
 from __future__ import annotations
 
