@@ -6,60 +6,120 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: setup demo test check unit format schema browser bench-apply bench-embedded bench-overhead bench-verdict dist clean
+.PHONY: setup demo test test-all test-embedded test-versions test-lowest test-newest check typed coverage unit format docs graph schema browser bench-apply bench-embedded bench-overhead bench-verdict dist clean
 
 setup: $(STAMP)
 
-# A strict editable install links file by file: a new file means a new install, so the folders are prerequisites.
-$(STAMP): pyproject.toml constraints.txt src/prefect_cd $(wildcard src/prefect_cd/*/ src/prefect_cd/*/*/) flows tasks deployments
+# The embedded cluster: a distribution of its own.
+LOCAL := packages/prefect-cd-local
+
+# A strict editable install links file by file: a new file means a new install, so the folders are prerequisites, and
+# the links of the last install are removed first. One call of pip, so that the extra `local` is the one of this checkout.
+$(STAMP): pyproject.toml constraints.txt src/prefect_cd $(wildcard src/prefect_cd/*/ src/prefect_cd/*/*/) flows tasks deployments \
+  $(LOCAL)/pyproject.toml $(LOCAL)/src/prefect_cd_local $(wildcard $(LOCAL)/src/prefect_cd_local/*/)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "needs Python 3.10 or newer; set PYTHON=…"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "python3 -m venv does not work; on Debian: apt-get install python3-venv"; exit 1; }
 	@echo "installing into $(VENV), once"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[dev]' --config-settings editable_mode=strict \
+	@rm -rf build $(LOCAL)/build
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[dev,local]' --editable $(LOCAL) --config-settings editable_mode=strict \
 	  || { echo "pip could not install: the first time needs a package index, by network or PIP_INDEX_URL; after that, none"; exit 1; }
 	@touch $@
 
 # An installed Chrome or Chromium, else Playwright's own, else Debian's.
-FIND_BROWSER = $(BIN)/python -m prefect_cd.gates.browser.suite >/dev/null 2>&1 \
+FIND_BROWSER = $(BIN)/python -m prefect_cd.gates.browser.executable >/dev/null 2>&1 \
   || timeout 180 $(BIN)/playwright install chromium >/dev/null 2>&1 \
   || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && timeout 60 apt-get update -qq && DEBIAN_FRONTEND=noninteractive timeout 180 apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 \
   || true
 browser: $(STAMP)
 	@$(FIND_BROWSER)
-	@$(BIN)/python -m prefect_cd.gates.browser.suite
+	@$(BIN)/python -m prefect_cd.gates.browser.executable
 
 # On a cluster of its own, or on that of `make demo KUBECONFIG=…`; one that is only exported may be anybody's production.
 # Without a browser it says what it leaves out.
 ifeq ($(shell test -w . && echo yes),yes)
 demo: $(STAMP)
 	@$(FIND_BROWSER)
-	@$(if $(findstring command,$(origin KUBECONFIG)),KUBECONFIG=$(KUBECONFIG),$(BIN)/python -m prefect_cd.local --) $(BIN)/python examples/demo.py
+	@$(if $(findstring command,$(origin KUBECONFIG)),KUBECONFIG=$(KUBECONFIG),$(BIN)/python -m prefect_cd_local --) $(BIN)/python examples/demo.py
 else
 COPY := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/prefect-cd/checkout
 demo:
 	@echo "this checkout is read-only: working in $(COPY)" && mkdir -p $(COPY)
-	@tar --exclude=./.venv --exclude=./build --mode=u+w -cf - . | tar -C $(COPY) -xf -
+	@tar --exclude=./.venv --exclude=build --mode=u+w -cf - . | tar -C $(COPY) -xf -
 	@$(MAKE) --no-print-directory -C $(COPY) demo
 endif
 
-# Everything, with the cluster of KUBECONFIG where there is one; then the cluster tests once more, on the embedded one.
-test: check browser
-	$(BIN)/pytest
-	@command -v kubectl >/dev/null || echo "tests/cluster on the embedded cluster left out: kubectl is not installed"
-	! command -v kubectl >/dev/null || $(BIN)/python -m prefect_cd.local -- $(BIN)/pytest tests/cluster
+# Tests wait most of the time, so more of them run side by side than there are cores; `alone` marks those that cannot.
+WORKERS ?= 6
+UNIT_WORKERS ?= 3
+PYTEST := $(BIN)/pytest --durations=10
+BESIDE := -m 'not alone' --numprocesses=$(WORKERS) --dist=loadfile
+ALONE := -m alone
+EMBEDDED := $(BIN)/python -m prefect_cd_local --
+COVERED := tests/unit tests/tasks tests/flows
+SCENARIOS := tests/cluster
+CONFORMANCE := $(LOCAL)/tests/conformance
+
+# Every scenario on one cluster: that of KUBECONFIG and REGISTRY, else the embedded one. Conformance ties both together.
+test: check coverage browser
+ifneq ($(and $(KUBECONFIG),$(REGISTRY)),)
+	$(PYTEST) $(BESIDE) tests/browser $(LOCAL)/tests/unit $(SCENARIOS) $(CONFORMANCE)
+	$(PYTEST) $(ALONE) $(SCENARIOS) $(CONFORMANCE)
+else
+	$(PYTEST) $(BESIDE) tests/browser $(LOCAL)/tests/unit $(CONFORMANCE)
+	$(PYTEST) $(ALONE) $(CONFORMANCE)
+	$(MAKE) --no-print-directory test-embedded
+endif
+
+# The scenarios on the embedded cluster.
+test-embedded: $(STAMP) browser
+	@command -v kubectl >/dev/null || echo "$(SCENARIOS) left out: kubectl is not installed"
+	! command -v kubectl >/dev/null || $(EMBEDDED) $(PYTEST) $(BESIDE) $(SCENARIOS)
+	! command -v kubectl >/dev/null || $(EMBEDDED) $(PYTEST) $(ALONE) $(SCENARIOS)
+
+# Every scenario on both clusters.
+test-all: test test-embedded
+
+# The tests without a cluster, with the lowest supported versions of the direct dependencies and with the newest of all.
+# Each has an environment of its own with the built wheels, so that no test reads the sources by accident.
+test-versions: test-lowest test-newest
+
+test-lowest test-newest: test-%: $(STAMP)
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT \
+	  && $(BIN)/python -m build --no-isolation --wheel --outdir "$$folder" . >/dev/null \
+	  && $(BIN)/python -m build --no-isolation --wheel --outdir "$$folder" $(LOCAL) >/dev/null \
+	  && $(BIN)/python tests/versions.py $* >"$$folder/constraints.txt" \
+	  && $(PYTHON) -m venv "$$folder/venv" \
+	  && "$$folder/venv/bin/pip" install --quiet --disable-pip-version-check --no-compile --constraint "$$folder/constraints.txt" \
+	    --find-links "$$folder" "$$(echo "$$folder"/prefect_cd-*.whl)[dev,local]" \
+	  && "$$folder/venv/bin/python" tests/versions.py installed | paste --serial --delimiters=" " \
+	  && "$$folder/venv/bin/pytest" --quiet --numprocesses=$(UNIT_WORKERS) --dist=loadfile $(COVERED)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	@$(MAKE) --no-print-directory typed
 	$(BIN)/lint-imports
 
+# Branch coverage of core, tasks, flows and deployments by the tests without a cluster; its floor is in pyproject.toml.
+coverage: $(STAMP)
+	$(PYTEST) --numprocesses=$(UNIT_WORKERS) --dist=loadfile --cov --cov-report=term $(COVERED)
+
+# The library as a user's editor sees it: strictly, and from a folder outside of this checkout.
+typed: $(STAMP)
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && cp examples/own_flow.py tests/consumer/* "$$folder" \
+	  && $(BIN)/pyright --project "$$folder" --pythonpath $(BIN)/python
+
 unit: $(STAMP)
-	$(BIN)/pytest tests/unit
+	$(PYTEST) --numprocesses=$(UNIT_WORKERS) --dist=worksteal tests/unit $(LOCAL)/tests/unit
 
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The pages of docs/ that are generated from the code, and the drawing of its imports.
+docs graph: $(STAMP)
+	$(BIN)/python docs/generator/generate_docs.py
 
 schema: $(STAMP)
 	$(BIN)/prefect-cd schema > deployments/pipeline.schema.json
@@ -78,6 +138,7 @@ bench-verdict: $(STAMP)
 
 dist: $(STAMP)
 	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m build --outdir dist $(LOCAL)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build $(LOCAL)/build dist *.egg-info $(LOCAL)/src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -10,7 +10,7 @@ from tests.cluster.harness import Server
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A Prefect server with a home of its own."""
+    """A Prefect server for each worker: SQLite refuses writes where too many come at once."""
     with Server(tmp_path_factory.mktemp("prefect")).running() as running:
         yield running
 

@@ -33,7 +33,7 @@ def recovered() -> None:
         wait_for(lambda: _done("-n", namespace, *create), "no deployment can be made")
         wait_for(lambda: _done("-n", namespace, "expose", "deployment", "again"), "no service can be made")
         reached = ["get", "endpointslices", "-o", "jsonpath={.items[*].endpoints[*].conditions.ready}"]
-        wait_for(lambda: kubectl("-n", namespace, *reached, check=False) == "true", "it has not recovered", 180)
+        wait_for(lambda: kubectl("-n", namespace, *reached, check=False) == "true", "it has not recovered")
     finally:
         remove_namespaces([namespace])
 

@@ -1,6 +1,7 @@
 """Real parts for tests of flows: git repositories, a Prefect server, served pipelines, their runs, and kubectl."""
 
 import base64
+import ctypes
 import gzip
 import json
 import os
@@ -28,20 +29,22 @@ REGISTRY = os.environ.get("REGISTRY", "")
 BUILDER = os.environ.get("BUILDER") or "buildah"
 HELLO = f"{REGISTRY}/test/hello"
 HTTPD = "httpd -f -p 8080 -h /www"  # of busybox; where the base is a whole system, it has Python
-SESSION = f"t-{token_hex(2)}"  # begins the names of namespaces, so that two sessions can share a cluster
-_LOOK_EVERY = 0.3
+SESSION = f"t-{token_hex(3)}"  # begins the names of namespaces, so that sessions and workers can share a cluster
+PATIENCE = 300.0  # seconds for what takes a few when the machine is idle: how long is not what the tests are about
+_FIRST_LOOKS_EVERY, _LATER_LOOKS_EVERY = 0.1, 1.0  # seconds: an impatient test takes the cores from what it waits for
 _ENDED = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 _BY_THEMSELVES = frozenset({"Expired", "Superseded"})  # what a waiting run becomes without an answer
 
 
-def wait_for(condition: Callable[[], Any], what: Callable[[], str] | str, seconds: float = 60) -> Any:  # noqa: ANN401
+def wait_for(condition: Callable[[], Any], what: Callable[[], str] | str, seconds: float = PATIENCE) -> Any:  # noqa: ANN401
     """What `condition` answers as soon as it is neither False nor None."""
-    give_up = time.monotonic() + seconds
+    give_up, pause = time.monotonic() + seconds, _FIRST_LOOKS_EVERY
     while time.monotonic() < give_up:
         answer = condition()
         if answer is not None and answer is not False:
             return answer
-        time.sleep(_LOOK_EVERY)
+        time.sleep(pause)
+        pause = min(_LATER_LOOKS_EVERY, 1.3 * pause)
     raise AssertionError(f"not within {seconds:.0f} s: {what if isinstance(what, str) else what()}")
 
 
@@ -259,7 +262,8 @@ def shop_pipeline(name: str, repository: Path) -> dict[str, Any]:
     return pipeline
 
 
-_IN_A_CONTAINER = ["--isolation", "chroot", "--network", "host"]
+# without layers, buildah installs the shop's dependencies for each commit anew
+_IN_A_CONTAINER = ["--isolation", "chroot", "--network", "host", "--layers"]
 BUILT = {"builder": BUILDER, "options": _IN_A_CONTAINER if BUILDER == "buildah" else []}
 
 
@@ -322,14 +326,14 @@ class Server:
                 return None if answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE else answer
             return None
 
-        answer: httpx.Response = wait_for(ask, f"no answer to {method} {path}", 120)
+        answer: httpx.Response = wait_for(ask, f"no answer to {method} {path}")
         return answer
 
     @contextmanager
     def running(self) -> Iterator["Server"]:
         command = [PROGRAMS / "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
         with process(command, self.environment, self.folder / "server.log") as server:
-            wait_for(lambda: self._healthy() or server.poll() is not None, "the server does not answer", 150)
+            wait_for(lambda: self._healthy() or server.poll() is not None, "the server does not answer")
             assert server.poll() is None, (self.folder / "server.log").read_text()
             with closing(self._client):
                 yield self
@@ -360,12 +364,22 @@ def remove_namespaces(names: Iterator[str] | Sequence[str]) -> None:
     kubectl("delete", "namespaces", "--ignore-not-found", "--wait=false", *names, check=False)
 
 
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with_parent() -> None:
+    """Have Linux end a program when its parent is killed, as xdist does to workers when a session is interrupted."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 @contextmanager
 def process(
     command: Sequence[str | Path], environment: Mapping[str, str], log: Path
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """A program in the background, ended by its own id, gently first."""
-    with log.open("ab") as out, subprocess.Popen(command, env=environment, stdout=out, stderr=out) as started:
+    options: dict[str, Any] = {"env": environment, "preexec_fn": _end_with_parent}
+    with log.open("ab") as out, subprocess.Popen(command, stdout=out, stderr=out, **options) as started:
         try:
             yield started
         finally:
@@ -409,9 +423,9 @@ class Application:
             assert self.process.poll() is None, log.read_text()
             return all(self.server.get(f"/deployments/name/{flow}/{self.name}") for flow in ("release", "recover"))
 
-        wait_for(served, log.read_text, 90)
-        # housekeeping starts one recovery of each application: after it, the machine is quiet
-        wait_for(lambda: any(run.ended for run in self.runs("recover")), log.read_text, 90)
+        wait_for(served, log.read_text, PATIENCE)
+        # `serve` starts one recovery of each application: after it, the machine is quiet
+        wait_for(lambda: any(run.ended for run in self.runs("recover")), log.read_text, PATIENCE)
 
     def release(self, revision: str) -> "Run":
         """Start a release through the API."""
@@ -470,7 +484,7 @@ class Run:
     def ended(self) -> bool:
         return self.state["type"] in _ENDED
 
-    def wait(self, *names: str, seconds: float = 180) -> "Run":
+    def wait(self, *names: str, seconds: float = PATIENCE) -> "Run":
         """Return when the state has one of the names; fail, with the log, when it can no longer get one."""
 
         def there() -> bool:
@@ -513,7 +527,7 @@ class Run:
             if not page:
                 return "\n".join(lines)
 
-    def says(self, text: str, seconds: float = 180) -> None:
+    def says(self, text: str, seconds: float = PATIENCE) -> None:
         """Return when the run's log contains the text."""
         wait_for(lambda: text in self.log(), lambda: f"no {text!r} in the log:\n\n{self.log()}", seconds)
 

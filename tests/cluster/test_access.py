@@ -28,7 +28,7 @@ from tests.cluster.harness import (
     wait_for,
 )
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 TOKEN = "the-token-of-the-repository"  # noqa: S105
 MANIFEST_SECRET = "the-word-in-a-manifest"  # noqa: S105
 KUSTOMIZATION = f"""\

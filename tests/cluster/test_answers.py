@@ -18,7 +18,7 @@ from tests.cluster.harness import (
     states,
 )
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 PRODUCTION = "k8s/production/hello.yaml"
 
 
@@ -55,9 +55,9 @@ def test_a_rejected_release_ends_as_rejected_and_changes_nothing(applications: d
 def test_an_answer_without_a_name_or_from_somebody_else_is_asked_again(applications: dict[str, Application]) -> None:
     run = applications["answers"].release("main").wait("Suspended")
     run.answer(name="  ").wait("Suspended")
-    assert "a decision needs the name of who decides" in run.form()
+    assert "a decision needs the approver's name" in run.form()
     run.answer(name="a stranger").wait("Suspended")
-    assert "a stranger may not decide here; these may: approver one, approver two" in run.form()
+    assert "a stranger is not an approver here; approvers are: approver one, approver two" in run.form()
     assert applications["answers"].production not in namespaces()
     run.answer(name="approver two", comment="fine").wait("Completed")
     (record,) = records(applications["answers"].production)
@@ -67,7 +67,7 @@ def test_an_answer_without_a_name_or_from_somebody_else_is_asked_again(applicati
 def test_a_question_that_nobody_answers_expires(applications: dict[str, Application]) -> None:
     application = applications["expiring"]
     run = application.release("main").wait("Suspended", "Expired").wait("Expired")
-    assert "nobody decided" in run.message
+    assert "expired without a decision" in run.message
     assert application.production not in namespaces()
 
 

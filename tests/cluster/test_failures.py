@@ -125,7 +125,7 @@ def test_a_crash_fails_early_with_the_last_line_of_the_traceback(
     repository.patch(SHOP / "versions" / "crash.patch", "Tell people whom to ask")
     with server.serving(shop_pipeline("crash", repository.path)) as (shop,):
         run = shop.release("main").wait("Failed")
-        assert "there is nothing to go back to" in run.message
+        assert "there is nothing to roll back to" in run.message
         artifact = run.artifacts()["crash-staging-rollout-failed"]
         assert "KeyError: 'SHOP_SUPPORT_EMAIL'" in artifact["data"]
         assert states(shop.staging) == ["failed"]

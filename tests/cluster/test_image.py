@@ -17,8 +17,9 @@ import pytest
 from prefect_cd.errors import BuildFailed, Forbidden, RegistryUnreachable
 from prefect_cd.pipeline.models import ImageSettings
 from prefect_cd.release import registry
-from prefect_cd.release.image import build, find_image
+from prefect_cd.release.image import find_image
 from prefect_cd.release.model import Commit
+from tests.images import build
 
 pytestmark = [
     pytest.mark.cluster,

@@ -17,7 +17,7 @@ from tests.cluster.harness import (
     states,
 )
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 PRODUCTION = "k8s/production/hello.yaml"
 
 

@@ -17,7 +17,7 @@ from tests.cluster.harness import (
     wait_for,
 )
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(700), needs_restarts]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(700), pytest.mark.alone, needs_restarts]
 
 
 @pytest.fixture
@@ -39,7 +39,8 @@ def test_a_release_survives_a_restart_of_the_api_server(
 ) -> None:
     slow = {"k8s/production/hello.yaml": hello_manifests(slow=30, greeting="slow")}
     run = application.release(repository.commit(slow, "Take care"))
-    wait_for(lambda: "old to go" in run.log().partition("record 2 of production is in the cluster")[2], run.log, 180)
+    recorded = "record 2 of production is in the cluster"
+    wait_for(lambda: "old pending termination" in run.log().partition(recorded)[2], run.log)
     restart("kube-apiserver", 30, "KILL")  # longer than the lock's lease
     run.wait("Completed", seconds=400)  # the node, too, needs its time to find the server again
     assert states(application.production) == ["known-good", "known-good"]

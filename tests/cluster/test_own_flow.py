@@ -24,7 +24,7 @@ from tests.cluster.harness import (
     wait_for,
 )
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 STAGING = "k8s/staging/hello.yaml"
 
 

@@ -101,7 +101,6 @@ def test_i4_a_killed_rollout_is_taken_back_with_no_person_involved(
     done = wait_for(
         lambda: [each for each in application.runs("recover") if each.name == "Rolled back"] or None,
         "no recovery brought it back",
-        180,
     )
     recovery = done[0]
     assert "was interrupted" in recovery.message
@@ -119,7 +118,7 @@ def test_i4_a_cancelled_rollout_is_taken_back_with_no_person_involved(
     run = in_the_middle(application, application.release(slow))
     run.cancel()
     run.wait("Cancelled")
-    wait_for(lambda: is_whole(application), "production is not whole again", 120)
+    wait_for(lambda: is_whole(application), "production is not whole again")
     wait_for(lambda: states(application.production)[-1] == "rolled-back", "the record is not settled")
 
 

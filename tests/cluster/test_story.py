@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
-from prefect_cd.gates.browser.suite import find_browser
+from prefect_cd.gates.browser.executable import find_browser
 from prefect_cd.manifests.diff import strip
 from tests.cluster.harness import (
     REGISTRY,
@@ -32,7 +32,7 @@ from tests.cluster.harness import (
     wait_for,
 )
 
-pytestmark = [pytest.mark.cluster, pytest.mark.browser, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.cluster, pytest.mark.browser, pytest.mark.timeout(600)]
 _CLICKS_AGAIN = 10.0  # seconds
 CONFIG = "k8s/production/configmap.yaml"
 ANNOUNCEMENT = "Free samples with every order this month"
@@ -92,7 +92,7 @@ def ui(server: Server) -> Iterator[Page]:
 @pytest.fixture(scope="module")
 def first(shop: Application, commits: Commits) -> Run:
     """Version 1, started by command, approved through the API."""
-    run = shop.run_by_command("release", revision=commits.v1).wait("Suspended", seconds=240)
+    run = shop.run_by_command("release", revision=commits.v1).wait("Suspended")
     return run.answer(comment="the first one").wait("Completed")
 
 
@@ -113,7 +113,7 @@ def again(shop: Application, commits: Commits, before_again: object) -> Run:
 def asked(shop: Application, commits: Commits, again: Run) -> Run:
     """Version 2 waits for a person."""
     assert again.ended
-    return shop.release(commits.v2).wait("Suspended", seconds=240)
+    return shop.release(commits.v2).wait("Suspended")
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def version_2(shop: Application, second: Run) -> dict[str, Any]:
 def third(shop: Application, version_2: object) -> Run:
     """Version 3 by the branch's name, approved; it fails in production only."""
     assert version_2
-    return shop.run_by_command("release").wait("Suspended", seconds=240).answer().wait("Rolled back")
+    return shop.run_by_command("release").wait("Suspended").answer().wait("Rolled back")
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +250,7 @@ def test_what_fails_in_production_only_is_taken_back(
     shop: Application, third: Run, version_2: dict[str, Any], commits: Commits
 ) -> None:
     assert "zero downtime failed" in third.message  # its users noticed, before any gate was asked
-    assert "answered 500" in third.message
+    assert "with status 500" in third.message
     assert states(shop.production) == ["known-good", "known-good", "rolled-back"]
     assert written(shop.production) == version_2
     assert images(shop.production) == {f"{REGISTRY}/test/shop@{records(shop.production)[1]['image']['digest']}"}

@@ -30,7 +30,7 @@ from tests.cluster.harness import (
     wait_for,
 )
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 NAME = "wrong"
 IMAGE = f"{REGISTRY}/test/wrong"
 ACCOUNT = f"{SESSION}-wrong"
@@ -50,11 +50,11 @@ WORDS = {
     "wrong value": ["Failed", f"{MORE}:2", "99999"],
     "not YAML": ["Failed", f"{MORE}:3", "not YAML"],
     "other namespace": ["Failed", f"{MORE}:1", "'default'", "leave metadata.namespace out"],
-    "cluster-scoped": ["Failed", f"{MORE}:1", "belongs to the whole cluster", "cluster_scoped"],
+    "cluster-scoped": ["Failed", f"{MORE}:1", "is cluster-scoped", "cluster_scoped"],
     "unreachable repository": ["Errored", "repository-unreachable", "git ls-remote"],
     "missing repository": ["Failed", "there is no such repository", "source.repository"],
     "no builder": ["Failed", "missing-tool", "docker does not work"],
-    "push refused": ["Failed", "forbidden", "refuses the push"],
+    "push refused": ["Failed", "forbidden", "denies the push"],
     "no Dockerfile": ["Failed", "the commit has no", "image.dockerfile"],
     "unknown context": ["Failed", "there is no context 'nowhere'", "kubectl config get-contexts"],
     "unreachable cluster": ["Errored", "cluster-unreachable"],
@@ -167,7 +167,7 @@ def released(application: Application, pipeline: dict[str, Any]) -> Run:
 
 def wait_until_read(run: Run) -> None:
     """The pipeline file is read once, at the start of a run: after the first task it may be changed."""
-    wait_for(lambda: run.ended or bool(run.tasks()), run.log, 180)
+    wait_for(lambda: run.ended or bool(run.tasks()), run.log)
 
 
 def with_(right: dict[str, Any], **changes: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -217,6 +217,6 @@ def said(run: Run, words: list[str]) -> None:
 
 def test_no_mistake_leaves_anything_behind(runs: dict[str, Run]) -> None:
     for run in runs.values():
-        wait_for(lambda run=run: run.ended, run.log, 120)
+        wait_for(lambda run=run: run.ended, run.log)
     assert not {name for name in namespaces() if name.startswith(f"{SESSION}-{NAME}-")}
     assert tags(IMAGE) == set()

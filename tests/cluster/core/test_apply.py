@@ -1,4 +1,4 @@
-"""From objects to an environment: what is planned, what is written, what is pruned, and what never is."""
+"""From objects to an environment: what is planned, what is written, what is pruned, and what is left alone."""
 
 # ruff: noqa: ANN401  a fixture that is a class is of no type that can be imported
 import asyncio
@@ -29,7 +29,7 @@ Kubectl = Callable[..., str]
 
 
 @pytest.fixture
-def place(namespace: str) -> Ownership:
+def ownership(namespace: str) -> Ownership:
     return Ownership("shop", "staging", namespace)
 
 
@@ -42,14 +42,14 @@ def role(kubectl: Kubectl) -> Iterator[str]:
 
 
 async def bring(
-    cluster: Cluster, place: Ownership, *items: Object, force: bool = False, before: Sequence[Object] = ()
+    cluster: Cluster, ownership: Ownership, *items: Object, force: bool = False, before: Sequence[Object] = ()
 ) -> ChangeSet:
     """Plan, write and prune, as a release does it."""
-    objects = [place.label(item, "r1") for item in items]
+    objects = [ownership.label(item, "r1") for item in items]
     kinds = {(item["apiVersion"], item["kind"]) for item in before}
-    planned = await compute_changes(cluster, place, objects, force=force, known_kinds=kinds)
+    planned = await compute_changes(cluster, ownership, objects, force=force, known_kinds=kinds)
     await core.apply(cluster, objects, planned, force=force)
-    await prune(cluster, place, planned)
+    await prune(cluster, ownership, planned)
     return planned
 
 
@@ -58,17 +58,19 @@ def actions(planned: ChangeSet) -> dict[str, str]:
 
 
 async def versions(cluster: Cluster, *items: Object) -> list[str]:
-    live = [await cluster.get(Ref.of(item)) for item in items]
-    return [str(each["metadata"]["resourceVersion"]) if each else "" for each in live]
+    live_objects = [await cluster.get(Ref.of(item)) for item in items]
+    return [str(live["metadata"]["resourceVersion"]) if live else "" for live in live_objects]
 
 
-async def test_objects_are_created_configured_left_alone_and_pruned(place: Ownership, objects: Any) -> None:
-    n = place.namespace
+async def test_objects_are_created_configured_left_alone_and_pruned(ownership: Ownership, objects: Any) -> None:
+    n = ownership.namespace
     async with connect(ACCESS) as cluster:
-        first = await bring(cluster, place, *(objects.config_map(n, name, x="1") for name in "abc"), objects.service(n))
+        first = await bring(
+            cluster, ownership, *(objects.config_map(n, name, x="1") for name in "abc"), objects.service(n)
+        )
         assert set(actions(first).values()) == {"created"}
         second = await bring(
-            cluster, place, objects.config_map(n, "a", x="1"), objects.config_map(n, "b", x="2"), objects.service(n)
+            cluster, ownership, objects.config_map(n, "a", x="1"), objects.config_map(n, "b", x="2"), objects.service(n)
         )
         assert actions(second) == {
             "configmap/a": "unchanged",
@@ -81,13 +83,13 @@ async def test_objects_are_created_configured_left_alone_and_pruned(place: Owner
         live = await cluster.get(Ref("v1", "ConfigMap", n, "b"))
         assert live is not None
         assert live["data"] == {"x": "2"}
-        assert place.owns(live)
+        assert ownership.owns(live)
 
 
 @pytest.mark.needs("persistentvolumeclaims", "horizontalpodautoscalers.autoscaling", "cronjobs.batch")
 @pytest.mark.timeout(90)
-async def test_i8_the_second_apply_writes_nothing(place: Ownership, objects: Any) -> None:
-    n = place.namespace
+async def test_i8_the_second_apply_writes_nothing(ownership: Ownership, objects: Any) -> None:
+    n = ownership.namespace
     image = "localhost:5000/base/busybox:1"
     claim = {
         "apiVersion": "v1",
@@ -118,9 +120,9 @@ async def test_i8_the_second_apply_writes_nothing(place: Ownership, objects: Any
     written = [item for item in items if item is not deployment and item is not scaler]  # controllers write into these
     async with connect(ACCESS) as cluster:
         await published(cluster, n)
-        await bring(cluster, place, *items)
+        await bring(cluster, ownership, *items)
         before = await versions(cluster, *written)
-        second = await bring(cluster, place, *items)
+        second = await bring(cluster, ownership, *items)
         assert {change.action for change in second.changes} == {Action.UNCHANGED}
         assert not second.changes_something
         assert await versions(cluster, *written) == before
@@ -133,23 +135,23 @@ async def published(cluster: Cluster, namespace: str) -> None:
         await asyncio.sleep(0.05)
 
 
-async def test_a_set_that_did_not_change_is_not_written(place: Ownership, objects: Any) -> None:
-    item = objects.config_map(place.namespace, x="1")
+async def test_a_set_that_did_not_change_is_not_written(ownership: Ownership, objects: Any) -> None:
+    item = objects.config_map(ownership.namespace, x="1")
 
     async def stop() -> None:
         raise LockLost("nothing may be written")
 
     async with connect(ACCESS) as cluster:
-        await bring(cluster, place, item)
-        planned = await compute_changes(cluster, place, [place.label(item, "r1")])
-        await core.apply(cluster, [place.label(item, "r1")], planned, guard=stop)
+        await bring(cluster, ownership, item)
+        planned = await compute_changes(cluster, ownership, [ownership.label(item, "r1")])
+        await core.apply(cluster, [ownership.label(item, "r1")], planned, guard=stop)
 
 
 @pytest.mark.parametrize("bad", ["invalid", "strict", "other owner"])
-async def test_i1_nothing_is_written_when_one_of_many_objects_is_refused(
-    bad: str, place: Ownership, objects: Any, kubectl: Kubectl
+async def test_i1_nothing_is_written_when_the_server_refuses_one_of_many_objects(
+    bad: str, ownership: Ownership, objects: Any, kubectl: Kubectl
 ) -> None:
-    n = place.namespace
+    n = ownership.namespace
     many = [objects.config_map(n, f"m{number}") for number in range(20)]
     wrong = {
         "invalid": objects.service(n, port=99999),
@@ -160,38 +162,38 @@ async def test_i1_nothing_is_written_when_one_of_many_objects_is_refused(
     kubectl("apply", "--server-side", "--field-manager=helm", "-f", "-", stdin=theirs)
     async with connect(ACCESS) as cluster:
         with pytest.raises((InvalidManifest, OwnershipConflict)):
-            await bring(cluster, place, *many, wrong)
+            await bring(cluster, ownership, *many, wrong)
         kind = await cluster.kind("v1", "ConfigMap")
-        found = await cluster.list(kind, n, fields="metadata.name!=kube-root-ca.crt")
-        assert [(item["metadata"]["name"], item["data"]) for item in found] == [("theirs", {"a": "1"})]
+        config_maps = await cluster.list(kind, n, fields="metadata.name!=kube-root-ca.crt")
+        assert [(item["metadata"]["name"], item["data"]) for item in config_maps] == [("theirs", {"a": "1"})]
 
 
-async def test_i2_a_kind_that_is_no_longer_in_the_set_is_found_by_what_is_known_of_earlier_releases(
-    place: Ownership, objects: Any
+async def test_i2_an_object_of_a_kind_that_is_no_longer_in_the_set_is_pruned_if_earlier_releases_had_the_kind(
+    ownership: Ownership, objects: Any
 ) -> None:
-    n = place.namespace
+    n = ownership.namespace
     async with connect(ACCESS) as cluster:
-        await bring(cluster, place, objects.config_map(n), objects.service(n))
-        unknown = await bring(cluster, place, objects.config_map(n))
+        await bring(cluster, ownership, objects.config_map(n), objects.service(n))
+        unknown = await bring(cluster, ownership, objects.config_map(n))
         assert actions(unknown) == {"configmap/shop": "unchanged"}
-        known = await bring(cluster, place, objects.config_map(n), before=[objects.service(n)])
+        known = await bring(cluster, ownership, objects.config_map(n), before=[objects.service(n)])
         assert actions(known) == {"configmap/shop": "unchanged", "service/shop": "pruned"}
         assert await cluster.get(Ref("v1", "Service", n, "shop")) is None
 
 
-async def test_a_kind_that_the_cluster_no_longer_has_needs_no_pruning(place: Ownership, objects: Any) -> None:
+async def test_a_kind_that_the_cluster_no_longer_has_needs_no_pruning(ownership: Ownership, objects: Any) -> None:
     gone = {"apiVersion": "example.com/v1", "kind": "Widget"}
     async with connect(ACCESS) as cluster:
-        assert actions(await bring(cluster, place, objects.config_map(place.namespace), before=[gone])) == {
+        assert actions(await bring(cluster, ownership, objects.config_map(ownership.namespace), before=[gone])) == {
             "configmap/shop": "created"
         }
 
 
 @pytest.mark.needs("endpoints")
-async def test_others_objects_and_what_controllers_make_are_never_pruned(
-    place: Ownership, objects: Any, kubectl: Kubectl
+async def test_objects_of_other_managers_and_of_controllers_are_never_pruned(
+    ownership: Ownership, objects: Any, kubectl: Kubectl
 ) -> None:
-    n = place.namespace
+    n = ownership.namespace
     kubectl("-n", n, "create", "configmap", "theirs")
     for application, environment in (("other", "staging"), ("shop", "production")):
         other = Ownership(application, environment, n).label(objects.config_map(n, f"{application}-{environment}"))
@@ -199,22 +201,22 @@ async def test_others_objects_and_what_controllers_make_are_never_pruned(
     before = [{"apiVersion": "v1", "kind": kind} for kind in ("Endpoints", "Secret", "Namespace", "ConfigMap")]
     before.append({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice"})
     async with connect(ACCESS) as cluster:
-        await ensure_namespace(cluster, place)
-        await bring(cluster, place, objects.service(n), objects.config_map(n))
+        await ensure_namespace(cluster, ownership)
+        await bring(cluster, ownership, objects.service(n), objects.config_map(n))
         slices = await cluster.kind("discovery.k8s.io/v1", "EndpointSlice")
         endpoints = Ref("v1", "Endpoints", n, "shop")
         while not (await cluster.list(slices, n) and await cluster.get(endpoints)):
             await asyncio.sleep(0.05)
         await published(cluster, n)
-        second = await bring(cluster, place, objects.service(n), before=before)
+        second = await bring(cluster, ownership, objects.service(n), before=before)
         assert actions(second) == {"service/shop": "unchanged", "configmap/shop": "pruned"}
         names = {item["metadata"]["name"] for item in await cluster.list(await cluster.kind("v1", "ConfigMap"), n)}
         assert names == {"theirs", "other-staging", "shop-production", "kube-root-ca.crt"}
         assert await cluster.list(slices, n)
 
 
-async def test_i3_the_lock_and_the_records_are_never_pruned(place: Ownership, objects: Any, record: Any) -> None:
-    n = place.namespace
+async def test_i3_the_lock_and_the_records_are_never_pruned(ownership: Ownership, objects: Any, record: Any) -> None:
+    n = ownership.namespace
     lease = {
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
@@ -223,29 +225,31 @@ async def test_i3_the_lock_and_the_records_are_never_pruned(place: Ownership, ob
     }
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "k", "namespace": n}}
     async with connect(ACCESS) as cluster:
-        lock = Lock(ACCESS, place, "me", timedelta(seconds=1))
+        lock = Lock(ACCESS, ownership, "me", timedelta(seconds=1))
         await cluster.create(lock._lease(None))
-        written = await RecordStore(cluster, place).begin(record(place))
-        await bring(cluster, place, lease, secret)
+        written = await RecordStore(cluster, ownership).start(record(ownership))
+        await bring(cluster, ownership, lease, secret)
         kinds = [(item["apiVersion"], item["kind"]) for item in (lease, secret)]
-        assert {ref.name for ref in await core._owned_objects(cluster, place, kinds)} == {
+        assert {ref.name for ref in await core._owned_objects(cluster, ownership, kinds)} == {
             "own",
             "k",
         }  # records are large
-        planned = await bring(cluster, place, objects.config_map(n), before=[lease, secret])
+        planned = await bring(cluster, ownership, objects.config_map(n), before=[lease, secret])
         assert actions(planned) == {"configmap/shop": "created", "lease/own": "pruned", "secret/k": "pruned"}
         assert await cluster.get(lock._ref) is not None
-        assert (await RecordStore(cluster, place).newest()) == written
+        assert (await RecordStore(cluster, ownership).newest()) == written
 
 
-async def test_prune_leaves_alone_what_is_no_longer_ours(place: Ownership, objects: Any, kubectl: Kubectl) -> None:
-    n = place.namespace
+async def test_an_object_that_is_no_longer_ours_is_not_pruned(
+    ownership: Ownership, objects: Any, kubectl: Kubectl
+) -> None:
+    n = ownership.namespace
     async with connect(ACCESS) as cluster:
-        await bring(cluster, place, objects.config_map(n, "a"), objects.config_map(n, "b"))
-        planned = await compute_changes(cluster, place, [place.label(objects.config_map(n, "a"))])
+        await bring(cluster, ownership, objects.config_map(n, "a"), objects.config_map(n, "b"))
+        planned = await compute_changes(cluster, ownership, [ownership.label(objects.config_map(n, "a"))])
         assert actions(planned)["configmap/b"] == "pruned"
         kubectl("-n", n, "label", "configmap", "b", f"{labels.APPLICATION}=other", "--overwrite")
-        await prune(cluster, place, planned)
+        await prune(cluster, ownership, planned)
         assert await cluster.get(Ref("v1", "ConfigMap", n, "b")) is not None
 
 
@@ -274,45 +278,45 @@ async def test_an_object_of_another_environment_or_application_is_not_taken_over
         for other in (Ownership("shop", "production", namespace), Ownership("blog", "staging", namespace)):
             with pytest.raises(OwnershipConflict) as caught:
                 await bring(cluster, other, one)
-            assert f"{other.application} in {other.environment} would change what the application shop" in str(
+            assert f"{other.application} in {other.environment} would change an object of application shop" in str(
                 caught.value
             )
-            assert "in its environment staging made" in caught.value.reason
+            assert "of application shop in environment staging" in caught.value.reason
             assert "take_over" in caught.value.hint
-            with pytest.raises(OwnershipConflict, match="made"):
+            with pytest.raises(OwnershipConflict, match="an object of application shop"):
                 await validate(cluster, other, [other.label(one)], {Ref.of(one): "k8s/role.yaml:1"})
 
 
-async def test_an_object_that_was_there_is_taken_over_only_when_told_to(
-    place: Ownership, objects: Any, kubectl: Kubectl
+async def test_an_existing_object_is_taken_over_only_on_request(
+    ownership: Ownership, objects: Any, kubectl: Kubectl
 ) -> None:
-    """Also where the server sees no conflict, because nobody wants another value."""
-    n = place.namespace
+    """Also where the server reports no conflict, because no two managers want different values."""
+    n = ownership.namespace
     kubectl("-n", n, "create", "configmap", "shop", "--from-literal=theirs=1")
     item = objects.config_map(n, ours="2")
     async with connect(ACCESS) as cluster:
         with pytest.raises(OwnershipConflict, match="kubectl-create") as caught:
-            await bring(cluster, place, item)
+            await bring(cluster, ownership, item)
         assert caught.value.where == "configmap/shop"
-        before = await unowned_objects(cluster, place, [place.label(item)])
-        assert [each["data"] for each in before] == [{"theirs": "1"}]
+        before = await unowned_objects(cluster, ownership, [ownership.label(item)])
+        assert [item["data"] for item in before] == [{"theirs": "1"}]
         assert "uid" not in before[0]["metadata"]
-        assert actions(await bring(cluster, place, item, force=True)) == {"configmap/shop": "configured"}
-        assert await unowned_objects(cluster, place, [place.label(item)]) == ()
-        assert actions(await bring(cluster, place, item)) == {"configmap/shop": "unchanged"}
+        assert actions(await bring(cluster, ownership, item, force=True)) == {"configmap/shop": "configured"}
+        assert await unowned_objects(cluster, ownership, [ownership.label(item)]) == ()
+        assert actions(await bring(cluster, ownership, item)) == {"configmap/shop": "unchanged"}
 
 
-async def test_a_field_of_another_manager_is_taken_over_only_when_told_to(
-    place: Ownership, objects: Any, kubectl: Kubectl
+async def test_a_field_of_another_manager_is_taken_over_only_on_request(
+    ownership: Ownership, objects: Any, kubectl: Kubectl
 ) -> None:
-    n = place.namespace
+    n = ownership.namespace
     async with connect(ACCESS) as cluster:
-        await bring(cluster, place, objects.config_map(n, a="1"))
+        await bring(cluster, ownership, objects.config_map(n, a="1"))
         theirs = json.dumps(objects.config_map(n, a="9"))
         kubectl("apply", "--server-side", "--force-conflicts", "--field-manager=by-hand", "-f", "-", stdin=theirs)
         with pytest.raises(OwnershipConflict, match="by-hand"):
-            await bring(cluster, place, objects.config_map(n, a="1"))
-        planned = await bring(cluster, place, objects.config_map(n, a="1"), force=True)
+            await bring(cluster, ownership, objects.config_map(n, a="1"))
+        planned = await bring(cluster, ownership, objects.config_map(n, a="1"), force=True)
         assert "-  a: '9'" in planned.changes[0].diff
         assert "+  a: '1'" in planned.changes[0].diff
 
@@ -320,108 +324,111 @@ async def test_a_field_of_another_manager_is_taken_over_only_when_told_to(
 # --- the namespace ---------------------------------------------------------------------------------------------------
 
 
-async def test_a_plan_for_a_namespace_that_is_missing_asks_the_server_and_makes_nothing(
-    no_namespace: str, objects: Any
-) -> None:
-    place = Ownership("shop", "staging", no_namespace)
+async def test_a_plan_for_a_missing_namespace_is_dry_run_and_creates_nothing(no_namespace: str, objects: Any) -> None:
+    ownership = Ownership("shop", "staging", no_namespace)
     own = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": no_namespace}}
-    good = [place.label(each) for each in (own, objects.config_map(no_namespace, a="1"))]
-    wrong = [place.label({**objects.config_map(no_namespace), "dat": {}})]
+    good = [ownership.label(item) for item in (own, objects.config_map(no_namespace, a="1"))]
+    wrong = [ownership.label({**objects.config_map(no_namespace), "dat": {}})]
     async with connect(ACCESS) as cluster:
-        planned = await compute_changes(cluster, place, good)
+        planned = await compute_changes(cluster, ownership, good)
         assert set(actions(planned).values()) == {"created"}
         assert "+  a: '1'" in planned.changes[1].diff
-        await validate(cluster, place, good, {Ref.of(item): "x" for item in good})
-        for refusing in (
-            compute_changes(cluster, place, wrong),
-            validate(cluster, place, wrong, {Ref.of(wrong[0]): "k8s/a:1"}),
+        await validate(cluster, ownership, good, {Ref.of(item): "x" for item in good})
+        for dry_run in (
+            compute_changes(cluster, ownership, wrong),
+            validate(cluster, ownership, wrong, {Ref.of(wrong[0]): "k8s/a:1"}),
         ):
             with pytest.raises(InvalidManifest, match="dat"):
-                await refusing
+                await dry_run
         assert await cluster.get(Ref.of(own)) is None
 
 
-async def test_a_missing_namespace_is_made_as_ours_and_an_existing_one_is_left_as_it_is(
+async def test_a_missing_namespace_is_created_as_ours_and_an_existing_one_is_left_alone(
     no_namespace: str, namespace: str
 ) -> None:
     async with connect(ACCESS) as cluster:
         for name, ours in ((no_namespace, True), (namespace, False)):
-            place = Ownership("shop", "staging", name)
-            await ensure_namespace(cluster, place)
-            await ensure_namespace(cluster, place)
+            ownership = Ownership("shop", "staging", name)
+            await ensure_namespace(cluster, ownership)
+            await ensure_namespace(cluster, ownership)
             live = await cluster.get(Ref("v1", "Namespace", "", name))
             assert live is not None
-            assert place.owns(live) == ours
+            assert ownership.owns(live) == ours
 
 
-# --- complaints ------------------------------------------------------------------------------------------------------
+# --- errors ----------------------------------------------------------------------------------------------------------
 
 
-async def test_what_the_server_refuses_is_told_with_file_and_line(place: Ownership, objects: Any) -> None:
-    items = [place.label(each) for each in (objects.config_map(place.namespace), objects.service(place.namespace))]
+async def test_an_object_that_the_server_refuses_is_an_error_with_file_and_line(
+    ownership: Ownership, objects: Any
+) -> None:
+    items = [
+        ownership.label(item)
+        for item in (objects.config_map(ownership.namespace), objects.service(ownership.namespace))
+    ]
     items[1]["spec"]["ports"][0]["port"] = 99999
-    written = {Ref.of(item): f"k8s/app.yaml:{line}" for line, item in enumerate(items, start=1)}
+    locations = {Ref.of(item): f"k8s/app.yaml:{line}" for line, item in enumerate(items, start=1)}
     async with connect(ACCESS) as cluster:
         with pytest.raises(InvalidManifest, match="65535") as caught:
-            await validate(cluster, place, items, written)
+            await validate(cluster, ownership, items, locations)
         assert caught.value.where == "k8s/app.yaml:2: service/shop"
         assert await cluster.get(Ref.of(items[0])) is None
 
 
-async def test_a_kind_that_the_cluster_does_not_have_is_told_with_file_and_line(objects: Any) -> None:
-    found = [load.Manifest({**objects.config_map("x"), "kind": "Widget"}, "k8s/app.yaml:7")]
+async def test_a_kind_that_the_cluster_does_not_have_is_an_error_with_file_and_line(objects: Any) -> None:
+    manifests = [load.Manifest({**objects.config_map("x"), "kind": "Widget"}, "k8s/app.yaml:7")]
     async with connect(ACCESS) as cluster:
         with pytest.raises(InvalidManifest, match="no kind Widget") as caught:
-            await core.prepare_objects(cluster, found, "x", ())
+            await core.prepare_objects(cluster, manifests, "x", ())
     assert caught.value.where == "k8s/app.yaml:7"
 
 
-async def test_i7_a_plan_never_shows_a_secrets_value(place: Ownership, kubectl: Kubectl) -> None:
-    """Not what the commit says, not what is live, and not what kubectl remembers of it."""
-    metadata = {"name": "k", "namespace": place.namespace}
+async def test_i7_a_plan_never_shows_a_secrets_value(ownership: Ownership, kubectl: Kubectl) -> None:
+    """Neither the value of the commit, nor the live one, nor the one in kubectl's annotation."""
+    metadata = {"name": "k", "namespace": ownership.namespace}
     item = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"a": "hunter1"}}
     kubectl("apply", "-f", "-", stdin=json.dumps(item))
-    other = place.label({**item, "stringData": {"a": "hunter2", "b": "hunter3"}})
+    other = ownership.label({**item, "stringData": {"a": "hunter2", "b": "hunter3"}})
     async with connect(ACCESS) as cluster:
         for force in (True, False):
-            planned = await compute_changes(cluster, place, [other], force=force)
+            planned = await compute_changes(cluster, ownership, [other], force=force)
             assert diff.HIDDEN_CHANGED in planned.changes[0].diff
             text = planned.model_dump_json()
             for value in ("hunter", "aHVudGVy"):  # plain, and the beginning of its base64
                 assert value not in text
             await core.apply(cluster, [other], planned, force=force)
-            other = place.label({**item, "stringData": {"a": "hunter4"}})
+            other = ownership.label({**item, "stringData": {"a": "hunter4"}})
 
 
 # --- digest and parallel work ----------------------------------------------------------------------------------------
 
 
 async def test_i5_the_digest_changes_with_the_lines_that_change_and_with_nothing_else(
-    place: Ownership, objects: Any, kubectl: Kubectl
+    ownership: Ownership, objects: Any, kubectl: Kubectl
 ) -> None:
-    n = place.namespace
+    n = ownership.namespace
 
     async def digest(cluster: Cluster, **data: str) -> str:
-        items = [place.label(objects.config_map(n, name, **data)) for name in ("a", "b")]
-        return (await compute_changes(cluster, place, items)).digest
+        items = [ownership.label(objects.config_map(n, name, **data)) for name in ("a", "b")]
+        return (await compute_changes(cluster, ownership, items)).digest
 
     async with connect(ACCESS) as cluster:
-        await bring(cluster, place, *(objects.config_map(n, name, x="1") for name in ("a", "b")))
-        asked = await digest(cluster, x="2")
+        await bring(cluster, ownership, *(objects.config_map(n, name, x="1") for name in ("a", "b")))
+        approved = await digest(cluster, x="2")
         kubectl("-n", n, "annotate", "configmap", "a", "note=beside")
-        assert await digest(cluster, x="2") == asked
-        assert await digest(cluster, x="3") != asked
+        assert await digest(cluster, x="2") == approved
+        assert await digest(cluster, x="3") != approved
         kubectl("-n", n, "patch", "configmap", "a", "-p", '{"data": {"y": "9"}}')
-        await bring(cluster, place, objects.config_map(n, "a", x="1"), objects.config_map(n, "b", x="2"))
-        assert await digest(cluster, x="2") != asked
+        await bring(cluster, ownership, objects.config_map(n, "a", x="1"), objects.config_map(n, "b", x="2"))
+        assert await digest(cluster, x="2") != approved
 
 
-async def test_after_an_error_nothing_more_is_begun_and_what_runs_is_awaited() -> None:
-    begun: list[int] = []
+async def test_after_an_error_no_more_work_starts_and_running_work_is_awaited() -> None:
+    started: list[int] = []
     ended: list[int] = []
 
     async def work(number: int) -> None:
-        begun.append(number)
+        started.append(number)
         await asyncio.sleep(0)
         if number == 3:
             raise ClusterUnreachable("gone")
@@ -430,11 +437,11 @@ async def test_after_an_error_nothing_more_is_begun_and_what_runs_is_awaited() -
 
     with pytest.raises(ClusterUnreachable, match="gone"):
         await parallel(work(number) for number in range(100))
-    assert begun == list(range(16))
+    assert started == list(range(16))
     assert sorted(ended) == [number for number in range(16) if number != 3]
 
 
-async def test_a_mistake_of_our_own_leaves_no_writer_behind_either() -> None:
+async def test_after_an_unexpected_error_running_work_is_awaited_too() -> None:
     ended: list[int] = []
 
     async def work(number: int) -> None:

@@ -1,4 +1,4 @@
-"""The one checked call path: what the API server refuses is raised, in words that say what to do."""
+"""Every request takes one checked path: what the API server rejects is raised, with a hint at what to do."""
 
 # ruff: noqa: ANN401  a fixture that is a class is of no type that can be imported
 import asyncio
@@ -77,7 +77,7 @@ async def test_a_conflict_names_both_owners_and_the_field(namespace: str, object
         assert (await cluster.apply(objects.config_map(namespace, a="2"), force=True))["data"] == {"a": "2"}
 
 
-async def test_an_object_that_the_server_finds_invalid_raises_in_its_words(namespace: str, objects: Any) -> None:
+async def test_an_invalid_object_raises_with_the_message_of_the_server(namespace: str, objects: Any) -> None:
     service = objects.service(namespace, port=99999)
     async with connect(ACCESS) as cluster:
         with pytest.raises(InvalidManifest, match=r"must be between 1 and 65535") as caught:
@@ -86,14 +86,14 @@ async def test_an_object_that_the_server_finds_invalid_raises_in_its_words(names
 
 
 @pytest.mark.parametrize("how", ["apply", "dry run", "create"])
-async def test_a_field_that_does_not_exist_is_the_manifests_fault(how: str, namespace: str, objects: Any) -> None:
+async def test_an_unknown_field_is_an_error_of_the_manifest(how: str, namespace: str, objects: Any) -> None:
     item = {**objects.config_map(namespace), "dat": {"a": "b"}}
     async with connect(ACCESS, patience=SHORT) as cluster:
         with pytest.raises(InvalidManifest, match="dat"):
             await (cluster.create(item) if how == "create" else cluster.apply(item, dry_run=how == "dry run"))
 
 
-async def test_a_value_of_the_wrong_type_is_answered_with_500_and_is_the_manifests_fault(
+async def test_a_value_of_the_wrong_type_is_answered_with_500_and_is_an_error_of_the_manifest(
     namespace: str, objects: Any
 ) -> None:
     item = {**objects.config_map(namespace), "data": {"a": 1}}
@@ -114,7 +114,9 @@ async def test_a_value_of_the_wrong_type_is_answered_with_500_and_is_the_manifes
         {"type": "kubernetes.io/dockerconfigjson", "stringData": {".dockerconfigjson": "314159"}},
     ],
 )
-async def test_i7_a_secret_that_is_refused_is_refused_without_its_values(wrong: dict[str, Any], namespace: str) -> None:
+async def test_i7_the_error_about_an_invalid_secret_does_not_contain_its_values(
+    wrong: dict[str, Any], namespace: str
+) -> None:
     item = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys", "namespace": namespace}, **wrong}
     async with connect(ACCESS, patience=SHORT) as cluster:
         for attempt in (cluster.apply(item, dry_run=True), cluster.create(item, dry_run=True)):
@@ -125,7 +127,7 @@ async def test_i7_a_secret_that_is_refused_is_refused_without_its_values(wrong: 
             assert base64.b64encode(b"314159").decode() not in str(caught.value)
 
 
-async def test_a_kind_that_the_cluster_does_not_have_is_a_mistake_of_the_manifest(objects: Any) -> None:
+async def test_a_kind_that_the_cluster_does_not_serve_is_an_error_of_the_manifest(objects: Any) -> None:
     async with connect(ACCESS) as cluster:
         for api_version, kind in (("v1", "Widget"), ("example.com/v1", "Widget"), ("v9", "ConfigMap")):
             with pytest.raises(InvalidManifest, match=f"no kind {kind} in {api_version}") as caught:
@@ -133,7 +135,7 @@ async def test_a_kind_that_the_cluster_does_not_have_is_a_mistake_of_the_manifes
             assert "kubectl api-resources" in caught.value.hint
 
 
-async def test_a_subresource_is_no_kind() -> None:
+async def test_a_subresource_is_not_a_kind() -> None:
     async with connect(ACCESS) as cluster:
         with pytest.raises(InvalidManifest):
             await cluster.kind("apps/v1", "Scale")
@@ -141,9 +143,7 @@ async def test_a_subresource_is_no_kind() -> None:
 
 
 @pytest.mark.needs("resourcequotas")
-async def test_a_quota_that_is_exceeded_is_no_lack_of_permission(
-    namespace: str, objects: Any, kubectl: Kubectl
-) -> None:
+async def test_an_exceeded_quota_is_not_a_missing_permission(namespace: str, objects: Any, kubectl: Kubectl) -> None:
     kubectl("-n", namespace, "create", "quota", "q", "--hard=services=0")
     quota = Ref("v1", "ResourceQuota", namespace, "q")
     async with connect(ACCESS) as cluster:
@@ -156,13 +156,13 @@ async def test_a_quota_that_is_exceeded_is_no_lack_of_permission(
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-async def test_get_of_nothing_is_none(namespace: str) -> None:
+async def test_get_of_a_missing_object_is_none(namespace: str) -> None:
     async with connect(ACCESS) as cluster:
         assert await cluster.get(Ref("v1", "ConfigMap", namespace, "none")) is None
         assert await cluster.get(Ref("v1", "Namespace", "", "h-core-none")) is None
 
 
-async def test_i7_a_name_that_is_a_path_reaches_nothing_else(namespace: str, objects: Any) -> None:
+async def test_i7_a_name_with_a_path_in_it_reaches_no_other_object(namespace: str, objects: Any) -> None:
     async with connect(ACCESS) as cluster:
         await cluster.apply(objects.config_map(namespace, "target"))
         path = f"../../{namespace}/configmaps/target"
@@ -176,9 +176,9 @@ async def test_a_list_is_read_page_by_page(namespace: str, objects: Any, monkeyp
         for name in "abcde":
             await cluster.apply(objects.config_map(namespace, name, x=name))
         kind = await cluster.kind("v1", "ConfigMap")
-        found = await cluster.list(kind, namespace, fields="metadata.name!=kube-root-ca.crt")
-        assert [item["metadata"]["name"] for item in found] == list("abcde")
-        assert {(item["apiVersion"], item["kind"]) for item in found} == {("v1", "ConfigMap")}
+        items = await cluster.list(kind, namespace, fields="metadata.name!=kube-root-ca.crt")
+        assert [item["metadata"]["name"] for item in items] == list("abcde")
+        assert {(item["apiVersion"], item["kind"]) for item in items} == {("v1", "ConfigMap")}
         bare = await cluster.list(kind, namespace, fields="metadata.name=a", only_metadata=True)
         assert [(item["kind"], "data" in item) for item in bare] == [("ConfigMap", False)]
 
@@ -193,7 +193,7 @@ async def test_a_list_is_selected_by_labels(namespace: str, objects: Any) -> Non
         assert await cluster.list(kind, namespace, labels="a=c") == []
 
 
-async def test_delete_of_nothing_and_of_another_incarnation_is_fine(namespace: str, objects: Any) -> None:
+async def test_delete_of_a_missing_object_and_of_another_uid_changes_nothing(namespace: str, objects: Any) -> None:
     async with connect(ACCESS) as cluster:
         ref = Ref.of(await cluster.apply(objects.config_map(namespace)))
         await cluster.delete(ref, uid="00000000-0000-0000-0000-000000000000")
@@ -203,7 +203,7 @@ async def test_delete_of_nothing_and_of_another_incarnation_is_fine(namespace: s
         assert await cluster.get(ref) is None
 
 
-async def test_replace_of_an_object_that_has_moved_is_a_conflict(namespace: str, objects: Any) -> None:
+async def test_replace_of_an_object_that_has_changed_is_a_conflict(namespace: str, objects: Any) -> None:
     async with connect(ACCESS) as cluster:
         first = await cluster.create(objects.config_map(namespace, a="1"))
         await cluster.replace({**first, "data": {"a": "2"}})
@@ -215,7 +215,7 @@ async def test_replace_of_an_object_that_has_moved_is_a_conflict(namespace: str,
         assert (caught.value.status, caught.value.cause) == (409, "AlreadyExists")
 
 
-async def test_i3_the_guard_is_asked_before_every_write_and_stops_it(namespace: str, objects: Any) -> None:
+async def test_i3_the_guard_is_awaited_before_every_write_and_can_stop_it(namespace: str, objects: Any) -> None:
     async def stop() -> None:
         raise Forbidden("not the writer")
 
@@ -233,12 +233,12 @@ async def test_i3_the_guard_is_asked_before_every_write_and_stops_it(namespace: 
         assert await cluster.get(Ref.of(live)) == live
 
 
-async def test_logs_of_what_is_not_there_cannot_be_known(namespace: str) -> None:
+async def test_logs_of_a_missing_pod_are_none(namespace: str) -> None:
     async with connect(ACCESS) as cluster:
         assert await cluster.logs(namespace, "none", "main") is None
 
 
-async def test_the_version_is_the_servers() -> None:
+async def test_version_returns_the_version_of_the_server() -> None:
     async with connect(ACCESS) as cluster:
         assert (await cluster.version()).startswith("v1.")
 
@@ -252,10 +252,10 @@ def token(namespace: str, kubectl: Kubectl) -> str:
     kubectl("-n", namespace, "create", "serviceaccount", "reader")
     kubectl("-n", namespace, "create", "role", "reader", "--verb=get,list", "--resource=configmaps")
     kubectl("-n", namespace, "create", "rolebinding", "reader", "--role=reader", f"--serviceaccount={namespace}:reader")
-    who = f"--as=system:serviceaccount:{namespace}:reader"
-    # the authorizer may not know of it yet
-    asked = ["-n", namespace, "auth", "can-i", "get", "configmaps", who]
-    wait_for(lambda: kubectl(*asked, check=False) == "yes\n", "the role is not known")
+    identity = f"--as=system:serviceaccount:{namespace}:reader"
+    # the authorizer learns of the role with a delay
+    can_i = ["-n", namespace, "auth", "can-i", "get", "configmaps", identity]
+    wait_for(lambda: kubectl(*can_i, check=False) == "yes\n", "the role is not known")
     return kubectl("-n", namespace, "create", "token", "reader").strip()
 
 
@@ -267,7 +267,7 @@ def least(token: str) -> LoadedKubeconfig:
 
 
 @pytest.mark.needs("roles.rbac.authorization.k8s.io")
-async def test_what_we_may_not_do_is_forbidden_and_says_verb_and_resource(
+async def test_a_missing_permission_is_forbidden_with_verb_and_resource(
     least: LoadedKubeconfig, namespace: str, objects: Any
 ) -> None:
     async with connect(least, patience=SHORT) as cluster:
@@ -286,14 +286,14 @@ async def test_what_we_may_not_do_is_forbidden_and_says_verb_and_resource(
 
 
 @pytest.mark.needs("roles.rbac.authorization.k8s.io")
-async def test_may_answers_as_the_server_decides(least: LoadedKubeconfig, namespace: str) -> None:
+async def test_is_allowed_returns_the_decision_of_the_server(least: LoadedKubeconfig, namespace: str) -> None:
     async with connect(least) as cluster:
-        assert await cluster.may("get", "", "configmaps", namespace)
-        assert not await cluster.may("patch", "", "configmaps", namespace)
-        assert not await cluster.may("get", "", "configmaps", "default")
-        assert not await cluster.may("get", "", "pods/log", namespace)
+        assert await cluster.is_allowed("get", "", "configmaps", namespace)
+        assert not await cluster.is_allowed("patch", "", "configmaps", namespace)
+        assert not await cluster.is_allowed("get", "", "configmaps", "default")
+        assert not await cluster.is_allowed("get", "", "pods/log", namespace)
     async with connect(ACCESS) as cluster:
-        assert await cluster.may("get", "", "pods/log", namespace)
+        assert await cluster.is_allowed("get", "", "pods/log", namespace)
 
 
 async def test_a_token_that_is_not_accepted_is_forbidden() -> None:
@@ -303,20 +303,20 @@ async def test_a_token_that_is_not_accepted_is_forbidden() -> None:
 
 
 @pytest.mark.needs("roles.rbac.authorization.k8s.io")
-async def test_a_token_that_has_run_out_is_renewed(token: str, namespace: str, tmp_path: Path) -> None:
-    """As the exec plugins of clouds do it, whose tokens live for minutes."""
-    plugin, kept = tmp_path / "plugin", tmp_path / "token"
+async def test_an_expired_token_is_renewed(token: str, namespace: str, tmp_path: Path) -> None:
+    """With an exec plugin, as clouds have them: their tokens expire within minutes."""
+    plugin, token_file = tmp_path / "plugin", tmp_path / "token"
     plugin.write_text(
         '#!/bin/sh\nprintf \'{"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", '
-        f'"status": {{"token": "%s"}}}}\' "$(cat {kept})"\n'
+        f'"status": {{"token": "%s"}}}}\' "$(cat {token_file})"\n'
     )
     plugin.chmod(stat.S_IRWXU)
-    kept.write_text("run-out")
+    token_file.write_text("expired")
     execute = {"apiVersion": "client.authentication.k8s.io/v1", "command": str(plugin)}
     async with connect(LoadedKubeconfig(kubeconfig(server_of(), exec=execute)), patience=SHORT) as cluster:
         with pytest.raises(Forbidden):
             await cluster.get(Ref("v1", "ConfigMap", namespace, "none"))
-        kept.write_text(token)
+        token_file.write_text(token)
         reads = (cluster.get(Ref("v1", "ConfigMap", namespace, "none")) for _ in range(5))
         assert await asyncio.gather(*reads) == [None] * 5
 
@@ -324,31 +324,33 @@ async def test_a_token_that_has_run_out_is_renewed(token: str, namespace: str, t
 # --- kubeconfigs -----------------------------------------------------------------------------------------------------
 
 
-async def refused(access: ClusterAccess | LoadedKubeconfig) -> Invalid:
+async def invalid(access: ClusterAccess | LoadedKubeconfig) -> Invalid:
     with pytest.raises(Invalid) as caught:
         async with connect(access):
             pass
     return caught.value
 
 
-async def test_an_unknown_context_is_named_with_those_there_are() -> None:
+async def test_the_error_about_an_unknown_context_lists_the_known_ones() -> None:
     known = real()["contexts"][0]["name"]
-    error = await refused(ClusterAccess(context="nowhere"))
+    error = await invalid(ClusterAccess(context="nowhere"))
     assert f"there is no context 'nowhere'; there are: {known}" in error.reason
     assert error.where == os.environ["KUBECONFIG"]
-    assert "nowhere" in (await refused(LoadedKubeconfig(real(), "nowhere"))).reason
+    assert "nowhere" in (await invalid(LoadedKubeconfig(real(), "nowhere"))).reason
 
 
-async def test_a_context_is_enough_where_none_is_the_current_one(tmp_path: Path) -> None:
+async def test_a_named_context_needs_no_current_one(tmp_path: Path) -> None:
     config = {key: value for key, value in real().items() if key != "current-context"}
     (tmp_path / "config").write_text(yaml.safe_dump(config))
     path = str(tmp_path / "config")
     async with connect(ClusterAccess(kubeconfig=path, context=config["contexts"][0]["name"])) as cluster:
         assert await cluster.version()
-    assert "current-context" in (await refused(ClusterAccess(kubeconfig=path))).reason
+    assert "current-context" in (await invalid(ClusterAccess(kubeconfig=path))).reason
 
 
-async def test_the_variable_counts_as_it_is_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_kubeconfig_is_read_from_the_environment_at_every_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "config").write_text(yaml.safe_dump(kubeconfig("https://127.0.0.1:1")))
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
     async with connect(ACCESS) as cluster:
@@ -356,27 +358,27 @@ async def test_the_variable_counts_as_it_is_now(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("text", [None, "", "[", "a: b", "hello", "clusters: 1", "users: [hunter2"])
-async def test_i7_a_kubeconfig_that_cannot_be_used_is_invalid_and_not_quoted(text: str | None, tmp_path: Path) -> None:
+async def test_i7_an_unusable_kubeconfig_is_invalid_and_not_quoted(text: str | None, tmp_path: Path) -> None:
     if text is not None:
         (tmp_path / "config").write_text(text)
     for context in (None, "x"):
-        error = await refused(ClusterAccess(kubeconfig=str(tmp_path / "config"), context=context))
+        error = await invalid(ClusterAccess(kubeconfig=str(tmp_path / "config"), context=context))
         assert error.where == str(tmp_path / "config")
         assert "hunter2" not in str(error)
 
 
-async def test_i7_a_users_token_is_not_quoted_when_something_is_wrong_with_it(tmp_path: Path) -> None:
+async def test_i7_the_token_of_an_unusable_user_is_not_quoted(tmp_path: Path) -> None:
     config = kubeconfig("https://127.0.0.1:1", token="hunter2", exec={"args": []})  # noqa: S106
     (tmp_path / "config").write_text(yaml.safe_dump(config))
     for access in (ClusterAccess(kubeconfig=str(tmp_path / "config")), LoadedKubeconfig(config)):
-        error = await refused(access)
+        error = await invalid(access)
         assert "hunter2" not in f"{error}{error.__cause__}"
         assert "hunter2" not in repr(access)
 
 
-async def test_an_exec_plugin_that_is_not_installed_is_named() -> None:
+async def test_the_error_about_a_missing_exec_plugin_names_it() -> None:
     execute = {"apiVersion": "client.authentication.k8s.io/v1", "command": "no-such-plugin"}
-    error = await refused(LoadedKubeconfig(kubeconfig("https://127.0.0.1:1", exec=execute)))
+    error = await invalid(LoadedKubeconfig(kubeconfig("https://127.0.0.1:1", exec=execute)))
     assert "no-such-plugin" in error.reason
 
 
@@ -389,69 +391,69 @@ def closed_port() -> int:
         return int(listener.getsockname()[1])
 
 
-async def asked(server: str, patience: timedelta = SHORT) -> tuple[Exception, float]:
+async def read_error(server: str, patience: timedelta = SHORT) -> tuple[Exception, float]:
     """What a read from `server` raises, and after how many seconds."""
-    begun = time.monotonic()
+    started = time.monotonic()
     async with connect(LoadedKubeconfig(kubeconfig(server)), patience=patience) as cluster:
         try:
             await cluster.version()
-        except Exception as error:  # noqa: BLE001  it is looked at
-            return error, time.monotonic() - begun
+        except Exception as error:  # noqa: BLE001  the result
+            return error, time.monotonic() - started
     raise AssertionError("it answered")
 
 
-async def test_a_server_that_is_gone_is_unreachable_after_our_patience_and_not_before() -> None:
-    error, seconds = await asked(f"https://127.0.0.1:{closed_port()}", timedelta(seconds=2))
+async def test_a_server_that_is_down_is_unreachable_after_the_patience_and_not_before() -> None:
+    error, seconds = await read_error(f"https://127.0.0.1:{closed_port()}", timedelta(seconds=2))
     assert isinstance(error, ClusterUnreachable)
     assert "kubectl cluster-info" in error.hint
     assert 2 <= seconds < 30
 
 
-async def test_writes_that_must_not_be_doubled_are_tried_once(objects: Any) -> None:
+async def test_writes_that_must_not_happen_twice_are_not_retried(objects: Any) -> None:
     access = LoadedKubeconfig(kubeconfig(f"https://127.0.0.1:{closed_port()}"))
     async with connect(access, patience=timedelta(seconds=30)) as cluster:
         cluster._kinds["v1"] = {"ConfigMap": resources.Kind("v1", "ConfigMap", "configmaps", namespaced=True)}
-        begun = time.monotonic()
+        started = time.monotonic()
         for write in (cluster.create(objects.config_map("x")), cluster.replace(objects.config_map("x"))):
             with pytest.raises(ClusterUnreachable):
                 await write
-        assert time.monotonic() - begun < 25
+        assert time.monotonic() - started < 25
 
 
-async def test_a_server_that_hangs_up_is_unreachable_and_not_untrusted() -> None:
-    async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def test_a_server_that_closes_the_connection_is_unreachable_and_not_untrusted() -> None:
+    async def close_connection(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
 
-    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
-        error, _ = await asked(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    async with await asyncio.start_server(close_connection, "127.0.0.1", 0) as server:
+        error, _ = await read_error(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}")
     assert isinstance(error, ClusterUnreachable)
 
 
-async def test_a_certificate_that_is_not_trusted_is_invalid_at_once() -> None:
+async def test_an_untrusted_certificate_is_invalid_at_once() -> None:
     config = real()
     config["clusters"][0]["cluster"].pop("certificate-authority", None)
     config["clusters"][0]["cluster"].pop("certificate-authority-data", None)
-    begun = time.monotonic()
+    started = time.monotonic()
     async with connect(LoadedKubeconfig(config), patience=timedelta(seconds=30)) as cluster:
         with pytest.raises(Invalid, match="certificate is not trusted") as caught:
             await cluster.version()
     assert "certificate-authority" in caught.value.hint
-    assert time.monotonic() - begun < 25
+    assert time.monotonic() - started < 25
 
 
 Answer = tuple[int, str]
 
 
 class Scripted:
-    """A server that answers what a real one cannot be made to, in this order; the last answer stays."""
+    """A server with a script of answers that a real one cannot be made to give; the last answer repeats."""
 
     def __init__(self, *answers: Answer) -> None:
         script = list(answers)
-        self.asked: list[str] = []
+        self.requests: list[str] = []
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(handler) -> None:  # noqa: N805
-                self.asked.append(handler.path)
+                self.requests.append(handler.path)
                 status, body = script.pop(0) if len(script) > 1 else script[0]
                 handler.send_response(status)
                 handler.send_header("Content-Length", str(len(body)))
@@ -484,58 +486,60 @@ def scripted() -> Iterator[Callable[..., Scripted]]:
         return servers[-1]
 
     yield start
-    for each in servers:
-        each.__exit__()
+    for server in servers:
+        server.__exit__()
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
-async def test_what_can_heal_is_tried_again(status: int, scripted: Callable[..., Scripted]) -> None:
+async def test_an_error_that_may_heal_is_retried(status: int, scripted: Callable[..., Scripted]) -> None:
     server = scripted((status, "later"), (status, "later"), (200, '{"gitVersion": "v1.36.0"}'))
     async with connect(LoadedKubeconfig(kubeconfig(server.url)), patience=timedelta(seconds=20)) as cluster:
         assert await cluster.version() == "v1.36.0"
-    assert len(server.asked) == 3
+    assert len(server.requests) == 3
 
 
 @pytest.mark.parametrize("body", ["<html>please log in</html>", "[]", "", "null"])
-async def test_something_else_than_an_api_server_is_unreachable(body: str, scripted: Callable[..., Scripted]) -> None:
-    error, _ = await asked(scripted((200, body)).url)
+async def test_an_answer_that_is_not_from_an_api_server_is_unreachable(
+    body: str, scripted: Callable[..., Scripted]
+) -> None:
+    error, _ = await read_error(scripted((200, body)).url)
     assert isinstance(error, ClusterUnreachable)
-    assert "no API server" in error.reason
+    assert "not from an API server" in error.reason
 
 
-async def test_a_proxys_403_on_a_read_is_forbidden(scripted: Callable[..., Scripted]) -> None:
+async def test_a_403_of_a_proxy_on_a_read_is_forbidden(scripted: Callable[..., Scripted]) -> None:
     server = scripted((403, "access denied by policy"))
-    error, _ = await asked(server.url, timedelta(seconds=20))
+    error, _ = await read_error(server.url, timedelta(seconds=20))
     assert isinstance(error, Forbidden)
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
-async def test_a_server_that_starts_may_refuse_for_a_moment_what_it_allows(scripted: Callable[..., Scripted]) -> None:
+async def test_a_403_of_a_server_that_starts_is_retried(scripted: Callable[..., Scripted]) -> None:
     server = scripted((503, "later"), (403, "RBAC: clusterrole not found"), (200, '{"gitVersion": "v1.36.0"}'))
     async with connect(LoadedKubeconfig(kubeconfig(server.url)), patience=timedelta(seconds=20)) as cluster:
         assert await cluster.version() == "v1.36.0"
-    assert len(server.asked) == 3
+    assert len(server.requests) == 3
 
 
-async def test_a_list_whose_place_the_server_has_forgotten_begins_again(scripted: Callable[..., Scripted]) -> None:
+async def test_a_list_whose_continue_token_has_expired_starts_over(scripted: Callable[..., Scripted]) -> None:
     def page(name: str, more: str) -> Answer:
         return 200, json.dumps({"metadata": {"continue": more}, "items": [{"metadata": {"name": name}}]})
 
     server = scripted(page("a", "t1"), (410, '{"reason": "Expired"}'), page("b", "t2"), page("c", ""))
     async with connect(LoadedKubeconfig(kubeconfig(server.url))) as cluster:
-        found = await cluster.list(resources.Kind("v1", "ConfigMap", "configmaps", namespaced=True), "x")
-    assert [item["metadata"]["name"] for item in found] == ["b", "c"]
+        items = await cluster.list(resources.Kind("v1", "ConfigMap", "configmaps", namespaced=True), "x")
+    assert [item["metadata"]["name"] for item in items] == ["b", "c"]
 
 
-async def test_logs_neither_fail_nor_take_long_when_the_node_is_gone(scripted: Callable[..., Scripted]) -> None:
+async def test_logs_neither_fail_nor_take_long_when_the_node_is_down(scripted: Callable[..., Scripted]) -> None:
     server = scripted((500, '{"message": "Get https://node:10250: connection refused"}'))
-    begun = time.monotonic()
+    started = time.monotonic()
     async with connect(LoadedKubeconfig(kubeconfig(server.url)), patience=timedelta(minutes=1)) as cluster:
         assert await cluster.logs("n", "p", "c") is None
-    assert time.monotonic() - begun < 15
+    assert time.monotonic() - started < 15
 
 
-def test_a_path_says_group_namespace_and_name() -> None:
+def test_a_path_has_group_namespace_and_name() -> None:
     core = resources.Kind("v1", "ConfigMap", "configmaps", namespaced=True)
     role = resources.Kind("rbac.authorization.k8s.io/v1", "ClusterRole", "clusterroles", namespaced=False)
     assert core.path("n", "x") == "/api/v1/namespaces/n/configmaps/x"

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from prefect_cd.pipeline.models import ImageSettings
-from prefect_cd.release import image
 from prefect_cd.release.model import Commit
+from tests.images import build
 
 pytestmark = [
     pytest.mark.cluster,
@@ -49,7 +49,7 @@ from prefect_cd.pipeline.models import ClusterAccess
 async def main(namespace, access):
     async with connect(access) as cluster:
         found = await cluster.get(Ref("v1", "ConfigMap", namespace, "told"))
-        may = [await cluster.may("get", "", each, namespace) for each in ("configmaps", "secrets")]
+        may = [await cluster.is_allowed("get", "", each, namespace) for each in ("configmaps", "secrets")]
         async with open_url(cluster, namespace, "service/shop:web") as url:
             async with httpx.AsyncClient() as client:
                 answer = (await client.get(url, timeout=30)).text
@@ -84,7 +84,7 @@ def core_image(tmp_path_factory: pytest.TempPathFactory) -> str:
     settings = ImageSettings(
         name=f"{REGISTRY}/test/core", context=".", builder="buildah", args={"BASE": BASE}, options=options
     )
-    return image.build(settings, commit, context).reference
+    return build(settings, commit, context).reference
 
 
 @pytest.fixture

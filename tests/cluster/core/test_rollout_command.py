@@ -82,7 +82,7 @@ def test_a_terminal_shows_a_table_that_stays(namespace: str, objects: Any, kubec
     ("arguments", "said"),
     [
         (["deployment/none"], "there is no Deployment 'none' in namespace"),
-        (["widget/shop"], "'widget' is no kind with a rollout"),
+        (["widget/shop"], "'widget' is not a kind with a rollout"),
         (["shop"], "'shop' is not KIND/NAME"),
         (["deployment/shop", "--context", "nowhere"], "there is no context 'nowhere'"),
         (["deployment/shop", "--kubeconfig", "/nowhere"], "no cluster to talk to"),

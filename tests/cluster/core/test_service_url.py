@@ -1,4 +1,4 @@
-"""From `service/NAME` to a URL that answers from here, and keeps answering when pods come and go."""
+"""`service/NAME` becomes a URL that answers from this machine, and keeps answering while pods are replaced."""
 
 # ruff: noqa: ANN401  a fixture that is a class is of no type that can be imported
 import asyncio
@@ -81,26 +81,26 @@ async def test_a_service_is_reached_through_the_api_server(url: str, shop: str) 
         assert (await get(reached)).startswith("shop-")
 
 
-async def test_a_url_stands_for_itself(shop: str) -> None:
+async def test_a_url_is_used_as_it_is(shop: str) -> None:
     async with connect(ACCESS) as cluster, open_url(cluster, shop, "https://shop.example.com/") as reached:
         assert reached == "https://shop.example.com"
 
 
-async def test_inside_the_cluster_a_service_is_its_name(shop: str) -> None:
+async def test_inside_the_cluster_a_service_is_reached_by_its_name(shop: str) -> None:
     async with connect(ACCESS) as cluster:
         cluster.in_pod = True
         async with open_url(cluster, shop, "service/shop") as reached:
             assert reached == f"http://shop.{shop}.svc:80"
 
 
-async def test_no_such_service_and_no_such_port_are_mistakes(shop: str) -> None:
+async def test_an_unknown_service_and_an_unknown_port_are_invalid(shop: str) -> None:
     async with connect(ACCESS) as cluster:
-        for url, said in (
+        for url, message in (
             ("service/none", "there is no Service 'none'"),
             ("service/shop:81", "no port '81'; there are: web"),
             ("service/shop:grpc", "no port 'grpc'"),
         ):
-            with pytest.raises(Invalid, match=said) as caught:
+            with pytest.raises(Invalid, match=message) as caught:
                 async with open_url(cluster, shop, url):
                     pass
             assert caught.value.where == url
@@ -139,20 +139,20 @@ async def test_after_a_pod_is_deleted_the_next_connection_goes_to_one_that_is_re
         assert second != first
 
 
-async def test_a_pod_that_the_endpoints_still_name_though_it_is_gone_is_passed_over(
+async def test_a_deleted_pod_that_the_endpoints_still_name_is_skipped(
     shop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = service_url._ready_pods
 
-    async def stale(*asked: Any) -> list[tuple[str, int]]:
-        return [("shop-gone", 8000), *await real(*asked)]
+    async def stale(*arguments: Any) -> list[tuple[str, int]]:
+        return [("shop-gone", 8000), *await real(*arguments)]
 
     monkeypatch.setattr(service_url, "_ready_pods", stale)
     async with connect(ACCESS) as cluster, open_url(cluster, shop, "service/shop") as reached:
         assert (await get(reached)).startswith("shop-")
 
 
-async def test_when_no_pod_takes_a_connection_it_ends_and_the_next_is_tried_again(
+async def test_when_no_pod_accepts_a_connection_it_is_closed_and_the_next_one_works(
     shop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with connect(ACCESS) as cluster, open_url(cluster, shop, "service/shop") as reached:
@@ -171,8 +171,8 @@ async def test_a_connection_that_is_kept_alive_does_not_keep_the_block_open(shop
     async with connect(ACCESS) as cluster, client() as browser:
         async with open_url(cluster, shop, "service/shop") as reached:
             assert (await browser.get(reached)).is_success
-            begun = time.monotonic()
-        assert time.monotonic() - begun < 15
+            leaving = time.monotonic()
+        assert time.monotonic() - leaving < 15
         with pytest.raises(httpx.TransportError):
             await browser.get(reached)
 
@@ -181,7 +181,9 @@ def port_of(reached: str) -> int:
     return int(reached.rpartition(":")[2])
 
 
-async def test_a_client_that_went_away_leaves_no_connection_behind(shop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_disconnects_leaves_no_connection_behind(
+    shop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(service_url, "_LINGER_SECONDS", 0.2)
     async with connect(ACCESS) as cluster, open_url(cluster, shop, "service/shop") as reached:
         before = len(asyncio.all_tasks())
@@ -190,13 +192,13 @@ async def test_a_client_that_went_away_leaves_no_connection_behind(shop: str, mo
             writer.write(b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n")
             assert (await reader.readline()).startswith(b"HTTP/1.1 200")
             writer.close()
-        give_up = time.monotonic() + 20
-        while len(asyncio.all_tasks()) > before and time.monotonic() < give_up:
+        deadline = time.monotonic() + 20
+        while len(asyncio.all_tasks()) > before and time.monotonic() < deadline:
             await asyncio.sleep(0.1)
         assert len(asyncio.all_tasks()) <= before
 
 
-async def test_a_client_that_has_sent_all_still_gets_its_answer(shop: str) -> None:
+async def test_a_client_that_has_closed_its_side_still_gets_its_answer(shop: str) -> None:
     async with connect(ACCESS) as cluster, open_url(cluster, shop, "service/shop") as reached:
         reader, writer = await asyncio.open_connection("127.0.0.1", port_of(reached))
         writer.write(b"GET / HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n")
@@ -209,14 +211,14 @@ async def test_a_client_that_has_sent_all_still_gets_its_answer(shop: str) -> No
 
 
 async def service(cluster: Cluster, namespace: str, name: str) -> Any:
-    found = await cluster.get(Ref("v1", "Service", namespace, name))
-    assert found is not None
-    return found
+    item = await cluster.get(Ref("v1", "Service", namespace, name))
+    assert item is not None
+    return item
 
 
-async def answering(host: str, number: int) -> None:
-    """Wait for kube-proxy, which needs a moment."""
-    while not await service_url._answers(host, number):
+async def wait_until_accepted(host: str, number: int) -> None:
+    """Wait for kube-proxy, which serves a new Service with a delay."""
+    while not await service_url._accepts(host, number):
         await asyncio.sleep(0.1)
 
 
@@ -232,36 +234,38 @@ async def test_a_node_port_is_used_where_it_answers(shop: str, objects: Any, kub
         number = (await service(cluster, shop, "node"))["spec"]["ports"][0]["nodePort"]
         (node,) = await cluster.list(await cluster.kind("v1", "Node"))
         host = node["status"]["addresses"][0]["address"]
-        await answering(host, number)
+        await wait_until_accepted(host, number)
         async with open_url(cluster, shop, "service/node") as reached:
             assert reached == f"http://{host}:{number}"
             assert (await get(reached)).startswith("shop-")
 
 
-async def test_a_load_balancer_is_used_where_it_answers_and_passed_over_where_not(
+async def test_a_load_balancer_is_used_where_it_answers_and_skipped_where_it_does_not(
     shop: str, objects: Any, kubectl: Kubectl
 ) -> None:
     expose(kubectl, objects, shop, "balanced", "LoadBalancer")
 
-    def balancer(address: str) -> None:
+    def set_balancer(address: str) -> None:
         status = json.dumps({"status": {"loadBalancer": {"ingress": [{"ip": address}]}}})
         kubectl("-n", shop, "patch", "service", "balanced", "--subresource=status", "--type=merge", "-p", status)
 
     async with connect(ACCESS) as cluster:
-        found = await service(cluster, shop, "balanced")
-        address = found["spec"]["clusterIP"]
-        balancer(address)
-        await answering(address, 80)
+        balanced = await service(cluster, shop, "balanced")
+        address = balanced["spec"]["clusterIP"]
+        set_balancer(address)
+        await wait_until_accepted(address, 80)
         async with open_url(cluster, shop, "service/balanced") as reached:
             assert reached == f"http://{address}:80"
             assert (await get(reached)).startswith("shop-")
-        balancer("192.0.2.1")  # RFC 5737: nobody's
+        set_balancer("192.0.2.1")  # RFC 5737: an address for documentation, which does not answer
         async with open_url(cluster, shop, "service/balanced") as reached:
-            assert reached.endswith(f":{found['spec']['ports'][0]['nodePort']}")
+            assert reached.endswith(f":{balanced['spec']['ports'][0]['nodePort']}")
 
 
 @pytest.mark.needs("roles.rbac.authorization.k8s.io")
-async def test_who_may_not_look_at_nodes_gets_a_port_forward(shop: str, objects: Any, kubectl: Kubectl) -> None:
+async def test_without_permission_to_list_nodes_a_port_forward_is_used(
+    shop: str, objects: Any, kubectl: Kubectl
+) -> None:
     expose(kubectl, objects, shop, "node", "NodePort")
     kubectl("-n", shop, "create", "serviceaccount", "gate")
     role = {
@@ -276,9 +280,10 @@ async def test_who_may_not_look_at_nodes_gets_a_port_forward(shop: str, objects:
     }
     kubectl("apply", "-f", "-", stdin=json.dumps(role))
     kubectl("-n", shop, "create", "rolebinding", "gate", "--role=gate", f"--serviceaccount={shop}:gate")
-    who = f"--as=system:serviceaccount:{shop}:gate"
-    # the authorizer may not know of it yet
-    wait_for(lambda: kubectl("-n", shop, "auth", "can-i", "get", "services", who, check=False) == "yes\n", "no role")
+    identity = f"--as=system:serviceaccount:{shop}:gate"
+    # the authorizer learns of the role with a delay
+    can_i = ["-n", shop, "auth", "can-i", "get", "services", identity]
+    wait_for(lambda: kubectl(*can_i, check=False) == "yes\n", "no role")
     config = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())  # noqa: ASYNC240
     token = kubectl("-n", shop, "create", "token", "gate").strip()
     config["users"] = [{"name": config["users"][0]["name"], "user": {"token": token}}]

@@ -1,6 +1,6 @@
-"""Pods are rolled out under requests: a careless Deployment loses some, a careful one none, and both are foretold."""
+"""Rollouts under load: a careless Deployment loses requests, a careful one none, and `lint` predicts both."""
 
-# ruff: noqa: ANN401  a fixture that is a class is of no type that can be imported
+# ruff: noqa: ANN401 - the type of a fixture that is a class cannot be imported
 import asyncio
 import json
 import os
@@ -29,7 +29,7 @@ IMAGE = os.environ.get("BASE_IMAGE") or f"{os.environ.get('REGISTRY', '')}/base/
 SETTINGS = Probe(rate=20, timeout=timedelta(seconds=10))
 Kubectl = Callable[..., str]
 
-# listens a second after it starts, as applications do, and ends at once when it is told to
+# listens a second after it starts, as applications do, and exits at once on SIGTERM
 SHOP = """
 import http.server, os, signal, time
 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
@@ -51,7 +51,7 @@ CAREFUL = {
 
 @pytest.fixture
 def manifests(namespace: str, objects: Any) -> Callable[..., list[Any]]:
-    """The shop in a version, behind a Service of a kind."""
+    """Makes the manifests of one version of the shop, behind a Service of the given type."""
 
     def make(version: str, kind: str, **container: object) -> list[Any]:
         env = [{"name": "VERSION", "value": version}]
@@ -71,64 +71,69 @@ def roll_out(namespace: str, kubectl: Kubectl, manifests: list[Any]) -> None:
     kubectl("-n", namespace, "rollout", "status", "deployment/shop", "--timeout=90s")
 
 
-def probed(
-    namespace: str, kubectl: Kubectl, first: list[Any], second: list[Any], way: Route
+def roll_out_under_load(
+    namespace: str, kubectl: Kubectl, first: list[Any], second: list[Any], route: Route
 ) -> tuple[Traffic, Evidence]:
-    """What users see while the second version follows the first, until the first's last pod has ended."""
+    """What users see while the second version replaces the first, until the first's last pod has ended."""
 
     @asynccontextmanager
-    async def reached() -> AsyncIterator[tuple[Route, str]]:
-        async with connect(ACCESS) as cluster, open_route(cluster, namespace, "service/shop") as url:
-            yield url
+    async def open_service() -> AsyncIterator[tuple[Route, str]]:
+        async with connect(ACCESS) as cluster, open_route(cluster, namespace, "service/shop") as route_and_url:
+            yield route_and_url
 
     async def all_answer() -> bool:
-        async with reached() as (found, url), httpx.AsyncClient(trust_env=False, timeout=5) as browser:
+        async with open_service() as (current_route, url), httpx.AsyncClient(trust_env=False, timeout=5) as browser:
             try:
-                for _ in range(40):  # by new connections, so that both pods are asked
+                for _ in range(40):  # each on a new connection, so that both pods get some
                     await browser.get(url, headers={"Connection": "close"})
             except httpx.TransportError:
                 return False
-            return found is way
+            return current_route is route
 
     def pods() -> set[str]:
         return set(kubectl("-n", namespace, "get", "pods", "-o", "name").split())
 
     roll_out(namespace, kubectl, first)
-    # without a readiness probe complete is said before anybody listens
-    wait_for(lambda: asyncio.run(all_answer()), "the first version does not answer")
+    # without a readiness probe, the rollout is complete before the pods listen
+    wait_for(lambda: asyncio.run(all_answer()), "the first version does not respond")
     old = pods()
-    with LoadGenerator(SETTINGS, reached) as probing:
+    with LoadGenerator(SETTINGS, open_service) as load_generator:
         roll_out(namespace, kubectl, second)
         wait_for(lambda: not old & pods(), "its pods do not end", 90)
-    seen = probing.seen()
-    return seen, evaluate("probe", seen, SETTINGS)
+    traffic = load_generator.traffic()
+    return traffic, evaluate("probe", traffic, SETTINGS)
 
 
-def test_a_careless_deployment_loses_requests_as_foretold(
+def test_a_careless_deployment_loses_requests_as_lint_predicts(
     namespace: str, kubectl: Kubectl, manifests: Callable[..., list[Any]]
 ) -> None:
     second = manifests("v2", "NodePort")
-    assert {each.hazard for each in lint(second)} == {Rule.NO_READINESS, Rule.NO_PRE_STOP, Rule.NO_BUDGET}
-    seen, proved = probed(namespace, kubectl, manifests("v1", "NodePort"), second, Route.ADDRESS)
-    assert (proved.outcome, seen.way) == (Outcome.FAILED, Route.ADDRESS), proved.summary
-    assert seen.failures.keys() & {"refused", "closed"}
-    assert seen.gap > 0
-    assert "readinessProbe" in proved.hint
+    assert {finding.rule for finding in lint(second)} == {Rule.NO_READINESS, Rule.NO_PRE_STOP, Rule.NO_BUDGET}
+    traffic, evidence = roll_out_under_load(namespace, kubectl, manifests("v1", "NodePort"), second, Route.ADDRESS)
+    assert (evidence.outcome, traffic.route) == (Outcome.FAILED, Route.ADDRESS), evidence.summary
+    assert traffic.failures.keys() & {"refused", "closed"}
+    assert traffic.gap > 0
+    assert "readinessProbe" in evidence.hint
 
 
-def test_a_careful_one_loses_none(namespace: str, kubectl: Kubectl, manifests: Callable[..., list[Any]]) -> None:
+@pytest.mark.alone  # a core that is busy for long loses requests, too
+def test_a_careful_deployment_loses_no_requests(
+    namespace: str, kubectl: Kubectl, manifests: Callable[..., list[Any]]
+) -> None:
     second = manifests("v2", "NodePort", **CAREFUL)
-    assert {each.hazard for each in lint(second)} == {Rule.NO_BUDGET}
-    seen, proved = probed(namespace, kubectl, manifests("v1", "NodePort", **CAREFUL), second, Route.ADDRESS)
-    assert (proved.outcome, seen.failures) == (Outcome.PASSED, {}), proved.summary
-    assert [each.version for each in seen.versions] == ["v1", "v2"]
+    assert {finding.rule for finding in lint(second)} == {Rule.NO_BUDGET}
+    traffic, evidence = roll_out_under_load(
+        namespace, kubectl, manifests("v1", "NodePort", **CAREFUL), second, Route.ADDRESS
+    )
+    assert (evidence.outcome, traffic.failures) == (Outcome.PASSED, {}), evidence.summary
+    assert [version.version for version in traffic.versions] == ["v1", "v2"]
 
 
-def test_through_a_port_forward_nothing_is_proved(
+def test_requests_through_a_port_forward_prove_nothing(
     namespace: str, kubectl: Kubectl, manifests: Callable[..., list[Any]]
 ) -> None:
     first, second = manifests("v1", "ClusterIP"), manifests("v2", "ClusterIP")
-    seen, proved = probed(namespace, kubectl, first, second, Route.PORT_FORWARD)
-    assert (proved.outcome, seen.way) == (Outcome.ERRORED, Route.PORT_FORWARD)
-    assert "node port" in proved.hint
-    assert seen.sent > 0
+    traffic, evidence = roll_out_under_load(namespace, kubectl, first, second, Route.PORT_FORWARD)
+    assert (evidence.outcome, traffic.route) == (Outcome.ERRORED, Route.PORT_FORWARD)
+    assert "node port" in evidence.hint
+    assert traffic.sent > 0
