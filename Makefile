@@ -55,7 +55,8 @@ PYTEST := $(BIN)/pytest --durations=10
 BESIDE := -m 'not alone' --numprocesses=$(WORKERS) --dist=loadfile
 ALONE := -m alone
 EMBEDDED := $(BIN)/python -m prefect_cd_local --
-COVERED := tests/unit tests/tasks tests/flows
+NO_CLUSTER := tests/unit tests/tasks tests/flows
+PACKAGING := tests/packaging
 SCENARIOS := tests/cluster
 CONFORMANCE := $(LOCAL)/tests/conformance
 
@@ -92,7 +93,7 @@ test-lowest test-newest: test-%: $(STAMP)
 	  && "$$folder/venv/bin/pip" install --quiet --disable-pip-version-check --no-compile --constraint "$$folder/constraints.txt" \
 	    --find-links "$$folder" "$$(echo "$$folder"/prefect_cd-*.whl)[dev,local]" \
 	  && "$$folder/venv/bin/python" tests/versions.py installed | paste --serial --delimiters=" " \
-	  && "$$folder/venv/bin/pytest" --quiet --numprocesses=$(UNIT_WORKERS) --dist=loadfile $(COVERED)
+	  && "$$folder/venv/bin/pytest" --quiet --numprocesses=$(UNIT_WORKERS) --dist=loadfile $(NO_CLUSTER)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -103,7 +104,7 @@ check: $(STAMP)
 
 # Branch coverage of core, tasks, flows and deployments by the tests without a cluster; its floor is in pyproject.toml.
 coverage: $(STAMP)
-	$(PYTEST) --numprocesses=$(UNIT_WORKERS) --dist=loadfile --cov --cov-report=term $(COVERED)
+	$(PYTEST) --numprocesses=$(UNIT_WORKERS) --dist=loadfile --cov --cov-report=term $(NO_CLUSTER) $(PACKAGING)
 
 # The library as a user's editor sees it: strictly, and from a folder outside of this checkout.
 typed: $(STAMP)

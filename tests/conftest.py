@@ -11,6 +11,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A Prefect server for the whole session: it takes seconds to start."""
     # imported here: tests of the core need no Prefect, whose import takes seconds
     from prefect.settings import (  # noqa: PLC0415
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
         PREFECT_LOCAL_STORAGE_PATH,
         PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
         temporary_settings,
@@ -18,6 +19,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     from prefect.testing.utilities import prefect_test_harness  # noqa: PLC0415
 
     settings = {
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # its thread sleeps in steps of 1 s, and each run waits for its end
         PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 150,
         PREFECT_LOCAL_STORAGE_PATH: tmp_path_factory.mktemp("results"),
     }

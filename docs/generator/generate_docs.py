@@ -2,7 +2,7 @@
 
     python docs/generator/generate_docs.py
 
-`make docs` calls it. tests/unit/test_docs.py fails when a committed file differs from what the code generates.
+`make docs` calls it. tests/packaging/test_docs.py fails when a committed file differs from what the code generates.
 """
 
 import inspect

@@ -25,28 +25,40 @@ def environment(**variables: str) -> dict[str, str]:
     return {**os.environ, **variables}
 
 
-@pytest.fixture
-def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A file that runs in place of `prefect.engine`, which would ask a server for the run; stops the fork server."""
-    (tmp_path / "sitecustomize.py").write_text(
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in which `act.py` runs in place of `prefect.engine`, which would ask a server for the run.
+
+    One fork server serves all tests, since it imports Prefect for seconds; it ends with them.
+    """
+    folder = tmp_path_factory.mktemp("engine")
+    (folder / "sitecustomize.py").write_text(
         "import runpy\nreal = runpy.run_module\n"
         "def run_module(name, *rest, **more):\n"
         "    if name != 'prefect.engine':\n"
         "        return real(name, *rest, **more)\n"
-        f"    return runpy.run_path({str(tmp_path / 'act.py')!r}, run_name='__main__')\n"
+        f"    return runpy.run_path({str(folder / 'act.py')!r}, run_name='__main__')\n"
         "runpy.run_module = run_module\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    (tmp_path / "act.py").write_text(
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder))
+        yield folder
+        forkserver._forkserver._stop()  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def engine(folder: Path) -> Path:
+    """What a run does: it reports where and as what it runs, and exits with 3."""
+    (folder / "report.json").unlink(missing_ok=True)
+    (folder / "act.py").write_text(
         "import atexit, json, os, pathlib, sys\n"
         "report = {'run': os.environ.get('PREFECT__FLOW_RUN_ID'), 'pid': os.getpid(), 'cwd': os.getcwd(),\n"
         "          'name': pathlib.Path('/proc/self/comm').read_text().strip(),\n"
         "          'arguments': sys.argv[1:], 'loaded': 'prefect_cd.flows.release' in sys.modules}\n"
-        f"atexit.register(pathlib.Path({str(tmp_path / 'report.json')!r}).write_text, json.dumps(report))\n"
+        f"atexit.register(pathlib.Path({str(folder / 'report.json')!r}).write_text, json.dumps(report))\n"
         "sys.exit(3)\n"
     )
-    yield tmp_path / "act.py"
-    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    return folder / "act.py"
 
 
 async def run(server: ForkServer, **options: Any) -> Any:  # noqa: ANN401
@@ -110,10 +122,9 @@ def test_a_run_gets_sigterm_when_its_caller_is_cancelled(engine: Path) -> None:
     assert handles[0].returncode == -signal.SIGTERM
 
 
-def test_a_run_whose_fork_server_dies_is_still_waited_for(engine: Path, tmp_path: Path) -> None:
-    engine.write_text(
-        f"import pathlib, time\ntime.sleep(2)\npathlib.Path({str(tmp_path / 'report.json')!r}).write_text('done')\n"
-    )
+def test_a_run_whose_fork_server_dies_is_still_waited_for(engine: Path) -> None:
+    report = engine.parent / "report.json"
+    engine.write_text(f"import pathlib, time\ntime.sleep(2)\npathlib.Path({str(report)!r}).write_text('done')\n")
 
     def kill(_: Forked) -> None:
         os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
@@ -121,7 +132,7 @@ def test_a_run_whose_fork_server_dies_is_still_waited_for(engine: Path, tmp_path
     async def scenario() -> tuple[Any, Any]:
         server = ForkServer()
         first = await run(server, env=environment(), task_status_handler=kill)
-        assert (tmp_path / "report.json").read_text() == "done"
+        assert report.read_text() == "done"
         return first, await run(server, env=environment())
 
     first, second = asyncio.run(scenario())

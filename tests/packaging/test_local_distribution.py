@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[2] / "packages/prefect-cd-local"
 SOURCES = PROJECT / "src"
 FILES = sorted(str(path.relative_to(SOURCES)) for path in SOURCES.rglob("*.py"))
 
