@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-_LEFT_OUT = pytest.StashKey[dict[str, None]]()  # what was said of it, in order
+_LEFT_OUT = pytest.StashKey[dict[str, None]]()  # a line for the summary -> None, in order
 _NEEDED = ("KUBECONFIG", "REGISTRY")
 
 
@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def lacks(item: pytest.Item) -> str:
-    """What is not there and the test cannot do without; empty if nothing."""
+    """What the test needs and is missing; empty if nothing."""
     marker = item.get_closest_marker("lacks")
     if marker:
         return str(marker.args[0])
@@ -58,7 +58,7 @@ def lacking_resources(items: list[pytest.Item]) -> dict[pytest.Item, str]:
 
 
 def longest_first(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Put the files first whose tests may take longest, as their `timeout` says; a worker plays a whole file.
+    """Put the files first whose tests may take longest, as their `timeout` says; a worker runs a whole file.
 
     The scheduler keeps this order (`--no-loadscope-reorder`).
     """
@@ -76,9 +76,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:  # noqa: ANN401 - of xdist
-    """Hear from a worker what it left out: the same as every other, and the one that prints collects nothing."""
-    said = getattr(node, "workeroutput", {}).get("left_out", [])
-    node.config.stash[_LEFT_OUT] |= dict.fromkeys(said)
+    """Take over what a worker left out: all workers leave out the same, and the controller collects nothing."""
+    left_out = getattr(node, "workeroutput", {}).get("left_out", [])
+    node.config.stash[_LEFT_OUT] |= dict.fromkeys(left_out)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -13,5 +13,5 @@ def build(
     settings: ImageSettings, commit: Commit, tree: Path, *, on_line: Callable[[str], None] = ignore
 ) -> BuiltImage:
     """Look for the image, choose a builder, and build."""
-    found = image.find_image(settings, commit)
-    return found or image.build(settings, commit, tree, image.choose_builder(settings), on_line=on_line)
+    existing = image.find_image(settings, commit)
+    return existing or image.build(settings, commit, tree, image.choose_builder(settings), on_line=on_line)

@@ -1,4 +1,4 @@
-"""Restarting parts of a cluster's control plane: only where its program is at hand, and only our own cluster's."""
+"""Restarting parts of a cluster's control plane: only where the program for it exists, and only for our own cluster."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ def restart(component: str, seconds: int, signal: str = "TERM") -> None:
 
 
 def recovered() -> None:
-    """Return when every controller has heard of the API server again, which may take each of them a minute.
+    """Return when every controller is connected to the API server again, which may take a minute.
 
     A pod that serves needs all of them: for its namespace's account, its ReplicaSet, itself, and its endpoints.
     """

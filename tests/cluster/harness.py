@@ -30,21 +30,21 @@ BUILDER = os.environ.get("BUILDER") or "buildah"
 HELLO = f"{REGISTRY}/test/hello"
 HTTPD = "httpd -f -p 8080 -h /www"  # of busybox; where the base is a whole system, it has Python
 SESSION = f"t-{token_hex(3)}"  # begins the names of namespaces, so that sessions and workers can share a cluster
-PATIENCE = 300.0  # seconds for what takes a few when the machine is idle: how long is not what the tests are about
-_FIRST_LOOKS_EVERY, _LATER_LOOKS_EVERY = 0.1, 1.0  # seconds: an impatient test takes the cores from what it waits for
+PATIENCE = 300.0  # seconds; what takes a few on an idle machine may take this long: the tests do not measure time
+_FIRST_POLL_SECONDS, _LAST_POLL_SECONDS = 0.1, 1.0  # frequent polling takes CPU time from what is waited for
 _ENDED = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
-_BY_THEMSELVES = frozenset({"Expired", "Superseded"})  # what a waiting run becomes without an answer
+_WITHOUT_ANSWER = frozenset({"Expired", "Superseded"})  # the states that a waiting run may get without an answer
 
 
 def wait_for(condition: Callable[[], Any], what: Callable[[], str] | str, seconds: float = PATIENCE) -> Any:  # noqa: ANN401
-    """What `condition` answers as soon as it is neither False nor None."""
-    give_up, pause = time.monotonic() + seconds, _FIRST_LOOKS_EVERY
+    """Poll `condition` and return its result as soon as that is neither False nor None."""
+    give_up, pause = time.monotonic() + seconds, _FIRST_POLL_SECONDS
     while time.monotonic() < give_up:
         answer = condition()
         if answer is not None and answer is not False:
             return answer
         time.sleep(pause)
-        pause = min(_LATER_LOOKS_EVERY, 1.3 * pause)
+        pause = min(_LAST_POLL_SECONDS, 1.3 * pause)
     raise AssertionError(f"not within {seconds:.0f} s: {what if isinstance(what, str) else what()}")
 
 
@@ -58,7 +58,7 @@ def free_port() -> int:
 
 
 def kubectl(*arguments: str, check: bool = True, stdin: str | None = None) -> str:
-    """What kubectl says; its complaint is the test's failure."""
+    """The output of kubectl; if it fails, so does the test, with its error message."""
     done = subprocess.run(["kubectl", *arguments], capture_output=True, text=True, check=False, input=stdin)
     assert not check or done.returncode == 0, done.stderr
     return done.stdout
@@ -66,8 +66,8 @@ def kubectl(*arguments: str, check: bool = True, stdin: str | None = None) -> st
 
 def get(namespace: str, what: str) -> dict[str, Any] | None:
     """One object, `kind/name`, or None."""
-    said = kubectl("-n", namespace, "get", what, "-o", "json", "--ignore-not-found")
-    return dict(json.loads(said)) if said.strip() else None
+    output = kubectl("-n", namespace, "get", what, "-o", "json", "--ignore-not-found")
+    return dict(json.loads(output)) if output.strip() else None
 
 
 def namespaces() -> set[str]:
@@ -75,7 +75,7 @@ def namespaces() -> set[str]:
 
 
 def pods(namespace: str) -> list[dict[str, Any]]:
-    """The pods that are not on their way out."""
+    """The pods that are not being deleted."""
     items = json.loads(kubectl("-n", namespace, "get", "pods", "-o", "json"))["items"]
     return [item for item in items if "deletionTimestamp" not in item["metadata"]]
 
@@ -85,9 +85,9 @@ def images(namespace: str) -> set[str]:
 
 
 def records(namespace: str) -> list[dict[str, Any]]:
-    """The records of an environment, oldest first, read as a stranger would: from the Secrets alone."""
-    found = kubectl("-n", namespace, "get", "secrets", "-l", "prefect-cd.dev/record=release", "-o", "json")
-    contents = (item["data"]["record"] for item in json.loads(found)["items"])
+    """The records of an environment, oldest first, decoded from the Secrets without the package."""
+    secrets = kubectl("-n", namespace, "get", "secrets", "-l", "prefect-cd.dev/record=release", "-o", "json")
+    contents = (item["data"]["record"] for item in json.loads(secrets)["items"])
     read = (json.loads(gzip.decompress(base64.b64decode(content))) for content in contents)
     return sorted(read, key=lambda record: int(record["number"]))
 
@@ -99,8 +99,8 @@ def states(namespace: str) -> list[str]:
 
 def holder(namespace: str) -> str:
     """Who holds the environment's lock; empty when nobody does."""
-    found = json.loads(kubectl("-n", namespace, "get", "leases", "-o", "json"))["items"]
-    return str(found[0]["spec"].get("holderIdentity") or "") if found else ""
+    leases = json.loads(kubectl("-n", namespace, "get", "leases", "-o", "json"))["items"]
+    return str(leases[0]["spec"].get("holderIdentity") or "") if leases else ""
 
 
 def tags(name: str) -> set[str]:
@@ -169,21 +169,21 @@ class Repository:
 
 def shop_files() -> dict[str, str]:
     """The sample shop with the tests' image and one replica."""
-    found = {
+    files = {
         str(path.relative_to(SHOP)): path.read_text()
         for path in sorted(SHOP.rglob("*"))
         if path.is_file() and not any("cache" in part for part in path.relative_to(SHOP).parts)
     }
     for name in ("k8s/staging/deployment.yaml", "k8s/production/deployment.yaml"):
-        found[name] = found[name].replace("localhost:5000/shop", f"{REGISTRY}/test/shop")
-        found[name] = found[name].replace("replicas: 3", "replicas: 1")
-        found[name] = found[name].replace("maxUnavailable: 1", "maxUnavailable: 0")  # the only one serves on
-        found[name] = found[name].replace("seconds: 3 #", "seconds: 10 #")
-    return found
+        files[name] = files[name].replace("localhost:5000/shop", f"{REGISTRY}/test/shop")
+        files[name] = files[name].replace("replicas: 3", "replicas: 1")
+        files[name] = files[name].replace("maxUnavailable: 1", "maxUnavailable: 0")  # the single replica keeps serving
+        files[name] = files[name].replace("seconds: 3 #", "seconds: 10 #")
+    return files
 
 
 def hello_files(**production: Any) -> dict[str, str]:  # noqa: ANN401
-    """A web server that starts at once: for tests that are about something else than the application."""
+    """A web server that starts at once: for tests to which the application does not matter."""
     files = {
         "Dockerfile": "ARG BASE\nFROM ${BASE}\nCOPY www/ /www/\n",
         "www/index.html": "hello\n",
@@ -252,7 +252,7 @@ def hello_pipeline(name: str, repository: Path, **changes: Any) -> dict[str, Any
 
 
 def shop_pipeline(name: str, repository: Path) -> dict[str, Any]:
-    """The pipeline of the sample shop as its own file has it, with the tests' places."""
+    """The pipeline of the sample shop as its own file has it, with the tests' image and namespaces."""
     pipeline = dict(yaml.safe_load((SHOP / "pipeline.yaml").read_text()))
     pipeline |= {"application": name, "source": {"repository": str(repository), "branch": "main"}}
     pipeline["image"] |= {"name": f"{REGISTRY}/test/shop", **BUILT, "args": {"BASE": f"{REGISTRY}/base/python:3.11"}}
@@ -308,25 +308,25 @@ class Server:
         }
 
     def post(self, path: str, body: object) -> Any:  # noqa: ANN401
-        answer = self._asked("POST", path, body)
+        answer = self._request("POST", path, body)
         assert answer.is_success, f"{path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else None
 
     def get(self, path: str) -> Any:  # noqa: ANN401
-        answer = self._asked("GET", path)
+        answer = self._request("GET", path)
         assert answer.is_success or answer.status_code == HTTPStatus.NOT_FOUND, f"{path}: {answer.status_code}"
         return answer.json() if answer.is_success else None
 
-    def _asked(self, method: str, path: str, body: object = None) -> httpx.Response:
-        """Ask again while the database is locked, as Prefect's own client does."""
+    def _request(self, method: str, path: str, body: object = None) -> httpx.Response:
+        """Repeat the request while the database is locked, as Prefect's own client does."""
 
-        def ask() -> httpx.Response | None:
+        def request() -> httpx.Response | None:
             with suppress(httpx.TransportError):
                 answer = self._client.request(method, path, json=body)
                 return None if answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE else answer
             return None
 
-        answer: httpx.Response = wait_for(ask, f"no answer to {method} {path}")
+        answer: httpx.Response = wait_for(request, f"no answer to {method} {path}")
         return answer
 
     @contextmanager
@@ -347,17 +347,19 @@ class Server:
     def serving(self, *pipelines: dict[str, Any], **variables: str) -> Iterator[list["Application"]]:
         """Serve pipelines as a user does; their namespaces are removed in the end."""
         applications = [Application(self, pipeline) for pipeline in pipelines]
-        files = [each.write(self.folder) for each in applications]
+        files = [application.write(self.folder) for application in applications]
         log = self.folder / f"serve-{applications[0].name}.log"
         environment = {**self.environment, **variables}
         try:
             with process([PROGRAMS / "prefect-cd", "serve", *files], environment, log) as served:
-                for each in applications:
-                    each.process = served
-                    each.wait_until_served(log)
+                for application in applications:
+                    application.process = served
+                    application.wait_until_served(log)
                 yield applications
         finally:
-            remove_namespaces(each.namespace(name) for each in applications for name in each.environments)
+            remove_namespaces(
+                application.namespace(name) for application in applications for name in application.environments
+            )
 
 
 def remove_namespaces(names: Iterator[str] | Sequence[str]) -> None:
@@ -399,7 +401,7 @@ class Application:
         self.server = server
         self.pipeline = pipeline
         self.name = str(pipeline["application"])
-        self.environments = {each["name"]: each for each in pipeline["environments"]}
+        self.environments = {environment["name"]: environment for environment in pipeline["environments"]}
 
     def write(self, folder: Path) -> Path:
         """Write the pipeline file, also anew while it is served."""
@@ -424,7 +426,7 @@ class Application:
             return all(self.server.get(f"/deployments/name/{flow}/{self.name}") for flow in ("release", "recover"))
 
         wait_for(served, log.read_text, PATIENCE)
-        # `serve` starts one recovery of each application: after it, the machine is quiet
+        # `serve` starts one recovery of each application: afterwards the machine is idle
         wait_for(lambda: any(run.ended for run in self.runs("recover")), log.read_text, PATIENCE)
 
     def release(self, revision: str) -> "Run":
@@ -438,27 +440,27 @@ class Application:
 
     def run_by_command(self, flow: str, **parameters: str) -> "Run":
         """Start a run as a person does."""
-        given = [part for key, value in parameters.items() for part in ("-p", f"{key}={value}")]
-        said = subprocess.run(
-            [PROGRAMS / "prefect", "deployment", "run", f"{flow}/{self.name}", *given],
+        options = [part for key, value in parameters.items() for part in ("-p", f"{key}={value}")]
+        output = subprocess.run(
+            [PROGRAMS / "prefect", "deployment", "run", f"{flow}/{self.name}", *options],
             env={**self.server.environment, "COLUMNS": "200"},
             capture_output=True,
             text=True,
             check=True,
         ).stdout
-        found = re.search(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", said)
-        assert found, said
-        return Run(self, found[0])
+        match = re.search(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", output)
+        assert match, output
+        return Run(self, match[0])
 
     def runs(self, flow: str) -> list["Run"]:
         """All runs of a flow, newest first."""
-        asked = {
+        query = {
             "deployments": {"name": {"any_": [self.name]}},
             "flows": {"name": {"any_": [flow]}},
             "sort": "EXPECTED_START_TIME_DESC",
         }
-        found = self.server.post("/flow_runs/filter", asked)
-        return [Run(self, str(each["id"])) for each in found if each["state"]["type"] != "SCHEDULED"]
+        runs = self.server.post("/flow_runs/filter", query)
+        return [Run(self, str(run["id"])) for run in runs if run["state"]["type"] != "SCHEDULED"]
 
 
 @dataclass
@@ -487,16 +489,16 @@ class Run:
     def wait(self, *names: str, seconds: float = PATIENCE) -> "Run":
         """Return when the state has one of the names; fail, with the log, when it can no longer get one."""
 
-        def there() -> bool:
+        def is_reached() -> bool:
             state = self.state
             if state["name"] in names:
                 return True
-            waits = state["name"] == "Suspended" and not _BY_THEMSELVES.intersection(names)
+            waits = state["name"] == "Suspended" and not _WITHOUT_ANSWER.intersection(names)
             stuck = state["type"] in _ENDED or waits
             assert not stuck, f"{state['name']} instead of {' or '.join(names)}: {state['message']}\n\n{self.log()}"
             return False
 
-        wait_for(there, lambda: f"{names}; the run is {self.name}\n\n{self.log()}", seconds)
+        wait_for(is_reached, lambda: f"{names}; the run is {self.name}\n\n{self.log()}", seconds)
         return self
 
     def answer(self, decision: str = "approve", name: str = "approver one", comment: str = "") -> "Run":
@@ -513,7 +515,7 @@ class Run:
         return self
 
     def form(self) -> str:
-        """The text of the form that the run waits with."""
+        """The text of the form whose answer the run waits for."""
         keyset = self.state["state_details"]["run_input_keyset"]
         path = f"/flow_runs/{self.id}/input/{keyset['description']}"  # saved a moment after the state
         return str(wait_for(lambda: self.application.server.get(path), "the form is not saved"))
@@ -521,37 +523,37 @@ class Run:
     def log(self) -> str:
         lines: list[str] = []
         while True:
-            asked = {"logs": {"flow_run_id": {"any_": [self.id]}}, "sort": "TIMESTAMP_ASC", "offset": len(lines)}
-            page = self.application.server.post("/logs/filter", asked)
-            lines += [each["message"] for each in page]
+            query = {"logs": {"flow_run_id": {"any_": [self.id]}}, "sort": "TIMESTAMP_ASC", "offset": len(lines)}
+            page = self.application.server.post("/logs/filter", query)
+            lines += [entry["message"] for entry in page]
             if not page:
                 return "\n".join(lines)
 
-    def says(self, text: str, seconds: float = PATIENCE) -> None:
+    def wait_for_log(self, text: str, seconds: float = PATIENCE) -> None:
         """Return when the run's log contains the text."""
         wait_for(lambda: text in self.log(), lambda: f"no {text!r} in the log:\n\n{self.log()}", seconds)
 
     def artifacts(self) -> dict[str, dict[str, Any]]:
         """Key -> the run's newest artifact of this key."""
-        asked = {"artifacts": {"flow_run_id": {"any_": [self.id]}}, "sort": "CREATED_DESC", "limit": 200}
-        found = self.application.server.post("/artifacts/filter", asked)
-        return {each["key"]: each for each in reversed(found)}
+        query = {"artifacts": {"flow_run_id": {"any_": [self.id]}}, "sort": "CREATED_DESC", "limit": 200}
+        artifacts = self.application.server.post("/artifacts/filter", query)
+        return {artifact["key"]: artifact for artifact in reversed(artifacts)}
 
     def tasks(self) -> dict[str, str]:
         """Name -> state of the run's tasks."""
-        found = self.application.server.post("/task_runs/filter", {"flow_runs": {"id": {"any_": [self.id]}}})
-        return {each["name"]: each["state_name"] for each in found}
+        tasks = self.application.server.post("/task_runs/filter", {"flow_runs": {"id": {"any_": [self.id]}}})
+        return {task["name"]: task["state_name"] for task in tasks}
 
     def cancel(self) -> None:
         body = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
         self.application.server.post(f"/flow_runs/{self.id}/set_state", body)
 
     def process_id(self) -> int:
-        """The process that works for the run on this machine: it has the name of the run."""
+        """The process that executes the run on this machine: it has the name of the run."""
         name = f"{self.id[:15]}\n".encode()
-        found = [each for each in Path("/proc").glob("[0-9]*") if read(each / "comm") == name]
-        assert len(found) == 1, f"{found} work for {self.id}; it is {self.name}"
-        return int(found[0].name)
+        folders = [folder for folder in Path("/proc").glob("[0-9]*") if read(folder / "comm") == name]
+        assert len(folders) == 1, f"{folders} work for {self.id}; it is {self.name}"
+        return int(folders[0].name)
 
 
 def read(path: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""How a release gets at what is not public: a private repository, a cluster from a block, a Service without ingress."""
+"""Access to what is not public: a private repository, a cluster from a block, a Service without ingress."""
 
 import base64
 import json
@@ -145,7 +145,7 @@ def _reached(run: Run) -> list[tuple[str, str]]:
 def test_a_service_is_reached_by_its_node_port_or_else_through_the_api_server(
     application: Application, run: Run
 ) -> None:
-    reached = wait_for(lambda: found if len(found := _reached(run)) > 1 else None, run.log)
+    reached = wait_for(lambda: urls if len(urls := _reached(run)) > 1 else None, run.log)
     (host, _), (_, port) = reached[:2]
     assert host == "127.0.0.1"  # a forwarded port
     service = get(application.production, "service/hello")
@@ -156,7 +156,7 @@ def test_a_service_is_reached_by_its_node_port_or_else_through_the_api_server(
 def test_i7_no_secret_reaches_a_log_a_parameter_an_artifact_or_a_file(application: Application, run: Run) -> None:
     server = application.server
     of_the_run = {"flow_runs": {"id": {"any_": [run.id]}}}
-    told = {
+    outputs = {
         "log": run.log(),
         "run": server.post("/flow_runs/filter", of_the_run),
         "tasks": server.post("/task_runs/filter", of_the_run),
@@ -165,7 +165,7 @@ def test_i7_no_secret_reaches_a_log_a_parameter_an_artifact_or_a_file(applicatio
         "served": (server.folder / "serve-access.log").read_text(),
     }
     encoded = {secret: base64.b64encode(secret.encode()).decode() for secret in (TOKEN, MANIFEST_SECRET)}
-    for where, content in told.items():
+    for where, content in outputs.items():
         text = json.dumps(content)
         assert len(text) > 100, where
         for plain, hidden in encoded.items():

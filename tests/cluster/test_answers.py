@@ -1,4 +1,4 @@
-"""What people answer, and when nobody does."""
+"""Approvals: the answers of approvers, and a form that nobody answers."""
 
 from collections.abc import Iterator
 
@@ -40,7 +40,7 @@ def applications(server: Server, repository: Repository) -> Iterator[dict[str, A
         for name, approval in approvals.items()
     ]
     with server.serving(*pipelines) as served:
-        yield {each.name: each for each in served}
+        yield {application.name: application for application in served}
 
 
 def test_a_rejected_release_ends_as_rejected_and_changes_nothing(applications: dict[str, Application]) -> None:
@@ -85,9 +85,9 @@ def test_i5_an_approval_does_not_count_for_what_somebody_changed_by_hand_since(
     assert "by hand" in run.form()
     assert states(application.production) == ["known-good"]
     run.answer().wait("Completed")
-    found = get(application.production, "configmap/hello-config")
-    assert found is not None
-    assert found["data"] == {"GREETING": "hello again"}
+    config_map = get(application.production, "configmap/hello-config")
+    assert config_map is not None
+    assert config_map["data"] == {"GREETING": "hello again"}
     assert [record["decision"]["name"] for record in records(application.production)] == [
         "approver one",
         "approver one",

@@ -166,7 +166,7 @@ def elsewhere(request: pytest.FixtureRequest) -> Iterator[tuple[str, type[Except
     server.server_close()
 
 
-def test_a_push_that_is_refused_is_told_from_one_that_finds_nobody(
+def test_a_refused_push_and_an_unreachable_registry_are_different_errors(
     settings: ImageSettings, commit: Commit, tree: Path, elsewhere: tuple[str, type[Exception]]
 ) -> None:
     host, kind = elsewhere

@@ -1,4 +1,4 @@
-"""Which release counts when several are on their way."""
+"""Several releases of one application at once: which of them is deployed."""
 
 from collections.abc import Iterator
 
@@ -40,7 +40,7 @@ def applications(server: Server, repository: Repository, commits: list[str]) -> 
         hello_pipeline("waiting", repository.path, production={"approval": {"expires": "10m"}}),
     ]
     with server.serving(*pipelines) as served:
-        yield {each.name: each for each in served}
+        yield {application.name: application for application in served}
 
 
 def test_i8_an_older_commit_never_overwrites_a_newer_one(
@@ -61,8 +61,8 @@ def test_i8_the_same_commit_twice_is_one_release(applications: dict[str, Applica
     application.release(commits[1]).wait("Completed")
     before = get(application.production, "deployment/hello"), records(application.production)
     run = application.release("main").wait("Completed")
-    run.says("nothing to build")
-    run.says("production runs")
+    run.wait_for_log("nothing to build")
+    run.wait_for_log("production runs")
     assert before == (get(application.production, "deployment/hello"), records(application.production))
 
 
@@ -90,7 +90,7 @@ def test_i8_an_older_release_that_did_not_know_of_a_newer_one_stops_before_produ
     check = {"name": "slow check", "run": ["sh", "-c", wait]}
     with server.serving(hello_pipeline("overtaken", repository.path, checks=[check])) as (application,):
         older = application.release(older_commit)
-        older.says("/test/hello@sha256")
+        older.wait_for_log("/test/hello@sha256")
         newer_commit = repository.commit({"www/index.html": "hello, newer\n"}, "Overtake")
         application.release(newer_commit).wait("Completed")
         gate.touch()

@@ -48,10 +48,10 @@ def deliver(application: Application, log: Path) -> int:
     """Run the example, approve what it asks, and return its exit code."""
     example = [sys.executable, REPOSITORY / "examples" / "own_flow.py", application.file, "staging", "main"]
     server = application.server
-    before = {each["id"] for each in own_runs(server)}
+    before = {run["id"] for run in own_runs(server)}
     with process(example, server.environment, log) as started:
-        found = wait_for(lambda: [each for each in own_runs(server) if each["id"] not in before] or None, log.read_text)
-        run = Run(application, found[0]["id"])
+        runs = wait_for(lambda: [run for run in own_runs(server) if run["id"] not in before] or None, log.read_text)
+        run = Run(application, runs[0]["id"])
         run.wait("Paused").answer()
         try:
             return started.wait(120)
@@ -63,9 +63,7 @@ def own_runs(server: Server) -> list[dict[str, str]]:
     return list(server.post("/flow_runs/filter", {"flows": {"name": {"any_": ["deliver"]}}}))
 
 
-def test_a_flow_of_ones_own_deploys_and_takes_back(
-    application: Application, repository: Repository, tmp_path: Path
-) -> None:
+def test_a_custom_flow_deploys_and_rolls_back(application: Application, repository: Repository, tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert deliver(application, log) == 0, log.read_text()
     assert states(application.staging) == ["known-good"]

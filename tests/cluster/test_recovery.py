@@ -49,9 +49,9 @@ def applications(server: Server, repository: Repository, go_on: Path) -> Iterato
     pipelines = [hello_pipeline(name, repository.path) for name in ("killed", "cancelled")]
     pipelines.append(hello_pipeline("queued", repository.path, production={"gates": [gate]}))
     with server.serving(*pipelines) as served:
-        for run in [each.release("main") for each in served]:
+        for run in [application.release("main") for application in served]:
             run.wait("Completed")
-        yield {each.name: each for each in served}
+        yield {application.name: application for application in served}
 
 
 @pytest.fixture(scope="module")
@@ -62,15 +62,15 @@ def slow(repository: Repository) -> str:
 
 def in_the_middle(application: Application, run: Run) -> Run:
     """Return when production is half changed: written, and not rolled out."""
-    run.says("production: 2 configured")
+    run.wait_for_log("production: 2 configured")
     wait_for(lambda: greeting(application) == "slow", run.log)
     assert states(application.production) == ["known-good", "started"]
     return run
 
 
 def greeting(application: Application) -> str:
-    found = get(application.production, "configmap/hello-config")
-    return str(found["data"]["GREETING"]) if found else ""
+    config_map = get(application.production, "configmap/hello-config")
+    return str(config_map["data"]["GREETING"]) if config_map else ""
 
 
 def is_whole(application: Application) -> bool:
@@ -87,9 +87,7 @@ def is_whole(application: Application) -> bool:
     )
 
 
-def test_i4_a_killed_rollout_is_taken_back_with_no_person_involved(
-    applications: dict[str, Application], slow: str
-) -> None:
+def test_i4_a_killed_rollout_is_rolled_back_without_a_user(applications: dict[str, Application], slow: str) -> None:
     application = applications["killed"]
     run = in_the_middle(application, application.release(slow))
     dead = holder(application.production)
@@ -99,7 +97,7 @@ def test_i4_a_killed_rollout_is_taken_back_with_no_person_involved(
     run.wait("Crashed")
     wait_for(lambda: len(application.runs("recover")) > recoveries, "no recovery was started")
     done = wait_for(
-        lambda: [each for each in application.runs("recover") if each.name == "Rolled back"] or None,
+        lambda: [run for run in application.runs("recover") if run.name == "Rolled back"] or None,
         "no recovery brought it back",
     )
     recovery = done[0]
@@ -108,12 +106,10 @@ def test_i4_a_killed_rollout_is_taken_back_with_no_person_involved(
     assert states(application.production) == ["known-good", "rolled-back"]
     assert states(application.staging) == ["known-good", "known-good"]
     assert holder(application.production) == ""
-    recovery.says("recover/")  # the lock of the dead holder was replaced
+    recovery.wait_for_log("recover/")  # the lock of the dead holder was replaced
 
 
-def test_i4_a_cancelled_rollout_is_taken_back_with_no_person_involved(
-    applications: dict[str, Application], slow: str
-) -> None:
+def test_i4_a_cancelled_rollout_is_rolled_back_without_a_user(applications: dict[str, Application], slow: str) -> None:
     application = applications["cancelled"]
     run = in_the_middle(application, application.release(slow))
     run.cancel()
@@ -131,12 +127,12 @@ def test_i3_a_second_release_waits_for_the_first_ones_rollout(
     go_on.unlink()
     one = in_the_middle(application, application.release(first))
     two = application.release(second)
-    two.says("waiting for the lock of production")
+    two.wait_for_log("waiting for the lock of production")
     assert one.id in holder(application.production)
     go_on.touch()
     one.wait("Completed")
     two.wait("Completed")
-    found = records(application.production)
-    assert [record["state"] for record in found] == ["known-good"] * 3
-    assert found[1]["settled_at"] <= found[2]["started_at"]
+    history = records(application.production)
+    assert [record["state"] for record in history] == ["known-good"] * 3
+    assert history[1]["settled_at"] <= history[2]["started_at"]
     assert greeting(application) == "second"

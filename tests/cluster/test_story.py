@@ -1,4 +1,4 @@
-"""The story of the sample shop, as its README tells it: each fixture is one chapter, and the tests look at its end."""
+"""The story of the sample shop, as in its README: each fixture is one step, and the tests check its result."""
 
 import re
 import time
@@ -49,8 +49,8 @@ class Commits(NamedTuple):
 
 def written(namespace: str) -> dict[str, Any]:
     """The environment's objects without what the server writes."""
-    found = ((what, get(namespace, what)) for what in KINDS)
-    return {what: strip(item) for what, item in found if item}
+    objects = ((what, get(namespace, what)) for what in KINDS)
+    return {what: strip(item) for what, item in objects if item}
 
 
 @pytest.fixture(scope="module")
@@ -218,8 +218,8 @@ def test_the_tests_leave_reports_with_pictures(first: Run) -> None:
 def test_i8_the_same_commit_once_more_builds_nothing_and_changes_nothing(
     shop: Application, again: Run, before_again: tuple[Any, ...]
 ) -> None:
-    again.says("nothing to build")
-    again.says("production runs")
+    again.wait_for_log("nothing to build")
+    again.wait_for_log("production runs")
     pods_now = [pod["metadata"]["uid"] for pod in pods(shop.production)]
     assert (pods_now, records(shop.production), tags_of_the_shop()) == before_again
 
@@ -246,10 +246,10 @@ def test_a_click_approves(shop: Application, second: Run, commits: Commits) -> N
     assert images(shop.production) == {f"{REGISTRY}/test/shop@{record['image']['digest']}"}
 
 
-def test_what_fails_in_production_only_is_taken_back(
+def test_a_failure_in_production_only_is_rolled_back(
     shop: Application, third: Run, version_2: dict[str, Any], commits: Commits
 ) -> None:
-    assert "zero downtime failed" in third.message  # its users noticed, before any gate was asked
+    assert "zero downtime failed" in third.message  # the probe noticed, before any gate was run
     assert "with status 500" in third.message
     assert states(shop.production) == ["known-good", "known-good", "rolled-back"]
     assert written(shop.production) == version_2
@@ -259,16 +259,16 @@ def test_what_fails_in_production_only_is_taken_back(
     assert images(shop.staging) == {f"{REGISTRY}/test/shop@{on_staging['image']['digest']}"}
 
 
-def test_a_person_goes_back_to_the_release_before(shop: Application, back: Run, commits: Commits) -> None:
-    found = records(shop.production)[:4]
-    assert [record["commit"]["sha"] for record in found] == [commits.v1, commits.v2, commits.v3, commits.v1]
-    assert back.message == f"production runs {found[0]['release_id']} again"
-    assert found[3]["restores"] == 1
-    assert found[1]["state"] == "withdrawn"
-    assert found[3]["state"] in {"known-good", "withdrawn"}
+def test_a_user_rolls_back_to_the_previous_release(shop: Application, back: Run, commits: Commits) -> None:
+    newest = records(shop.production)[:4]
+    assert [record["commit"]["sha"] for record in newest] == [commits.v1, commits.v2, commits.v3, commits.v1]
+    assert back.message == f"production runs {newest[0]['release_id']} again"
+    assert newest[3]["restores"] == 1
+    assert newest[1]["state"] == "withdrawn"
+    assert newest[3]["state"] in {"known-good", "withdrawn"}
 
 
-def test_a_person_goes_to_a_named_release(shop: Application, forth: Run, version_2: dict[str, Any]) -> None:
+def test_a_user_rolls_back_to_a_named_release(shop: Application, forth: Run, version_2: dict[str, Any]) -> None:
     assert forth.name == "Completed"
     assert records(shop.production)[-1]["restores"] == 2
     assert states(shop.production)[-1] == "known-good"

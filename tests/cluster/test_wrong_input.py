@@ -1,6 +1,6 @@
-"""What people get wrong, started as people start it: each ends early, says where and what to do, and writes nothing.
+"""Mistakes of users: every run ends early, its message says where and what to do, and nothing is written.
 
-All runs are started first and looked at afterwards: most of them wait for something that does not answer.
+All runs are started first, because most of them wait for something that does not answer.
 """
 
 import json
@@ -66,7 +66,7 @@ WORDS = {
 
 
 class Refusing(BaseHTTPRequestHandler):
-    """A registry that has nothing, and takes nothing from us."""
+    """An empty registry that refuses every push."""
 
     def log_message(self, *_: object) -> None:
         pass
@@ -113,7 +113,7 @@ def right(repository: Repository) -> dict[str, Any]:
 def wrong_pipelines(
     right: dict[str, Any], refusing_registry: str, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[str, Any]]:
-    """What an operator may write, and what then does not work."""
+    """Mistake of the operator -> the pipeline file."""
     folder = tmp_path_factory.mktemp("kubeconfigs")
     closed = kubeconfig(folder / "closed", server=f"https://127.0.0.1:{free_port()}")
     refused = f"{refusing_registry}/wrong"
@@ -136,7 +136,7 @@ def wrong_pipelines(
 
 @pytest.fixture(scope="module")
 def forbidden_pipeline(right: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """A cluster where we may do nothing."""
+    """A pipeline whose service account has no permissions."""
     kubectl("-n", "default", "create", "serviceaccount", ACCOUNT)
     token = kubectl("-n", "default", "create", "token", ACCOUNT).strip()
     powerless = kubeconfig(tmp_path_factory.mktemp("powerless") / "kubeconfig", token=token)
@@ -193,22 +193,20 @@ def kubeconfig(path: Path, *, server: str = "", token: str = "") -> Path:
 
 
 @pytest.mark.parametrize("mistake", WORDS)
-def test_a_mistake_is_answered_with_what_is_wrong_and_where(runs: dict[str, Run], mistake: str) -> None:
+def test_the_message_says_what_is_wrong_and_where(runs: dict[str, Run], mistake: str) -> None:
     name, *words = WORDS[mistake]
-    said(runs[mistake].wait(name), words)
+    assert_message(runs[mistake].wait(name), words)
 
 
 @pytest.mark.needs("roles.rbac.authorization.k8s.io")
-def test_a_cluster_where_we_may_do_nothing_is_told_with_all_that_is_missing(
-    runs: dict[str, Run], forbidden_pipeline: dict[str, Any]
-) -> None:
+def test_the_message_lists_all_missing_permissions(runs: dict[str, Run], forbidden_pipeline: dict[str, Any]) -> None:
     application = next(iter(runs.values())).application
     run = released(application, forbidden_pipeline).wait("Failed")
-    said(run, ["forbidden", "we may not", "create secrets", "patch deployments.apps"])
+    assert_message(run, ["forbidden", "we may not", "create secrets", "patch deployments.apps"])
 
 
-def said(run: Run, words: list[str]) -> None:
-    """The run's message has these words, and says what to do."""
+def assert_message(run: Run, words: list[str]) -> None:
+    """Check that the run's message contains these words and a hint."""
     missing = [word for word in words if word not in run.message]
     assert not missing, run.message
     assert "hint: " in run.message

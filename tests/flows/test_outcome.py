@@ -15,7 +15,7 @@ NAMES = {
     "Rejected": "Rejected",
     "Expired": "Expired",
 }
-TREE = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, DeliveryError)]
+TREE = [item for item in vars(errors).values() if isinstance(item, type) and issubclass(item, DeliveryError)]
 
 
 @pytest.mark.parametrize("kind", TREE, ids=lambda kind: kind.__name__)
@@ -42,7 +42,7 @@ def test_an_error_becomes_the_runs_state(home: Path) -> None:
     assert ending.state.is_failed()
 
 
-def test_a_mistake_of_ours_stays_an_exception(home: Path) -> None:
+def test_an_unexpected_exception_is_not_turned_into_a_state(home: Path) -> None:
     assert not home.exists()
     with pytest.raises(ZeroDivisionError), returning_state():
         raise ZeroDivisionError

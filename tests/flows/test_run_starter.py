@@ -72,7 +72,7 @@ def test_the_runner_of_serve_uses_this_starter() -> None:
 
 
 @pytest.mark.parametrize("changed", ["module", "function", "replaced"])
-def test_a_prefect_without_this_place_starts_runs_its_own_way_and_serve_says_so(
+def test_with_another_prefect_runs_start_its_own_way_and_serve_warns(
     changed: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     if changed == "module":

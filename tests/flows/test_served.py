@@ -1,4 +1,4 @@
-"""Which pipeline file a run obeys."""
+"""Which pipeline file a run uses."""
 
 import os
 from pathlib import Path
@@ -21,12 +21,12 @@ def files(tmp_path: Path, pipeline_file: Path, monkeypatch: pytest.MonkeyPatch) 
     return {"shop": pipeline_file, "blog": blog}
 
 
-def test_a_run_obeys_the_file_of_its_deployments_application(files: dict[str, Path]) -> None:
-    found = served.pipeline()
-    assert (found.pipeline.application, found.file) == ("blog", files["blog"])
+def test_a_run_uses_the_file_of_its_deployments_application(files: dict[str, Path]) -> None:
+    own = served.pipeline()
+    assert (own.pipeline.application, own.file) == ("blog", files["blog"])
 
 
-def test_another_applications_broken_file_is_no_obstacle(files: dict[str, Path]) -> None:
+def test_another_applications_broken_file_does_not_stop_a_run(files: dict[str, Path]) -> None:
     files["shop"].write_text("application: [")
     assert served.pipeline().pipeline.application == "blog"
 
@@ -38,7 +38,7 @@ def test_a_file_that_has_become_invalid_stops_its_own_runs(files: dict[str, Path
     assert "enviroments" in caught.value.detail
 
 
-def test_a_file_that_was_taken_away_stops_its_own_runs(files: dict[str, Path]) -> None:
+def test_a_file_that_was_removed_stops_its_own_runs(files: dict[str, Path]) -> None:
     files["blog"].unlink()
     with pytest.raises(InvalidPipeline):
         served.pipeline()
@@ -49,7 +49,9 @@ def test_without_a_deployment_the_only_file_counts(pipeline_file: Path, monkeypa
     assert served.pipeline().pipeline.application == "shop"
 
 
-def test_an_application_that_nobody_serves_is_said(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_an_application_that_is_not_served_is_refused(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert files
     monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__NAME", "forum")
     with pytest.raises(InvalidPipeline, match="no pipeline file for forum") as caught:
@@ -57,7 +59,7 @@ def test_an_application_that_nobody_serves_is_said(files: dict[str, Path], monke
     assert "prefect-cd serve" in caught.value.hint
 
 
-def test_nothing_served_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_without_served_pipeline_files_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(served.PIPELINES, raising=False)
     with pytest.raises(InvalidPipeline, match="no pipeline file for a run without a deployment"):
         served.pipeline()

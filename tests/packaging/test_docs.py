@@ -59,7 +59,7 @@ def test_every_room_of_the_package_is_in_the_drawing() -> None:
 
 
 @pytest.mark.parametrize("error", list(error_classes(DeliveryError)))
-def test_every_error_says_itself_what_to_do(error: type[DeliveryError]) -> None:
+def test_every_error_has_a_hint_of_its_own(error: type[DeliveryError]) -> None:
     assert "remedy" in error.__dict__
     assert inspect.getdoc(error) != inspect.getdoc(error.__bases__[0])
 

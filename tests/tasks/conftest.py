@@ -82,7 +82,7 @@ class Run:
         return self.state.result()
 
     def tasks(self, count: int) -> list[TaskRun]:
-        """The task runs once all of them have ended for the server, which hears of them a little later."""
+        """The task runs, once the server has the final state of all of them, which takes a moment."""
         of_this_run = FlowRunFilter(id=FlowRunFilterId(any_=[self.id]))
         with get_client(sync_client=True) as client:
             while True:

@@ -32,12 +32,12 @@ def test_an_answer_without_a_name_does_not_count(name: str) -> None:
     assert "needs the approver's name" in _incomplete(ApprovalForm(decision="approve", name=name), ANYBODY)
 
 
-def test_anybody_may_answer_when_nobody_is_named() -> None:
+def test_anybody_may_answer_without_named_approvers() -> None:
     assert _incomplete(ApprovalForm(decision="approve", name="approver one"), ANYBODY) == ""
 
 
 @pytest.mark.parametrize("decision", ["approve", "reject"])
-def test_only_those_who_are_named_may_answer(decision: str) -> None:
+def test_only_named_approvers_may_answer(decision: str) -> None:
     asked = {"decision": decision, "name": "a stranger"}
     refusal = _incomplete(ApprovalForm.model_validate(asked), TWO)
     assert refusal == "a stranger is not an approver here; approvers are: approver one, approver two"

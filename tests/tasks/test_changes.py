@@ -85,7 +85,7 @@ def test_an_object_of_another_manager_is_refused_and_with_take_over_kept_for_the
     assert [item["data"] for item in ready.unowned] == [{"greeting": "before us"}]
 
 
-def test_what_runs_already_is_nothing_to_do(target: Target, lock: Any) -> None:  # noqa: ANN401
+def test_a_release_that_runs_already_needs_nothing(target: Target, lock: Any) -> None:  # noqa: ANN401
     first = planned(target, config_map(greeting="hello"))
     started = record_start.fn(first, lock)
     apply.fn(first, lock)

@@ -88,7 +88,7 @@ def test_a_connection_that_failed_is_not_used_again(stages: Stages, api: FakeApi
     assert (stages.kubeconfigs_read, api.connections) == (2, 2)
 
 
-def test_an_answer_that_is_no_keeps_the_connection(stages: Stages, api: FakeApi) -> None:
+def test_a_failed_gate_keeps_the_connection(stages: Stages, api: FakeApi) -> None:
     async def fail(cluster: Cluster) -> object:
         await cluster.version()
         raise GateFailed("the shop sells nothing")

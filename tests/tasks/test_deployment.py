@@ -225,7 +225,7 @@ def decision() -> Decision:
 
 
 ROLLED_OUT = ["probe", "apply", "rollout", "prune", "probe ended", "gate", "soak"]
-TAKEN_BACK = ["plan release-1", *ROLLED_OUT]
+RESTORED = ["plan release-1", *ROLLED_OUT]
 
 
 def test_i2_i3_a_release_locks_plans_records_writes_proves_and_records_in_this_order(stages: Stages) -> None:
@@ -263,7 +263,7 @@ def test_i8_what_runs_already_is_not_written_and_its_recorded_evidence_is_return
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_i2_what_fails_before_the_record_ends_the_release_and_nothing_is_written_or_taken_back(
+def test_i2_what_fails_before_the_record_ends_the_release_and_nothing_is_written_or_rolled_back(
     stages: Stages, call: str, error: DeliveryError
 ) -> None:
     stages.errors[call] = error
@@ -279,7 +279,7 @@ def test_i4_whatever_fails_after_the_record_restores_the_known_good(stages: Stag
     stages.errors[f"{call} {candidate.id}"] = GateFailed("the shop sells nothing")
     with pytest.raises(RolledBack, match=f"{candidate.id} failed in staging, which runs release-1 again") as caught:
         deploy.fn(PIPELINE, STAGING, candidate)
-    assert stages.calls[-len(TAKEN_BACK) - 1 :] == [*TAKEN_BACK, "record rolled-back"]
+    assert stages.calls[-len(RESTORED) - 1 :] == [*RESTORED, "record rolled-back"]
     assert "the shop sells nothing" in caught.value.detail
     assert "the shop sells nothing" in stages.reasons[State.ROLLED_BACK]
     assert isinstance(caught.value.__cause__, GateFailed)
@@ -343,7 +343,7 @@ def test_without_a_rollback_the_environment_stays_and_the_record_says_that_it_fa
     assert not any(call.startswith("plan release") for call in stages.calls)
 
 
-def test_a_mistake_of_ours_is_no_reason_to_roll_back(stages: Stages) -> None:
+def test_an_unexpected_exception_causes_no_rollback(stages: Stages) -> None:
     stages.errors["gate"] = ZeroDivisionError()  # type: ignore[assignment]
     with pytest.raises(ZeroDivisionError):
         deploy.fn(PIPELINE, STAGING, release())
@@ -393,11 +393,11 @@ def test_i4_an_environment_without_an_interrupted_rollout_is_not_even_locked(sta
     assert stages.calls == ["read state"]
 
 
-def test_i4_an_interrupted_rollout_is_taken_back_under_the_lock(stages: Stages) -> None:
+def test_i4_an_interrupted_rollout_is_rolled_back_under_the_lock(stages: Stages) -> None:
     interrupted(stages)
     ended = recover(PIPELINE, STAGING)
     assert isinstance(ended, RolledBack)
-    assert stages.calls == ["read state", "lock", "read state", *TAKEN_BACK, "record rolled-back", "unlock"]
+    assert stages.calls == ["read state", "lock", "read state", *RESTORED, "record rolled-back", "unlock"]
     assert "its process ended" in stages.reasons[State.ROLLED_BACK]
     assert stages.waits == [TAKEOVER_WAIT]
 
@@ -487,7 +487,7 @@ def on_the_fake_server(target: Target, api: FakeApi, expected: str) -> tuple[Tar
     return shown, (Gate(name="smoke", http=check),)
 
 
-def test_i4_a_release_that_fails_its_gate_is_taken_back_by_the_same_run(
+def test_i4_a_release_that_fails_its_gate_is_rolled_back_by_the_same_run(
     target: Target, api: FakeApi, run: Callable[[Callable[[], Any]], Run]
 ) -> None:
     target, gates = on_the_fake_server(target, api, '"greeting": "hello"')

@@ -87,7 +87,7 @@ def test_i1_a_rollout_that_is_not_complete_is_not_tested(reachable: Target, api:
     assert api.requests == []
 
 
-def test_what_was_there_before_us_is_no_commit_and_has_no_gates(reachable: Target) -> None:
+def test_a_takeover_has_no_commit_and_therefore_no_gates(reachable: Target) -> None:
     taken_over = applied(reachable, record(1, commit=None))
     with pytest.raises(ValueError, match="a gate needs a complete rollout of a commit"):
         run_gate.fn(pipeline(), taken_over, report(), VERSION)

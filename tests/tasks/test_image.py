@@ -16,8 +16,8 @@ from prefect_cd.tasks.preconditions import Preflight
 from tests.tasks.examples import GitRepository, commit, image, pipeline
 
 
-def preflight(*, found: BuiltImage | None = None, builder: str | None = None) -> Preflight:
-    return Preflight(image=found, builder=builder, manifests={})
+def preflight(*, existing: BuiltImage | None = None, builder: str | None = None) -> Preflight:
+    return Preflight(image=existing, builder=builder, manifests={})
 
 
 class Building:
@@ -42,8 +42,8 @@ class Building:
 def test_an_image_that_preflight_found_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
     building = Building()
     monkeypatch.setattr(builders, "build", building)
-    found = image(built=False)
-    assert build.fn(pipeline(), commit(), preflight(found=found)) == found
+    existing = image(built=False)
+    assert build.fn(pipeline(), commit(), preflight(existing=existing)) == existing
     assert building.builders == []
 
 
@@ -71,7 +71,7 @@ def test_an_image_that_does_not_build_has_failed(repository: GitRepository, monk
         build.fn(pipeline(repository=repository.path), candidate, preflight(builder="docker"))
 
 
-def test_what_neither_has_an_image_nor_a_builder_is_a_mistake_of_ours(
+def test_a_preflight_without_image_and_builder_is_a_bug(
     repository: GitRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     building: Any = Building()

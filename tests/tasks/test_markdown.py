@@ -1,4 +1,4 @@
-"""Pages that people read: nothing breaks their tables, nothing fakes their content, no secret is in them."""
+"""Pages in Markdown: no input breaks their tables or fakes their content, and they contain no secret."""
 
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -22,8 +22,8 @@ HOSTILE = "a|b\nc <img src=x> ![p](https://evil) [ok](https://evil)"
 
 
 def commit(**given: Any) -> Commit:  # noqa: ANN401
-    said = {"repository": "r", "sha": "a" * 40, "revision": "main", "subject": "Sell more", "author": "An author"}
-    return Commit(**{**said, "committed_at": NOW, **given})
+    fields = {"repository": "r", "sha": "a" * 40, "revision": "main", "subject": "Sell more", "author": "An author"}
+    return Commit(**{**fields, "committed_at": NOW, **given})
 
 
 def evidence(outcome: Outcome = Outcome.PASSED, **given: Any) -> Evidence:  # noqa: ANN401
@@ -35,9 +35,9 @@ def change(name: str, action: Action, diff: str = "") -> Change:
 
 
 def record(**given: Any) -> Record:  # noqa: ANN401
-    said = {"number": 7, "application": "shop", "environment": "staging", "state": State.KNOWN_GOOD}
-    more = {"release_id": "aaaaaaa-12345678", "release_hash": "h", "image": None, "objects": (), "started_at": NOW}
-    return Record(**{**said, **more, "commit": None, **given})
+    place = {"number": 7, "application": "shop", "environment": "staging", "state": State.KNOWN_GOOD}
+    content = {"release_id": "aaaaaaa-12345678", "release_hash": "h", "image": None, "objects": (), "started_at": NOW}
+    return Record(**{**place, **content, "commit": None, **given})
 
 
 def release() -> Release:
@@ -46,7 +46,7 @@ def release() -> Release:
 
 
 def approval(**given: Any) -> str:  # noqa: ANN401
-    said: dict[str, Any] = {
+    form: dict[str, Any] = {
         "planned": ChangeSet(changes=(change("a", Action.CONFIGURED, "@@ -1 +1 @@\n-x\n+y"),)),
         "server": "https://cluster",
         "version": "v1.36.3",
@@ -56,7 +56,7 @@ def approval(**given: Any) -> str:  # noqa: ANN401
         "tested": [evidence()],
         **given,
     }
-    return markdown.approval(said.pop("release", release()), "production", said.pop("planned"), **said)
+    return markdown.approval(form.pop("release", release()), "production", form.pop("planned"), **form)
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def test_what_failed_has_its_text_its_output_its_console_its_pictures_and_its_tr
 # --- changes ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_moves_is_a_table_and_diffs_and_the_rest_is_a_number() -> None:
+def test_changed_objects_are_a_table_and_diffs_and_unchanged_ones_are_counted() -> None:
     page = markdown.changes(
         ChangeSet(
             changes=(change("a", Action.CREATED, "+x"), change("b", Action.UNCHANGED), change("c", Action.UNCHANGED))
@@ -143,12 +143,12 @@ def test_what_moves_is_a_table_and_diffs_and_the_rest_is_a_number() -> None:
     assert "configmap/b" not in page
 
 
-def test_nothing_to_change_is_said() -> None:
+def test_unchanged_objects_are_counted() -> None:
     assert markdown.changes(ChangeSet(changes=(change("b", Action.UNCHANGED),))) == "1 unchanged."
     assert markdown.changes(ChangeSet(changes=())) == ""
 
 
-def test_a_diff_that_is_too_long_is_cut_and_that_is_said() -> None:
+def test_a_diff_that_is_too_long_is_cut_with_a_note() -> None:
     long = "\n".join("+" + "x" * 99 for _ in range(700))
     page = markdown.changes(
         ChangeSet(changes=(change("a", Action.CREATED, long), change("b", Action.CREATED, "+unseen")))
@@ -173,7 +173,7 @@ def test_i7_no_page_shows_a_secrets_value() -> None:
 # --- rollout ---------------------------------------------------------------------------------------------------------
 
 
-def report(*troubles: Problem) -> Report:
+def report(*problems: Problem) -> Report:
     pods = (
         PodRow(name="shop-1", ready=True, state="Running", since=NOW.astimezone(BERLIN)),
         PodRow(name="shop-2", ready=False, state="CrashLoopBackOff", since=None),
@@ -181,7 +181,7 @@ def report(*troubles: Problem) -> Report:
     watched = WorkloadRow(
         workload="deployment/shop", phase=Phase.FAILED, summary="1 of 2 ready", ready=1, wanted=2, pods=pods
     )
-    return Report(workloads=(watched,), problems=troubles, seconds=3)
+    return Report(workloads=(watched,), problems=problems, seconds=3)
 
 
 def test_a_rollout_shows_workloads_and_pods_with_times_in_utc() -> None:
@@ -196,7 +196,7 @@ def test_a_rollout_without_pods_has_no_table_of_pods() -> None:
 
 
 def test_problems_begin_with_the_fact_and_what_to_do() -> None:
-    trouble = Problem(
+    problem = Problem(
         workload="deployment/shop",
         category="crash",
         summary="shop crashes",
@@ -205,13 +205,13 @@ def test_problems_begin_with_the_fact_and_what_to_do() -> None:
         where="pod/shop-2 in shop",
         logs="Traceback",
     )
-    page = markdown.problems(report(trouble))
+    page = markdown.problems(report(problem))
     assert page.startswith("# ✘ shop crashes\n\n**What to do:** read the log")
-    for said in ("| pod/shop-2 in shop | crash |", "```\nexit 1\n```", "```\nTraceback\n```", "## All workloads"):
-        assert said in page
+    for part in ("| pod/shop-2 in shop | crash |", "```\nexit 1\n```", "```\nTraceback\n```", "## All workloads"):
+        assert part in page
 
 
-def test_a_rollout_that_failed_without_a_known_trouble_says_how_it_stands() -> None:
+def test_a_rollout_that_failed_without_a_known_problem_shows_its_state() -> None:
     assert markdown.problems(report()).startswith("deployment/shop: 1 of 2 ready")
 
 
@@ -220,7 +220,7 @@ def test_a_rollout_that_failed_without_a_known_trouble_says_how_it_stands() -> N
 
 def test_the_form_says_what_changes_where_and_what_is_rolled_back_to() -> None:
     page = approval(running=record(), run="https://ui/run", note="asked again")
-    for said in (
+    for part in (
         "> **asked again**",
         "# shop aaaaaaa → production",
         "runs there now: aaaaaaa-12345678",
@@ -231,7 +231,7 @@ def test_the_form_says_what_changes_where_and_what_is_rolled_back_to() -> None:
         "## What changes: 1 configured",
         "```diff\n@@ -1 +1 @@\n-x\n+y\n```",
     ):
-        assert said in page
+        assert part in page
 
 
 def test_a_first_release_says_that_there_is_nothing_to_roll_back_to() -> None:
@@ -260,21 +260,21 @@ def test_the_form_shows_at_most_four_pictures() -> None:
 
 
 @pytest.mark.parametrize("name", ["An author", HOSTILE])
-def test_the_outcome_tells_who_approved_and_what_the_gates_said(name: str) -> None:
+def test_the_outcome_shows_who_approved_and_the_results_of_gates(name: str) -> None:
     decision = Decision(approved=True, name=name, comment="looks good", decided_at=NOW, content="c")
     gates = (GateResult(name="smoke", outcome="passed", summary="3 passed"),)
     page = markdown.outcome(record(commit=commit(), decision=decision, gates=gates, reason="```why"))
-    for said in (
+    for part in (
         f"| approved by | {markdown._cell(name)}: looks good |",
         "| commit | aaaaaaa Sell more |",
         "| smoke | passed | 3 passed |",
         "Secret prefect-cd.shop.7",
         "````\n```why\n````",
     ):
-        assert said in page
+        assert part in page
 
 
-def test_the_outcome_of_what_was_there_before_us_has_no_commit_and_no_approval() -> None:
+def test_the_outcome_of_a_takeover_has_no_commit_and_no_approval() -> None:
     page = markdown.outcome(record())
     assert "| commit | none: from before the takeover |" in page
     assert "| approved by | not required |" in page

@@ -32,7 +32,7 @@ def test_what_is_new_is_written_and_guarded_settings_before_workloads(
     assert before <= applied.since <= datetime.now(timezone.utc)
 
 
-def test_what_does_not_differ_is_not_written(target: Target, api: FakeApi, lock: HeldLock) -> None:
+def test_unchanged_objects_are_not_written(target: Target, api: FakeApi, lock: HeldLock) -> None:
     apply.fn(planned(target, config_map("one", a="1"), config_map("two", a="1")), lock)
     api.requests.clear()
     applied = apply.fn(planned(target, config_map("one", a="1"), config_map("two", a="2")), lock)

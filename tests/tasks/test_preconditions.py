@@ -24,8 +24,8 @@ FILES = {"k8s/shop.yaml": as_yaml(deployment(), config_map(greeting="hello"))}
 def registry(monkeypatch: pytest.MonkeyPatch) -> Callable[[BuiltImage | None], None]:
     """Sets what the registry has; by default it lacks the image, which buildah can build."""
 
-    def has(found: BuiltImage | None) -> None:
-        monkeypatch.setattr(preconditions, "find_image", lambda *_: found)
+    def has(image: BuiltImage | None) -> None:
+        monkeypatch.setattr(preconditions, "find_image", lambda *_: image)
 
     has(None)
     monkeypatch.setattr(preconditions, "choose_builder", lambda _: BUILDER)

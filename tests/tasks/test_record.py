@@ -113,9 +113,7 @@ def test_i4_an_interrupted_rollout_is_marked_as_failed_before_the_next_record(
     assert api.objects["secrets"]["prefect-cd.shop.1"]["metadata"]["labels"]["prefect-cd.dev/state"] == "failed"
 
 
-def test_i2_what_was_there_before_us_is_recorded_first_as_something_to_roll_back_to(
-    target: Target, api: FakeApi, lock: HeldLock
-) -> None:
+def test_i2_a_takeover_first_records_the_objects_to_roll_back_to(target: Target, api: FakeApi, lock: HeldLock) -> None:
     api.put("configmaps", "shop", data={"greeting": "before us"})
     taking_over = target.model_copy(update={"environment": target.environment.model_copy(update={"take_over": True})})
     ready = plan.fn(taking_over, release(config_map(greeting="hello")))
@@ -176,7 +174,7 @@ def test_after_a_rollback_the_releases_in_between_are_chosen_by_name_only(
     assert find_record.fn(target, two.release_id).number == 2
 
 
-def test_what_gates_proved_is_read_back_from_a_record(target: Target, lock: Any) -> None:  # noqa: ANN401
+def test_the_results_of_gates_are_read_from_a_record(target: Target, lock: Any) -> None:  # noqa: ANN401
     first = started(target, lock)
     proof = [evidence("smoke"), evidence("load", Outcome.ERRORED)]
     outcome = record_outcome.fn(target, first, State.KNOWN_GOOD, lock, evidence=proof)

@@ -33,13 +33,13 @@ class Artifact:
         self.shown: list[int] = []
         self._error = error
 
-    def show(self, told: Report) -> None:
-        self.shown.append(told.workloads[0].ready)
+    def show(self, report: Report) -> None:
+        self.shown.append(report.workloads[0].ready)
         if self._error:
             raise self._error
 
 
-def tell(artifact: Artifact, *, pause: float) -> None:
+def show_reports(artifact: Artifact, *, pause: float) -> None:
     async def run() -> None:
         display = Display(artifact)
         async with display.updated():
@@ -50,13 +50,13 @@ def tell(artifact: Artifact, *, pause: float) -> None:
     asyncio.run(run())
 
 
-def test_the_artifact_is_spared_and_the_last_state_is_shown() -> None:
+def test_the_artifact_is_not_updated_for_every_report_and_the_last_one_is_shown() -> None:
     artifact = Artifact()
-    tell(artifact, pause=0.01)
+    show_reports(artifact, pause=0.01)
     assert artifact.shown == [0, 4]
 
 
-def test_after_a_pause_the_latest_is_shown_though_nothing_new_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_pause_the_latest_report_is_shown_without_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rollout, "_UPDATE_SECONDS", 0.05)
     artifact = Artifact()
 
@@ -78,7 +78,7 @@ def test_after_a_pause_the_latest_is_shown_though_nothing_new_is_told(monkeypatc
 
 def test_a_server_that_is_away_for_a_moment_does_not_end_the_watch(caplog: pytest.LogCaptureFixture) -> None:
     artifact = Artifact(RuntimeError("no server"))
-    tell(artifact, pause=0.01)
+    show_reports(artifact, pause=0.01)
     assert artifact.shown == [0, 4]
     assert "cannot show the progress of the rollout: no server" in caplog.text
 

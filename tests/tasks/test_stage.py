@@ -105,7 +105,7 @@ def test_a_stage_that_writes_or_asks_a_cluster_is_retried_and_a_test_and_a_whole
     assert withdraw.retry_condition_fn is may_heal
 
 
-def test_what_costs_time_or_decides_is_kept_for_a_resumed_run_and_what_looks_at_an_environment_is_not() -> None:
+def test_results_that_cost_time_or_decide_are_persisted_and_those_about_an_environment_are_not() -> None:
     named = {name: stage for name in tasks.__all__ if isinstance(stage := getattr(tasks, name), Task)}
     assert {name for name, stage in named.items() if stage.persist_result} == {
         *("build", "compare_pipeline_file", "deploy", "preflight", "render", "resolve", "run_check"),

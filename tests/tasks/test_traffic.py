@@ -77,7 +77,7 @@ def roll_out(plan: Plan, load: Load, error: Exception | None = None) -> list[Evi
     return proved
 
 
-def test_requests_are_sent_around_the_rollout_and_judged_after_it(
+def test_requests_are_sent_around_the_rollout_and_compared_with_the_limits_after_it(
     send: Callable[[Traffic], Load], run: Callable[[Callable[[], Any]], Run]
 ) -> None:
     load = send(GOOD)
@@ -113,7 +113,7 @@ def test_where_users_were_without_answers_before_a_rollback_would_restore_the_ou
     assert "zero downtime could not be measured: before the rollout, 10 of 10 requests failed" in caplog.text
 
 
-def test_a_rollback_is_measured_at_once_and_not_judged(
+def test_a_rollback_is_measured_without_a_baseline_and_limits_do_not_fail_it(
     send: Callable[[Traffic], Load], run: Callable[[Callable[[], Any]], Run]
 ) -> None:
     load = send(LOSSES)

@@ -33,8 +33,8 @@ def demo() -> Iterator[Any]:
 
 
 def problems_of_the_last_act(demo: Any, state: str, production: str, record: str) -> list[str]:
-    found: list[str] = demo.act_problems(demo.ROLLED_BACK, THIRD, SECOND, demo.Outcome(state, production, record))
-    return found
+    problems: list[str] = demo.act_problems(demo.ROLLED_BACK, THIRD, SECOND, demo.Outcome(state, production, record))
+    return problems
 
 
 def test_the_story_as_announced_has_no_problems(demo: Any) -> None:

@@ -1,4 +1,4 @@
-"""What the command takes its words for, what it says to programs, and how little it loads."""
+"""The `rollout` command: how it reads its arguments, its JSON document, and how little it loads."""
 
 import argparse
 import asyncio
@@ -28,7 +28,7 @@ def test_a_workload_is_named_as_kubectl_takes_it(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("app", "'app' is not KIND/NAME"),
         ("deployment/", "is not KIND/NAME"),
@@ -38,8 +38,8 @@ def test_a_workload_is_named_as_kubectl_takes_it(text: str) -> None:
         ("pod/app", "'pod' is not a kind with a rollout"),
     ],
 )
-def test_what_is_no_workload_is_refused(text: str, said: str) -> None:
-    with pytest.raises(Invalid, match=said) as caught:
+def test_an_argument_that_names_no_workload_is_refused(text: str, message: str) -> None:
+    with pytest.raises(Invalid, match=message) as caught:
         ref_of(text, "shop")
     assert caught.value.hint
 
@@ -79,7 +79,7 @@ def test_services_of_a_workload_are_those_that_lead_to_it_or_led_to_a_version_of
     def template(version: str) -> dict[str, object]:
         return {"metadata": {"labels": {"app": "web", "version": version}}}
 
-    async def found() -> list[str]:
+    async def related_services() -> list[str]:
         api = FakeApi()
         spec = {"selector": {"matchLabels": {"app": "web"}}, "template": template("2")}
         workload = api.put("deployments", "web", spec=spec)
@@ -88,9 +88,9 @@ def test_services_of_a_workload_are_those_that_lead_to_it_or_led_to_a_version_of
         for name, selector in {"now": {"version": "2"}, "before": {"version": "1"}, "other": {"app": "db"}}.items():
             api.put("services", name, spec={"selector": selector})
         async with api.running() as cluster:
-            return [each["metadata"]["name"] for each in await services_of(cluster, "shop", [workload])]
+            return [service["metadata"]["name"] for service in await services_of(cluster, "shop", [workload])]
 
-    assert sorted(asyncio.run(found())) == ["before", "now"]
+    assert sorted(asyncio.run(related_services())) == ["before", "now"]
 
 
 def test_a_rollout_began_when_somebody_last_wrote_what_the_workload_should_be() -> None:
@@ -117,16 +117,16 @@ KEYS = ["verdict", "summary", "seconds", "workloads", "troubles", "error"]
 
 
 def test_a_program_gets_the_same_keys_whatever_the_answer() -> None:
-    doomed = RolloutFailed(
+    error = RolloutFailed(
         "it crashes", report=REPORT.model_copy(update={"problems": (TROUBLE,)}), hint="h", where="w", detail=""
     )
     answers = [
         document(REPORT, None),
-        document(doomed.report, doomed),
+        document(error.report, error),
         document(None, ClusterUnreachable("no answer", hint="is it up?")),
     ]
-    assert [list(each) for each in answers] == [KEYS] * 3
-    assert [each["verdict"] for each in answers] == ["complete", "doomed", "unknown"]
+    assert [list(answer) for answer in answers] == [KEYS] * 3
+    assert [answer["verdict"] for answer in answers] == ["complete", "doomed", "unknown"]
     assert answers[1]["troubles"][0]["category"] == "crash"
     assert answers[2]["error"] == {
         "code": "cluster-unreachable",
@@ -157,8 +157,8 @@ def test_without_a_terminal_a_line_is_written_when_there_is_news(capsys: pytest.
     later = WATCHED.model_copy(update={"summary": "0 of 1 ready (given up in 8 s)"})
     up = WATCHED.model_copy(update={"summary": "1 of 1 ready", "summary_without_seconds": ""})
     with view(live=False, silent=False) as lines:
-        for each in (WATCHED, later, up):
-            lines.show(REPORT.model_copy(update={"workloads": (each,)}))
+        for row in (WATCHED, later, up):
+            lines.show(REPORT.model_copy(update={"workloads": (row,)}))
     assert capsys.readouterr().out.splitlines() == [
         "   3.5 s  deployment/app: 0 of 1 ready (given up in 9 s)",
         "   3.5 s  deployment/app: 1 of 1 ready",

@@ -119,7 +119,7 @@ def test_losses_of_readiness_are_counted_for_each_pod(bench: Any) -> None:
     assert bench.proof.proved({"lost": 2}, observations, 0.0) == 5.0
 
 
-def test_objects_are_known_as_they_were_at_a_moment(bench: Any) -> None:
+def test_the_witness_returns_the_objects_at_a_moment(bench: Any) -> None:
     first, second = pod("a", 1, phase="Pending"), pod("a", 1, phase="Running")
     observations = [
         bench.witness.Observation(1.0, first),

@@ -59,8 +59,8 @@ def run_gate(
     Args:
         gate: exactly one of browser, http or run.
         checkout: the folder of the checkout that suites and commands come from.
-        url: the environment's URL; commands and suites get it as BASE_URL.
-        evidence_folder: for the pictures, traces and reports of browser suites.
+        url: the environment's URL; commands and suites get it as BASE_URL; `page.goto("/")` opens it.
+        evidence_folder: for the pictures, traces and reports of browser suites; those of an earlier run are removed.
         on_line: called with each line of output.
         variables: for commands and suites; the gate's own variables take precedence.
 

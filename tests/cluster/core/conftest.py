@@ -72,10 +72,10 @@ def objects(make_objects: type["Objects"]) -> type["Objects"]:
 
 @pytest.fixture
 def record() -> Callable[..., Record]:
-    """A record of a place, to be begun."""
+    """A record of an environment that has not been started."""
 
     def make(where: Ownership, *objects: Object, **given: Any) -> Record:  # noqa: ANN401
-        said: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "number": 0,
             "application": where.application,
             "environment": where.environment,
@@ -87,7 +87,7 @@ def record() -> Callable[..., Record]:
             "objects": objects,
             "started_at": datetime(2026, 1, 1, tzinfo=timezone.utc),
         }
-        return Record(**{**said, **given})
+        return Record(**{**fields, **given})
 
     return make
 

@@ -25,7 +25,7 @@ pytestmark = [
 REGISTRY = os.environ.get("REGISTRY", "")
 BASE = f"{REGISTRY}/base/python:3.11"
 NEEDED = ("kubernetes-asyncio", "pydantic", "pyyaml", "stamina", "httpx", "junitparser")
-PINNED = " ".join(f"{each}=={version(each)}" for each in NEEDED)
+PINNED = " ".join(f"{name}=={version(name)}" for name in NEEDED)
 SOURCES = Path(__file__).resolve().parents[3] / "src" / "prefect_cd"
 Kubectl = Callable[..., str]
 
@@ -48,12 +48,12 @@ from prefect_cd.pipeline.models import ClusterAccess
 
 async def main(namespace, access):
     async with connect(access) as cluster:
-        found = await cluster.get(Ref("v1", "ConfigMap", namespace, "told"))
-        may = [await cluster.is_allowed("get", "", each, namespace) for each in ("configmaps", "secrets")]
+        config_map = await cluster.get(Ref("v1", "ConfigMap", namespace, "settings"))
+        allowed = [await cluster.is_allowed("get", "", plural, namespace) for plural in ("configmaps", "secrets")]
         async with open_url(cluster, namespace, "service/shop:web") as url:
             async with httpx.AsyncClient() as client:
                 answer = (await client.get(url, timeout=30)).text
-        return {"server": cluster.server, "data": found["data"], "may": may, "url": url, "answer": answer}
+        return {"server": cluster.server, "data": config_map["data"], "allowed": allowed, "url": url, "answer": answer}
 
 for access in (ClusterAccess(), ClusterAccess(in_cluster=True)):
     print(json.dumps(asyncio.run(main(sys.argv[1], access))), flush=True)
@@ -115,15 +115,15 @@ def test_a_pod_reaches_its_own_cluster_with_its_service_account(
             ],
         },
     }
-    for item in (objects.config_map(namespace, "told", word="read in the pod"), shop, objects.service(namespace)):
+    for item in (objects.config_map(namespace, "settings", word="read in the pod"), shop, objects.service(namespace)):
         kubectl("apply", "-f", "-", stdin=json.dumps(item))
     kubectl("-n", namespace, "rollout", "status", "deployment/shop", "--timeout=60s")
     kubectl("apply", "-f", "-", stdin=json.dumps(looker))
     kubectl("-n", namespace, "wait", "pod/looker", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s")
-    said = [json.loads(line) for line in kubectl("-n", namespace, "logs", "looker").splitlines()]
-    assert len(said) == 2  # found by itself, and asked for
-    for each in said:
-        assert each["data"] == {"word": "read in the pod"}
-        assert each["may"] == [True, False]
-        assert each["url"] == f"http://shop.{namespace}.svc:80"
-        assert "Directory listing" in each["answer"]
+    reports = [json.loads(line) for line in kubectl("-n", namespace, "logs", "looker").splitlines()]
+    assert len(reports) == 2  # with the access detected, and with in_cluster set
+    for report in reports:
+        assert report["data"] == {"word": "read in the pod"}
+        assert report["allowed"] == [True, False]
+        assert report["url"] == f"http://shop.{namespace}.svc:80"
+        assert "Directory listing" in report["answer"]

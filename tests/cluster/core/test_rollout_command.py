@@ -30,7 +30,7 @@ def applied(kubectl: Kubectl, *items: Any) -> None:
         kubectl("apply", "-f", "-", stdin=json.dumps(item))
 
 
-def test_a_rollout_is_watched_to_its_end_and_told_at_once_afterwards(
+def test_a_rollout_is_watched_to_its_end_and_reported_at_once_when_complete(
     namespace: str, objects: Any, kubectl: Kubectl
 ) -> None:
     listening = objects.deployment(namespace, PYTHON, "python3", "-m", "http.server", "8000", replicas=2)
@@ -39,13 +39,13 @@ def test_a_rollout_is_watched_to_its_end_and_told_at_once_afterwards(
     assert (done.returncode, done.stderr) == (0, "")
     assert "2 of 2 replicas ready" in done.stdout.splitlines()[-1]
     done = rollout("deploy/shop", "-n", namespace, "--settle", "2s", "-o", "json")
-    told = json.loads(done.stdout)
-    assert (done.returncode, told["verdict"], told["error"], told["troubles"]) == (0, "complete", None, [])
-    assert [(each["workload"], each["ready"]) for each in told["workloads"]] == [("deployment/shop", 2)]
-    assert set(told) == {"verdict", "summary", "seconds", "workloads", "troubles", "error"}
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["verdict"], answer["error"], answer["troubles"]) == (0, "complete", None, [])
+    assert [(row["workload"], row["ready"]) for row in answer["workloads"]] == [("deployment/shop", 2)]
+    assert set(answer) == {"verdict", "summary", "seconds", "workloads", "troubles", "error"}
 
 
-def test_a_doomed_rollout_is_told_with_cause_evidence_and_next_step(
+def test_a_failed_rollout_is_reported_with_cause_evidence_and_hint(
     namespace: str, objects: Any, kubectl: Kubectl
 ) -> None:
     good = objects.deployment(namespace, BUSYBOX, "sleep", "600", name="good")
@@ -55,9 +55,9 @@ def test_a_doomed_rollout_is_told_with_cause_evidence_and_next_step(
     assert "none:1 does not exist" in done.stderr
     assert "not found" in done.stderr
     assert "hint: push the image" in done.stderr
-    told = json.loads(rollout("deployment/shop", "-n", namespace, "-o", "json").stdout)
-    assert (told["verdict"], told["troubles"][0]["category"]) == ("doomed", "image-not-found")
-    assert told["error"]["code"] == "rollout-failed"
+    answer = json.loads(rollout("deployment/shop", "-n", namespace, "-o", "json").stdout)
+    assert (answer["verdict"], answer["troubles"][0]["category"]) == ("doomed", "image-not-found")
+    assert answer["error"]["code"] == "rollout-failed"
 
 
 def test_a_terminal_shows_a_table_that_stays(namespace: str, objects: Any, kubectl: Kubectl) -> None:
@@ -79,7 +79,7 @@ def test_a_terminal_shows_a_table_that_stays(namespace: str, objects: Any, kubec
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["deployment/none"], "there is no Deployment 'none' in namespace"),
         (["widget/shop"], "'widget' is not a kind with a rollout"),
@@ -89,13 +89,15 @@ def test_a_terminal_shows_a_table_that_stays(namespace: str, objects: Any, kubec
         (["deployment/shop", "--timeout", "soon"], "'soon' is not a duration"),
     ],
 )
-def test_what_cannot_be_found_out_is_said_with_exit_code_2(namespace: str, arguments: list[str], said: str) -> None:
+def test_without_a_verdict_the_exit_code_is_2_and_the_error_has_the_reason(
+    namespace: str, arguments: list[str], message: str
+) -> None:
     done = rollout(*arguments, "-n", namespace)
     assert done.returncode == 2
-    assert said in done.stderr
-    told = json.loads(rollout(*arguments, "-n", namespace, "-o", "json").stdout)
-    assert (told["verdict"], told["workloads"]) == ("unknown", [])
-    assert said in told["error"]["reason"]
+    assert message in done.stderr
+    answer = json.loads(rollout(*arguments, "-n", namespace, "-o", "json").stdout)
+    assert (answer["verdict"], answer["workloads"]) == ("unknown", [])
+    assert message in answer["error"]["reason"]
 
 
 def test_a_server_that_does_not_answer_is_no_verdict(namespace: str, tmp_path: Any) -> None:

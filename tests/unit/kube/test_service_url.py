@@ -1,4 +1,4 @@
-"""From `service/NAME` to a URL: which addresses of a Service are believed."""
+"""From `service/NAME` to a URL: which addresses of a Service are accepted."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -41,13 +41,13 @@ async def reached(api: FakeApi) -> str:
 
 
 @pytest.mark.parametrize("ready", [True, False])
-def test_an_address_is_believed_only_while_a_pod_behind_the_service_is_ready(
+def test_an_address_is_accepted_only_while_a_pod_behind_the_service_is_ready(
     ready: bool,  # noqa: FBT001
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(service_url, "_ENDPOINT_LAG_SECONDS", 0.1)
 
-    async def story() -> None:
+    async def scenario() -> None:
         api = FakeApi()
         async with another_program() as port:
             put_service(api, port, selector={"app": "shop"})
@@ -58,14 +58,14 @@ def test_an_address_is_believed_only_while_a_pod_behind_the_service_is_ready(
                 with pytest.raises(GateErrored, match="no pod behind Service 'shop' is ready"):
                     await reached(api)
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
-def test_a_service_without_selector_is_believed_without_endpoints_of_ours() -> None:
-    async def story() -> None:
+def test_a_service_without_selector_is_accepted_without_endpoints_of_ours() -> None:
+    async def scenario() -> None:
         api = FakeApi()
         async with another_program() as port:
             put_service(api, port)
             assert await reached(api) == f"http://127.0.0.1:{port}"
 
-    asyncio.run(story())
+    asyncio.run(scenario())

@@ -76,9 +76,9 @@ def test_a_release_takes_this_builder_when_named_or_when_there_is_no_other(
     taken: str | None,
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    for each in ("prefect-cd-embedded-builder", *there):
-        program = tmp_path / each.removeprefix("broken ")
-        program.write_text(f"#!/bin/sh\nexit {int(each.startswith('broken'))}\n")
+    for entry in ("prefect-cd-embedded-builder", *there):
+        program = tmp_path / entry.removeprefix("broken ")
+        program.write_text(f"#!/bin/sh\nexit {int(entry.startswith('broken'))}\n")
         program.chmod(0o755)
     settings = ImageSettings(name=name, builder=named)
     if taken:

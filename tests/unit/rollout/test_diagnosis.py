@@ -231,7 +231,7 @@ def test_a_policy_that_denies_is_permanent_and_a_webhook_that_does_not_answer_is
 # --- what must not be misread
 
 
-def test_names_that_users_chose_do_not_decide() -> None:
+def test_names_chosen_by_users_do_not_affect_the_category() -> None:
     message = (
         'container has runAsNonRoot and image will run as root (pod: "configmap-1_shop", container: configmap-reload)'
     )

@@ -127,7 +127,7 @@ def test_the_address_of_the_pod_decides_unless_a_network_policy_may_refuse(clust
 
 
 @pytest.mark.parametrize("error", [Forbidden("no"), ApiError("gone", status=404), OSError("lost")])
-def test_without_a_clear_answer_nothing_is_concluded(error: Exception) -> None:
+def test_without_a_clear_answer_no_port_is_reported(error: Exception) -> None:
     assert check(FakeCluster(error), slice_of()) == ()
     assert check(FakeCluster(REFUSED, error, POLICY), slice_of()) == ()
     assert check(FakeCluster(REFUSED, policies=ClusterUnreachable("away")), slice_of()) == ()

@@ -29,7 +29,7 @@ def loaded(path: Path) -> Any:  # noqa: ANN401  YAML is anything
 
 def verdicts(name: str) -> list[Verdict]:
     """The verdicts at the recorded moments, with the memory passed from one to the next."""
-    found, memory = [], Memory()
+    results, memory = [], Memory()
     for path in (RECORDED / f"{name}{moment_}.yaml" for moment_ in MOMENTS):
         if path.is_file():
             seen = loaded(path)
@@ -37,9 +37,9 @@ def verdicts(name: str) -> list[Verdict]:
             assert since is not None
             assert now is not None
             observation = Observation(seen["workload"], **{part: tuple(seen.get(part) or ()) for part in PARTS})
-            found.append(assess(observation, since=since, now=now + timedelta(seconds=1), memory=memory))
-            memory = found[-1].memory
-    return found
+            results.append(assess(observation, since=since, now=now + timedelta(seconds=1), memory=memory))
+            memory = results[-1].memory
+    return results
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -86,7 +86,7 @@ def test_the_error_of_a_failed_rollout_keeps_its_report_when_it_is_pickled() -> 
     assert (restored.reason, restored.report) == (error.reason, error.report)
 
 
-def test_a_countdown_that_goes_on_is_nothing_new() -> None:
+def test_a_countdown_alone_is_no_change() -> None:
     def text(ready: int, seconds: int) -> str:
         sentence = f"{ready} of 1 ready; it waits (given up in {{}} s)"
         verdict = Verdict(Phase.PROGRESSING, sentence.format(seconds), summary_without_seconds=sentence.format("…"))

@@ -11,8 +11,8 @@ from prefect_cd.rollout.watch.soak import WatchState
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 SETTINGS = RolloutSettings(timeout=timedelta(seconds=100), settle=timedelta(seconds=30))
 UP = Verdict(Phase.COMPLETE, "up", healthy=True)
-GROWING = Verdict(Phase.COMPLETE, "one pod more is coming up")
-COMING = Verdict(Phase.PROGRESSING, "coming up")
+SCALING_UP = Verdict(Phase.COMPLETE, "one pod more is coming up")
+STARTING = Verdict(Phase.PROGRESSING, "coming up")
 CRASHED = Verdict(Phase.COMPLETE, "it crashed", causes=(Cause(Category.CRASH, "it crashed", "", "", "pod/x"),))
 JOB = Verdict(Phase.COMPLETE, "done", healthy=True, final=True)
 
@@ -35,9 +35,9 @@ def remaining(state: WatchState, seconds: float) -> float | None:
 
 
 def test_a_complete_rollout_is_watched_on_for_the_settle_time() -> None:
-    state = state_after((5, COMING), (10, UP), (20, UP))
+    state = state_after((5, STARTING), (10, UP), (20, UP))
     assert (remaining(state, 20), remaining(state, 40), remaining(state, 50)) == (20, 0, 0)
-    assert remaining(state_after((5, COMING)), 50) is None
+    assert remaining(state_after((5, STARTING)), 50) is None
 
 
 def test_what_is_complete_at_first_has_completed_a_part_of_the_settle_time() -> None:
@@ -46,7 +46,7 @@ def test_what_is_complete_at_first_has_completed_a_part_of_the_settle_time() -> 
     assert remaining(state_after((0, before), (5, before)), 5) == 5
     assert remaining(state_after((0, replace(UP, unchanged_since=at(-200)))), 0) == 0
     assert remaining(state_after((0, replace(UP, unchanged_since=at(90)))), 0) == 30  # the clock of another machine
-    assert remaining(state_after((0, COMING), (5, before)), 5) == 30
+    assert remaining(state_after((0, STARTING), (5, before)), 5) == 30
 
 
 def test_a_crash_restarts_the_settle_time() -> None:
@@ -62,7 +62,7 @@ def test_after_a_crash_the_timeout_starts_again() -> None:
 
 
 def test_more_pods_delay_the_end_but_do_not_restart_the_settle_time() -> None:
-    state = state_after((10, UP), (30, GROWING))
+    state = state_after((10, UP), (30, SCALING_UP))
     assert remaining(state, 60) is None
     assert remaining(state_after((60, UP), before=state), 60) == 0
 
@@ -78,14 +78,14 @@ def test_a_finished_job_is_not_watched_on() -> None:
 
 
 def test_what_is_not_complete_in_time_is_late() -> None:
-    assert not state_after((99, COMING)).is_late(SETTINGS, at(100))
-    assert state_after((99, COMING)).is_late(SETTINGS, at(101))
+    assert not state_after((99, STARTING)).is_late(SETTINGS, at(100))
+    assert state_after((99, STARTING)).is_late(SETTINGS, at(101))
 
 
 def test_a_complete_rollout_is_never_late_and_scaling_then_has_time() -> None:
     assert not state_after((99, UP)).is_late(SETTINGS, at(1000))
-    assert not state_after((99, UP), (110, GROWING)).is_late(SETTINGS, at(229))
-    assert state_after((99, UP), (110, GROWING)).is_late(SETTINGS, at(230))
+    assert not state_after((99, UP), (110, SCALING_UP)).is_late(SETTINGS, at(229))
+    assert state_after((99, UP), (110, SCALING_UP)).is_late(SETTINGS, at(230))
 
 
 def test_time_without_the_server_is_counted_once_and_not_against_the_rollout() -> None:

@@ -373,8 +373,8 @@ def test_each_workload_is_assessed_by_the_ports_of_its_own_pods(monkeypatch: pyt
     assert {problem.workload for problem in caught.value.report.problems} == {"deployment/canary"}
 
 
-def test_what_a_hanging_watch_misses_is_found_before_the_verdict_is_final() -> None:
-    async def die_unnoticed(api: FakeApi) -> None:
+def test_changes_that_a_hanging_watch_missed_are_read_before_the_verdict_is_final() -> None:
+    async def crash_while_watches_hang(api: FakeApi) -> None:
         await later(api)
         await until(lambda: reports and reports[-1].complete)
         api.watches_hang = True
@@ -382,7 +382,7 @@ def test_what_a_hanging_watch_misses_is_found_before_the_verdict_is_final() -> N
 
     reports: list[Report] = []
     with pytest.raises(RolloutFailed) as caught:
-        run(die_unnoticed, settings=RolloutSettings(settle=timedelta(seconds=2)), reports=reports)
+        run(crash_while_watches_hang, settings=RolloutSettings(settle=timedelta(seconds=2)), reports=reports)
     assert caught.value.report.problems[0].category == "crash"
 
 

@@ -34,7 +34,7 @@ MARK = "86753"  # the argument of `sleep` in the pods of this module, by which t
 
 @pytest.mark.timeout(60)
 def test_a_cluster_runs_within_the_block_and_leaves_no_kubeconfig(tmp_path: Path) -> None:
-    async def story() -> None:
+    async def scenario() -> None:
         async with running(tmp_path) as cluster:
             assert stat.S_IMODE(cluster.kubeconfig.stat().st_mode) == 0o600
             assert cluster.environment["REGISTRY"] == cluster.registry
@@ -46,7 +46,7 @@ def test_a_cluster_runs_within_the_block_and_leaves_no_kubeconfig(tmp_path: Path
         assert any("not enforced" in sentence for sentence in cluster.banner)
         assert not cluster.kubeconfig.exists()
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
 def refusal(folder: Path, **options: object) -> str:
@@ -128,7 +128,7 @@ async def _pods(kubeconfig: Path) -> int:
 
 @pytest.mark.timeout(60)
 def test_a_restart_in_the_same_folder_has_no_old_objects(tmp_path: Path) -> None:
-    async def story() -> tuple[int, int]:
+    async def scenario() -> tuple[int, int]:
         async with running(tmp_path) as cluster, Client.from_kubeconfig(cluster.kubeconfig) as client:
             container = {"name": "main", "image": cluster.environment["BASE_IMAGE"], "command": ["sleep", MARK]}
             pod = {"metadata": {"name": "one", "namespace": "default"}, "spec": {"containers": [container]}}
@@ -140,7 +140,7 @@ def test_a_restart_in_the_same_folder_has_no_old_objects(tmp_path: Path) -> None
         async with running(tmp_path) as cluster:
             return before, await _pods(cluster.kubeconfig)
 
-    assert asyncio.run(story()) == (1, 0)
+    assert asyncio.run(scenario()) == (1, 0)
     wait_for(lambda: not sleepers(MARK))
 
 
@@ -226,7 +226,7 @@ async def ready_endpoints(client: Client) -> list[bool]:
 
 @pytest.mark.timeout(60)
 def test_two_clusters_at_once_serve_their_own_pods_at_the_same_ports(tmp_path: Path) -> None:
-    async def story() -> None:
+    async def scenario() -> None:
         async with contextlib.AsyncExitStack() as stack:
             places_of: dict[str, list[tuple[str, int]]] = {}
             for name in ("one", "other"):
@@ -240,12 +240,12 @@ def test_two_clusters_at_once_serve_their_own_pods_at_the_same_ports(tmp_path: P
                     await until(lambda host=host, port=port: ask(host, port))  # type: ignore[misc]
                     assert await ask(host, port) == name
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
 @pytest.mark.timeout(60)
 def test_a_service_whose_port_another_program_has_warns_and_is_not_found_by_name(tmp_path: Path) -> None:
-    async def story() -> None:
+    async def scenario() -> None:
         async with running(tmp_path) as cluster, Client.from_kubeconfig(cluster.kubeconfig) as client:
             with occupied() as program:
                 taken = program.getsockname()[1]
@@ -262,12 +262,12 @@ def test_a_service_whose_port_another_program_has_warns_and_is_not_found_by_name
             assert await ask(address, taken) == "pod"
             assert address in hosts.read_text()
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
 @pytest.mark.timeout(60)
 def test_a_node_port_that_another_program_takes_leaves_no_ready_endpoint(tmp_path: Path) -> None:
-    async def story() -> None:
+    async def scenario() -> None:
         async with running(tmp_path) as cluster, Client.from_kubeconfig(cluster.kubeconfig) as client:
             await create(client, SERVICES, service(port=8080))
             _, (host, number) = await addresses(client)
@@ -284,12 +284,12 @@ def test_a_node_port_that_another_program_takes_leaves_no_ready_endpoint(tmp_pat
             assert await ask(host, number) == "pod"
             assert await ready_endpoints(client) == [True]
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
 @pytest.mark.timeout(60)
 def test_a_node_port_that_another_program_has_is_not_allocated(tmp_path: Path) -> None:
-    async def story() -> None:
+    async def scenario() -> None:
         async with running(tmp_path) as cluster, Client.from_kubeconfig(cluster.kubeconfig) as client:
             first = (await create(client, SERVICES, service(port=80)))["spec"]["ports"][0]["nodePort"]
             await client.delete(SERVICES, "web", "default")
@@ -304,7 +304,7 @@ def test_a_node_port_that_another_program_has_is_not_allocated(tmp_path: Path) -
                     numbers.append((await create(client, SERVICES, item))["spec"]["ports"][0]["nodePort"])
             assert numbers == [first, first + 2, first + 3]
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
 @contextlib.contextmanager

@@ -76,7 +76,7 @@ class Users:
         self.over = asyncio.Event()  # one was lost, or all were answered
         self._address = host, port
 
-    async def come(self) -> None:
+    async def send_requests(self) -> None:
         clock = asyncio.get_running_loop().time
         began = clock()
         requests = []
@@ -178,7 +178,7 @@ async def first_of(*calls: Awaitable[object]) -> None:
 async def updated_under_load(kind: str, folder: Path, spec: Object) -> tuple[Users, int]:
     """Return the users' results, and the number of complete updates."""
     async with served(kind, folder, spec) as (client, namespace, users):
-        coming = asyncio.ensure_future(users.come())
+        traffic = asyncio.ensure_future(users.send_requests())
         try:
             while users.answered < RATE:
                 await asyncio.sleep(0.05)
@@ -191,8 +191,8 @@ async def updated_under_load(kind: str, folder: Path, spec: Object) -> tuple[Use
                 await first_of(rolled_out(client, namespace), users.over.wait())
             return users, updates
         finally:
-            coming.cancel()
-            await asyncio.gather(coming, return_exceptions=True)
+            traffic.cancel()
+            await asyncio.gather(traffic, return_exceptions=True)
 
 
 @pytest.fixture(params=["embedded", pytest.param("real", marks=pytest.mark.cluster)])

@@ -249,7 +249,7 @@ def test_a_pod_that_is_deleted_gets_its_pre_stop_hook_then_sigterm_then_time_the
         ],
     }
 
-    async def story() -> tuple[str, float]:
+    async def scenario() -> tuple[str, float]:
         async with Client.from_kubeconfig(place.kubeconfig) as client:
             await client.create(PODS, {"metadata": {"name": "stubborn", "namespace": place.namespace}, "spec": spec})
             while (await client.get(PODS, "stubborn", place.namespace))["status"]["phase"] != "Running":
@@ -267,7 +267,7 @@ def test_a_pod_that_is_deleted_gets_its_pre_stop_hook_then_sigterm_then_time_the
             took = time.monotonic() - began
             return (first + (await following.communicate())[0]).decode(), took
 
-    output, took = asyncio.run(story())
+    output, took = asyncio.run(scenario())
     assert output.splitlines() == ["up", "asked", "got TERM"]
     assert 2.8 < took < 25  # the grace that it would have by default is 30
 

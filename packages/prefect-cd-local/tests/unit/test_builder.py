@@ -182,12 +182,12 @@ def test_dockerignore_excludes_files(tmp_path: Path, rules: list[str], out: list
 def host(tmp_path: Path) -> Iterator[Callable[[Callable[[str], Any]], Any]]:
     """Run a function beside a registry; its argument is the registry's name."""
 
-    def beside(story: Callable[[str], Any]) -> Any:  # noqa: ANN401
+    def beside(scenario: Callable[[str], Any]) -> Any:  # noqa: ANN401
         async def run() -> Any:  # noqa: ANN401
             server = Registry(tmp_path / "registry")
             port = await server.start()
             try:
-                return await asyncio.to_thread(story, f"localhost:{port}")
+                return await asyncio.to_thread(scenario, f"localhost:{port}")
             finally:
                 await server.stop()
 
@@ -197,17 +197,17 @@ def host(tmp_path: Path) -> Iterator[Callable[[Callable[[str], Any]], Any]]:
 
 
 def test_missing_content_is_answered_with_the_codes_of_the_specification(host: Any) -> None:  # noqa: ANN401
-    def story(name: str) -> list[tuple[int, str]]:
+    def scenario(name: str) -> list[tuple[int, str]]:
         paths = (f"manifests/sha256:{'1' * 64}", f"blobs/sha256:{'1' * 64}", "tags/list")
         answers = [httpx.get(f"http://{name}/v2/shop/{path}") for path in paths]
         return [(answer.status_code, answer.json()["errors"][0]["code"]) for answer in answers]
 
-    assert host(story) == [(404, "MANIFEST_UNKNOWN"), (404, "BLOB_UNKNOWN"), (404, "NAME_UNKNOWN")]
+    assert host(scenario) == [(404, "MANIFEST_UNKNOWN"), (404, "BLOB_UNKNOWN"), (404, "NAME_UNKNOWN")]
 
 
 @pytest.mark.skipif(not shutil.which("skopeo"), reason="needs skopeo")
 def test_another_program_can_copy_images_in_and_out(host: Any, folder: Path, tmp_path: Path) -> None:  # noqa: ANN401
-    def story(name: str) -> None:
+    def scenario(name: str) -> None:
         built(folder, "FROM a", "COPY app/ /app/")
         source, target = f"oci:{tmp_path}/layout:1", f"docker://{name}/a/b:2"
         subprocess.run(
@@ -218,7 +218,7 @@ def test_another_program_can_copy_images_in_and_out(host: Any, folder: Path, tmp
         back = ["skopeo", "copy", "--preserve-digests", "--src-tls-verify=false", target, f"oci:{tmp_path}/back:1"]
         subprocess.run(back, check=True, capture_output=True)
 
-    host(story)
+    host(scenario)
     assert Layout(tmp_path / "back").manifest("1") == Layout(tmp_path / "layout").manifest("1")
 
 

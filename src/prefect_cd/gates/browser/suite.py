@@ -50,19 +50,9 @@ def run_suite(
     on_line: Callable[[str], None] = ignore,
     variables: Mapping[str, str] = {},
 ) -> Evidence:
-    """Run a gate's pytest + Playwright suite against `url`.
+    """Run a gate's pytest + Playwright suite against `url`: the part of `gates.runner.run_gate` for browser gates.
 
-    Args:
-        gate: its `browser` is the suite's path in the commit.
-        checkout: the folder of the checkout.
-        url: BASE_URL for the suite, and what `page.goto("/")` opens.
-        evidence_folder: for the report, traces and pictures; those of an earlier run are removed first.
-        on_line: called with each line that pytest prints.
-        variables: for the suite; the gate's own variables take precedence.
-
-    Raises:
-        MissingSuite: the commit does not have the suite.
-        MissingTool: there is no browser.
+    Arguments and errors are those of `run_gate`; the gate's `browser` is the path of the suite in the commit.
     """
     suite = checkout_path(checkout, gate.browser or ".", gate.name)
     directory = checkout_path(checkout, gate.directory, gate.name)

@@ -231,16 +231,16 @@ def test_every_progress_restarts_the_deadline() -> None:
 
 
 def test_without_progress_for_the_deadline_the_rollout_has_timed_out_and_stays_so() -> None:
-    standing = {"replicas": 2, "updatedReplicas": 2, "observedGeneration": 2}
+    status = {"replicas": 2, "updatedReplicas": 2, "observedGeneration": 2}
     for age, expected in [(599, "ReplicaSetUpdated"), (601, "ProgressDeadlineExceeded")]:
-        wanted = deployment(2, conditions=[progressing("ReplicaSetUpdated", age)], **standing)
+        wanted = deployment(2, conditions=[progressing("ReplicaSetUpdated", age)], **status)
         new = rs("new", 2)
         condition = progress.condition(
             {"status": progress.rollout_status(wanted, wanted["status"], [new], new, NOW)}, "Progressing"
         )
         assert condition
         assert condition["reason"] == expected
-    wanted = deployment(2, conditions=[progressing("ProgressDeadlineExceeded", 5, "False")], **standing)
+    wanted = deployment(2, conditions=[progressing("ProgressDeadlineExceeded", 5, "False")], **status)
     assert progress.seconds_to_deadline(wanted, wanted["status"], NOW) is None
     wanted["spec"]["paused"] = True
     assert progress.paused_or_resumed(wanted, NOW) == wanted["status"]

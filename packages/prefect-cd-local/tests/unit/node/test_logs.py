@@ -23,21 +23,21 @@ async def printed(log: Log, *pieces: bytes) -> None:
 def test_the_last_lines_are_shown_also_one_without_an_end(tmp_path: Path) -> None:
     log = Log(tmp_path / "0.log")
 
-    async def story() -> list[bytes]:
+    async def scenario() -> list[bytes]:
         await printed(log, b"one\ntwo\nthr", b"ee")
         return [line async for line in log.stream(tail=2, follow=False)]
 
-    assert asyncio.run(story()) == [b"two\n", b"three\n"]
+    assert asyncio.run(scenario()) == [b"two\n", b"three\n"]
 
 
 def test_with_timestamps_each_line_has_its_time(tmp_path: Path) -> None:
     log = Log(tmp_path / "0.log")
 
-    async def story() -> list[bytes]:
+    async def scenario() -> list[bytes]:
         await printed(log, b"one\n")
         return [line async for line in log.stream(tail=None, follow=False, timestamps=True)]
 
-    (line,) = asyncio.run(story())
+    (line,) = asyncio.run(scenario())
     assert line.endswith(b"Z one\n")
     assert line.startswith(b"20")
 
@@ -53,7 +53,7 @@ def test_a_log_never_grows_beyond_its_size(tmp_path: Path, monkeypatch: pytest.M
 def test_following_shows_lines_as_they_come_and_ends_with_the_container(tmp_path: Path) -> None:
     log = Log(tmp_path / "0.log")
 
-    async def story() -> list[bytes]:
+    async def scenario() -> list[bytes]:
         read, write = os.pipe()
         following = asyncio.ensure_future(log.follow(read))
         os.write(write, b"first\n")
@@ -66,13 +66,13 @@ def test_following_shows_lines_as_they_come_and_ends_with_the_container(tmp_path
         await following
         return seen
 
-    assert asyncio.run(story()) == [b"first\n", b"second\n"]
+    assert asyncio.run(scenario()) == [b"first\n", b"second\n"]
 
 
 def test_following_shows_the_last_lines_of_a_pod_that_is_deleted_at_once(tmp_path: Path) -> None:
     log = Log(tmp_path / "logs" / "0.log")
 
-    async def story() -> list[bytes]:
+    async def scenario() -> list[bytes]:
         stream = log.stream(tail=None, follow=True)
         first = asyncio.ensure_future(stream.__anext__())
         await asyncio.sleep(0)
@@ -80,4 +80,4 @@ def test_following_shows_the_last_lines_of_a_pod_that_is_deleted_at_once(tmp_pat
         shutil.rmtree(tmp_path / "logs")
         return [await first, *[line async for line in stream]]
 
-    assert asyncio.run(story()) == [b"last\n", b"words\n"]
+    assert asyncio.run(scenario()) == [b"last\n", b"words\n"]

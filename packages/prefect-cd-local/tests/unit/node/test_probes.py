@@ -8,17 +8,17 @@ from prefect_cd_local.node.probes import ProbeResult, verdicts
 
 def results(answers: str, count: int, **probe: float) -> tuple[list[bool], list[str]]:
     """Return the first verdicts on results that are good (+) or not (-), and the reported failures."""
-    coming = iter(answers)
+    remaining = iter(answers)
     failures: list[str] = []
 
     async def ask(_: float) -> ProbeResult:
-        return ProbeResult(next(coming) == "+", "no")
+        return ProbeResult(next(remaining) == "+", "no")
 
-    async def story() -> list[bool]:
+    async def scenario() -> list[bool]:
         probing = verdicts({"periodSeconds": 0.001, **probe}, ask, failures.append, time.monotonic())
         return [await probing.__anext__() for _ in range(count)]
 
-    return asyncio.run(story()), failures
+    return asyncio.run(scenario()), failures
 
 
 def test_failures_count_only_in_a_row() -> None:

@@ -61,7 +61,7 @@ class Machine:
         return container.log.end(50)
 
 
-def on_a_machine(folder: Path, story: Callable[[Machine], Awaitable[None]]) -> None:
+def on_a_machine(folder: Path, scenario: Callable[[Machine], Awaitable[None]]) -> None:
     @asynccontextmanager
     async def machine() -> AsyncIterator[Machine]:
         processes = Processes()
@@ -74,7 +74,7 @@ def on_a_machine(folder: Path, story: Callable[[Machine], Awaitable[None]]) -> N
 
     async def run() -> None:
         async with machine() as made:
-            await story(made)
+            await scenario(made)
 
     asyncio.run(run())
 
@@ -86,7 +86,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])  # noqa: S104
 def test_two_pods_serve_the_same_port_on_all_interfaces(tmp_path: Path, host: str) -> None:
-    async def story(machine: Machine) -> None:
+    async def scenario(machine: Machine) -> None:
         if not machine.processes.features.addresses:
             pytest.skip("this kernel does not let us give addresses")
         names = ("first", "second")
@@ -101,11 +101,11 @@ def test_two_pods_serve_the_same_port_on_all_interfaces(tmp_path: Path, host: st
         for pod, _ in started:
             pod.close()
 
-    on_a_machine(tmp_path, story)
+    on_a_machine(tmp_path, scenario)
 
 
 def test_a_server_on_localhost_is_reached_by_its_own_pod_only(tmp_path: Path) -> None:
-    async def story(machine: Machine) -> None:
+    async def scenario(machine: Machine) -> None:
         if not machine.processes.features.addresses:
             pytest.skip("this kernel does not let us give addresses")
         pod = await machine.start(PYTHON, "-c", SERVE, "127.0.0.1", "hidden")
@@ -115,7 +115,7 @@ def test_a_server_on_localhost_is_reached_by_its_own_pod_only(tmp_path: Path) ->
             socket.create_connection((machine.address, 18123))
         pod.close()
 
-    on_a_machine(tmp_path, story)
+    on_a_machine(tmp_path, scenario)
 
 
 @pytest.fixture
@@ -136,14 +136,14 @@ def test_a_pod_sees_its_volumes_and_the_machine_read_only(tmp_path: Path, of_the
         f"touch /new/place/x && echo open; touch /etc/prefect-cd-test && echo own; ls {of_the_machine}; pwd"
     )
 
-    async def story(machine: Machine) -> None:
+    async def scenario(machine: Machine) -> None:
         if not machine.processes.features.mounts:
             pytest.skip("this machine does not allow mounts")
         output = await machine.output("sh", "-c", f"exec 2>/dev/null; {script}", binds=binds, cwd="/not/there/yet")
         assert output.splitlines() == ["valuevaluevalue", "closed", "closed", "open", "own", "/not/there/yet"]
         assert "x" in os.listdir(volume)  # noqa: PTH208
 
-    on_a_machine(tmp_path, story)
+    on_a_machine(tmp_path, scenario)
     assert not Path("/etc/prefect-cd-test").exists()
 
 
@@ -151,14 +151,14 @@ def test_a_read_only_root_is_read_only_but_for_volumes(tmp_path: Path) -> None:
     (tmp_path / "volume").mkdir()
     script = "touch /tmp/x || touch /x || echo closed; touch /data/x && echo open; echo > /dev/null && echo device"
 
-    async def story(machine: Machine) -> None:
+    async def scenario(machine: Machine) -> None:
         if not machine.processes.features.mounts:
             pytest.skip("this machine does not allow mounts")
         binds = (Bind(str(tmp_path / "volume"), "/data"),)
         output = await machine.output("sh", "-c", f"exec 2>/dev/null; {script}", binds=binds, read_only=True)
         assert output.splitlines() == ["closed", "open", "device"]
 
-    on_a_machine(tmp_path, story)
+    on_a_machine(tmp_path, scenario)
 
 
 @pytest.mark.parametrize(
@@ -170,16 +170,16 @@ def test_a_read_only_root_is_read_only_but_for_volumes(tmp_path: Path) -> None:
     ],
 )
 def test_a_program_that_cannot_start_says_so_as_runc_does(tmp_path: Path, argv: list[str], message: str) -> None:
-    async def story(machine: Machine) -> None:
+    async def scenario(machine: Machine) -> None:
         with pytest.raises(StartError) as caught:
             await machine.start(*argv)
         assert str(caught.value) == message
 
-    on_a_machine(tmp_path, story)
+    on_a_machine(tmp_path, scenario)
 
 
 def test_exit_codes_signals_and_commands_are_reported(tmp_path: Path) -> None:
-    async def story(machine: Machine) -> None:
+    async def scenario(machine: Machine) -> None:
         assert await (await machine.start("sh", "-c", "exit 7")).wait() == 7
         pod = await machine.start("sleep", "60")
         assert await pod.execute(["sh", "-c", "echo out; echo err >&2; exit 3"]) == (3, "out\nerr\n")
@@ -189,23 +189,23 @@ def test_exit_codes_signals_and_commands_are_reported(tmp_path: Path) -> None:
         pod.signal(9)
         assert await pod.wait() == 137
 
-    on_a_machine(tmp_path, story)
+    on_a_machine(tmp_path, scenario)
 
 
 def test_descendants_end_with_their_container(tmp_path: Path) -> None:
-    async def story(machine: Machine) -> None:
+    async def scenario(machine: Machine) -> None:
         pod = await machine.start("sh", "-c", "(setsid sleep 8641 &); sleep 8642 & echo up; exec sleep 0.3")
         assert await pod.wait() == 0
         await until(lambda: not _running("864"))
 
-    on_a_machine(tmp_path, story)
+    on_a_machine(tmp_path, scenario)
 
 
 def test_the_banner_names_features_that_the_machine_lacks(tmp_path: Path) -> None:
-    async def story(machine: Machine) -> None:
+    async def scenario(machine: Machine) -> None:
         assert any("not enforced" in line for line in machine.processes.features.banner())
 
-    on_a_machine(tmp_path, story)
+    on_a_machine(tmp_path, scenario)
 
 
 def _running(argument: str) -> list[str]:
