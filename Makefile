@@ -1,4 +1,4 @@
-# The two commands of the README: `make demo` shows the whole story, `make test` passes the tests. Both set up first.
+# The two commands of the README: `make demo` shows releases and a rollback, `make test` runs all tests. Both set up first.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
@@ -34,8 +34,8 @@ browser: $(STAMP)
 	@$(FIND_BROWSER)
 	@$(BIN)/python -m prefect_cd.gates.browser.executable
 
-# On a cluster of its own, or on that of `make demo KUBECONFIG=…`; one that is only exported may be anybody's production.
-# Without a browser it says what it leaves out.
+# On the embedded cluster, or on that of `make demo KUBECONFIG=…`. An exported KUBECONFIG is ignored: it may be that of a
+# production cluster. Without a browser, it prints which steps are left out.
 ifeq ($(shell test -w . && echo yes),yes)
 demo: $(STAMP)
 	@$(FIND_BROWSER)
@@ -81,7 +81,7 @@ test-embedded: $(STAMP) browser
 test-all: test test-embedded
 
 # The tests without a cluster, with the lowest supported versions of the direct dependencies and with the newest of all.
-# Each has an environment of its own with the built wheels, so that no test reads the sources by accident.
+# Each has an environment of its own with the built wheels, so that no test imports the sources by accident.
 test-versions: test-lowest test-newest
 
 test-lowest test-newest: test-%: $(STAMP)

@@ -439,7 +439,7 @@ class Application:
         return Run(self, str(created["id"]))
 
     def run_by_command(self, flow: str, **parameters: str) -> "Run":
-        """Start a run as a person does."""
+        """Start a run with the command, as a user does."""
         options = [part for key, value in parameters.items() for part in ("-p", f"{key}={value}")]
         output = subprocess.run(
             [PROGRAMS / "prefect", "deployment", "run", f"{flow}/{self.name}", *options],

@@ -47,7 +47,7 @@ KubernetesCredentials(cluster_config=KubernetesClusterConfig.from_file(sys.argv[
 
 
 class PrivateGit(BaseHTTPRequestHandler):
-    """git http-backend for those who know the token."""
+    """git http-backend for requests with the token."""
 
     root = ""
 

@@ -135,7 +135,7 @@ def test_a_crash_fails_early_with_the_last_line_of_the_traceback(
 
 
 def test_i6_a_rollback_that_fails_is_loud_and_freezes_the_environment(server: Server, tmp_path: Path) -> None:
-    """A gate that nobody can pass any more: neither the new release nor the old one."""
+    """A gate that fails for the new release and for the old one."""
     repository, obstacle = Repository(tmp_path / "repository"), tmp_path / "obstacle"
     repository.commit(hello_files(), "Say hello")
     gate = {"name": "outside world", "run": ["sh", "-c", f"test ! -e {obstacle}"]}

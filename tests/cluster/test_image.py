@@ -80,7 +80,7 @@ def settings(builder: str, commit: Commit) -> Iterator[ImageSettings]:
 
 
 def forget(settings: ImageSettings, commit: Commit) -> None:
-    """Take the image off this machine again."""
+    """Remove the image from this machine."""
     name = f"{settings.name}:{commit.sha}"
     subprocess.run([str(settings.builder), "rmi", "--force", name], capture_output=True, check=False)
 
@@ -128,7 +128,7 @@ def test_a_base_image_from_a_registry_that_is_down_is_no_answer(
 
 
 class Refusing(http.server.BaseHTTPRequestHandler):
-    """A registry that has nothing, and takes nothing from us."""
+    """An empty registry that refuses every push."""
 
     code = 403
 
@@ -155,7 +155,7 @@ class Login(Refusing):
 
 @pytest.fixture(params=[(Refusing, Forbidden), (Login, Forbidden), (Closed, RegistryUnreachable)])
 def elsewhere(request: pytest.FixtureRequest) -> Iterator[tuple[str, type[Exception]]]:
-    """Another registry, and what it means that it does not take our image."""
+    """Another registry, and the error that a failed push to it raises."""
     handler, kind = request.param
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

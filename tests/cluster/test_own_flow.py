@@ -37,7 +37,7 @@ def repository(tmp_path: Path) -> Repository:
 
 @pytest.fixture
 def application(server: Server, repository: Repository, tmp_path: Path) -> Iterator[Application]:
-    """An application that nobody serves."""
+    """An application that is not served."""
     made = Application(server, hello_pipeline("own", repository.path, staging={"approval": {}}))
     made.write(tmp_path)
     yield made
@@ -45,7 +45,7 @@ def application(server: Server, repository: Repository, tmp_path: Path) -> Itera
 
 
 def deliver(application: Application, log: Path) -> int:
-    """Run the example, approve what it asks, and return its exit code."""
+    """Run the example, answer its form, and return its exit code."""
     example = [sys.executable, REPOSITORY / "examples" / "own_flow.py", application.file, "staging", "main"]
     server = application.server
     before = {run["id"] for run in own_runs(server)}

@@ -1,4 +1,4 @@
-"""What is left when a process dies in the middle of a rollout, and who puts it right."""
+"""A process dies in the middle of a rollout: what it leaves behind, and how recovery restores it."""
 
 import os
 import signal

@@ -111,7 +111,7 @@ def again(shop: Application, commits: Commits, before_again: object) -> Run:
 
 @pytest.fixture(scope="module")
 def asked(shop: Application, commits: Commits, again: Run) -> Run:
-    """Version 2 waits for a person."""
+    """Version 2 waits for an approval."""
     assert again.ended
     return shop.release(commits.v2).wait("Suspended")
 
@@ -137,7 +137,7 @@ def second(asked: Run, form: Page) -> Run:
     clicked = float("-inf")
 
     def arrived() -> bool:
-        """A server that is busy refuses the click and the form stays open: a person waits a little and clicks again."""
+        """A server that is busy refuses the click and the form stays open: a user waits a little and clicks again."""
         nonlocal clicked
         if time.monotonic() - clicked > _CLICKS_AGAIN and submit.is_visible():
             with suppress(PlaywrightTimeoutError):  # it may close just now
@@ -165,14 +165,14 @@ def third(shop: Application, version_2: object) -> Run:
 
 @pytest.fixture(scope="module")
 def back(shop: Application, third: Run) -> Run:
-    """A person goes back to the release before."""
+    """A user rolls back to the previous release."""
     assert third.ended
     return shop.run_by_command("rollback").wait("Completed")
 
 
 @pytest.fixture(scope="module")
 def forth(shop: Application, back: Run) -> Run:
-    """A person goes to a named release, the one that was just gone back from."""
+    """A user rolls back to a named release: the one that the previous rollback left."""
     assert back.ended
     to = records(shop.production)[1]["release_id"]
     return shop.start("rollback", environment="production", to=to).wait("Completed")
@@ -197,7 +197,7 @@ def test_a_release_goes_from_a_commit_to_production(shop: Application, first: Ru
         assert holder(namespace) == ""
 
 
-def test_the_record_says_who_approved_and_what_the_gates_said(shop: Application, first: Run) -> None:
+def test_the_record_has_the_approver_and_the_results_of_gates(shop: Application, first: Run) -> None:
     (record,) = records(shop.production)
     assert (record["decision"]["name"], record["decision"]["comment"]) == ("approver one", "the first one")
     assert [(gate["name"], gate["outcome"]) for gate in record["gates"]] == [

@@ -157,7 +157,7 @@ def runs(server: Server, right: dict[str, Any], wrong_pipelines: dict[str, dict[
 
 
 def released(application: Application, pipeline: dict[str, Any]) -> Run:
-    """A run that obeys this pipeline file."""
+    """A run that uses this pipeline file."""
     application.pipeline = pipeline
     application.write(application.server.folder)
     run = application.release("main")
@@ -182,7 +182,7 @@ def with_(right: dict[str, Any], **changes: Any) -> dict[str, Any]:  # noqa: ANN
 
 
 def kubeconfig(path: Path, *, server: str = "", token: str = "") -> Path:
-    """The tests' kubeconfig for another server, or for somebody with a token."""
+    """The tests' kubeconfig for another server, or with another token."""
     config = yaml.safe_load(kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
     if server:
         config["clusters"][0]["cluster"]["server"] = server

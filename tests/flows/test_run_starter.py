@@ -1,4 +1,4 @@
-"""The seam with Prefect: its own starter of flow runs starts forks, and starts runs its own way where it cannot."""
+"""Prefect's starter of flow runs: it starts forks, and new interpreters where forks are not possible."""
 
 import asyncio
 import sys

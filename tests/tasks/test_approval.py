@@ -1,4 +1,4 @@
-"""The question to an approver: which answers count, what each leads to, and when it is asked again."""
+"""The approval form: which answers count, what follows from each, and when the form is shown again."""
 
 from collections.abc import Callable
 from contextlib import nullcontext

@@ -1,4 +1,4 @@
-"""One connection for all stages of a run: how long it lives, and what ends with it."""
+"""One connection for all stages of a run: how long it is kept, and what closes it."""
 
 import asyncio
 import threading

@@ -69,7 +69,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[State]:
 
 @pytest.fixture
 def failed_rollback(monkeypatch: pytest.MonkeyPatch) -> Callable[[DeliveryError], DeliveryError]:
-    """What the run ends with when the rollback ends with an error."""
+    """The error of the run when the rollback ends with an error."""
 
     def end(with_: DeliveryError) -> DeliveryError:
         def fail(*_: object) -> NoReturn:

@@ -1,4 +1,4 @@
-"""A test of a running environment: what it asks for, what it gets, and what its answers lead to."""
+"""A test of a running environment: what it requires, what the gate gets, and what follows from its outcome."""
 
 from collections.abc import Callable
 from pathlib import Path

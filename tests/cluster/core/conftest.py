@@ -31,7 +31,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.fixture(scope="session")
 def kubectl() -> Kubectl:
-    """What kubectl says; its complaint is the test's failure."""
+    """The output of kubectl; if it fails, so does the test, with its error message."""
 
     def run(*arguments: str, stdin: str | None = None, check: bool = True) -> str:
         done = subprocess.run(["kubectl", *arguments], capture_output=True, text=True, check=False, input=stdin)

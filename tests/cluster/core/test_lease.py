@@ -1,4 +1,4 @@
-"""One writer per environment, on a real Lease: waiting, dying, losing it, and outages of the API server."""
+"""One writer per environment, on a real Lease: waiting, losing it, holders that are killed, and API server outages."""
 
 import asyncio
 import os

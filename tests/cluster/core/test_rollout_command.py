@@ -1,4 +1,4 @@
-"""`prefect-cd rollout` as a person, a log and a program see it, on a real cluster."""
+"""`prefect-cd rollout` as a terminal, a log and a program get it, on a real cluster."""
 
 # ruff: noqa: ANN401  a fixture that is a class is of no type that can be imported
 import json
