@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
+# Each Prefect server and most runs are new processes that import for seconds, twice as long without compiled files.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup demo test test-all test-embedded test-versions test-lowest test-newest check typed coverage unit format docs graph schema browser bench-apply bench-embedded bench-overhead bench-verdict dist clean
 
