@@ -58,15 +58,20 @@ class BackgroundJobs:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(_INTERVAL_SECONDS):
-            try:
-                with get_client(sync_client=True) as client:
-                    self._start_recoveries(client)
-                    self._recovery_schedule.check(client)
-                    for run in self._suspended_runs(client):
-                        expire(client, run, datetime.now(timezone.utc))
-            except (httpx.HTTPError, PrefectHTTPStatusError) as error:
-                _log.warning("the Prefect server does not answer: %s; trying again", error)
+        jobs = (self._start_recoveries, self._recovery_schedule.check, self._expire_approvals)
+        with get_client(sync_client=True) as client:
+            while not self._stop.wait(_INTERVAL_SECONDS):
+                for job in jobs:
+                    try:
+                        job(client)
+                    except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+                        _log.warning("the Prefect server does not answer: %s; trying again", error)
+                    except Exception:  # noqa: BLE001  the other jobs go on, and so does this one in the next round
+                        _log.exception("a background job failed; trying again")
+
+    def _expire_approvals(self, client: SyncPrefectClient) -> None:
+        for run in self._suspended_runs(client):
+            expire(client, run, datetime.now(timezone.utc))
 
     def _start_recoveries(self, client: SyncPrefectClient) -> None:
         """Start one recovery of each application, as soon as `serve` has registered its deployment."""

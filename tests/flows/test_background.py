@@ -1,5 +1,6 @@
 """The background jobs of `serve` and the recovery after a crash, with a real Prefect server."""
 
+import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -10,7 +11,9 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Crashed, State, StateDetails
 
+from prefect_cd.deployments import background
 from prefect_cd.deployments.background import expire
+from prefect_cd.deployments.recovery_schedule import RecoverySchedule
 from prefect_cd.deployments.serve import deployments_of
 from prefect_cd.flows.recover import recover, start_recovery
 from prefect_cd.flows.release import release
@@ -62,12 +65,37 @@ def test_a_run_that_writes_to_a_cluster_is_recovered_when_it_crashes_or_is_cance
 
 
 def test_a_crash_starts_one_recovery(client: SyncPrefectClient, deployments: dict[str, UUID]) -> None:
+    def recoveries() -> set[UUID]:
+        runs = [run for run in client.read_flow_runs() if run.deployment_id == deployments["recover"]]
+        return {run.id for run in runs if not run.auto_scheduled}
+
+    before = recoveries()  # other tests use the same server
     run = client.create_flow_run_from_deployment(deployments["release"])
     crashed = Crashed()
     for _ in range(2):  # the run and the runner may both call the hook of a crash
         start_recovery(release, run, crashed)
-    recoveries = [run for run in client.read_flow_runs() if run.deployment_id == deployments["recover"]]
-    assert len([recovery for recovery in recoveries if not recovery.auto_scheduled]) == 1
+    assert len(recoveries() - before) == 1
+
+
+def test_a_background_job_that_fails_is_repeated_and_stops_no_other(
+    client: SyncPrefectClient, deployments: dict[str, UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = threading.Semaphore(0)
+
+    def fail(*_: object) -> None:
+        attempts.release()
+        raise RuntimeError("a surprise")
+
+    monkeypatch.setattr(background, "_INTERVAL_SECONDS", 0.01)
+    monkeypatch.setattr(RecoverySchedule, "check", fail)
+    run = suspended(client, deployments["release"], until=NOW)
+    with background.BackgroundJobs(["shop"]):
+        assert attempts.acquire(timeout=50)
+        assert attempts.acquire(timeout=50)
+        while True:
+            state = client.read_flow_run(run.id).state
+            if state and state.name == "Expired":
+                break
 
 
 def test_the_crash_of_a_run_without_a_deployment_starts_no_recovery(client: SyncPrefectClient) -> None:

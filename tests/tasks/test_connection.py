@@ -1,18 +1,22 @@
 """One connection for all stages of a run: how long it is kept, and what closes it."""
 
 import asyncio
+import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from datetime import timedelta
+from types import FrameType
 
 import pytest
 
 from prefect_cd.errors import ClusterUnreachable, DeliveryError, Forbidden, GateFailed
 from prefect_cd.kube.client import Cluster
 from prefect_cd.kube.kubeconfig import LoadedKubeconfig
+from prefect_cd.tasks import connection
 from prefect_cd.tasks.connection import Connections
 from tests.unit.fake_api import FakeApi
 
@@ -124,38 +128,66 @@ def test_the_patience_is_the_stages_and_not_the_connections(connections: Connect
     ]
 
 
-class Interrupted:
-    """A future whose caller is interrupted while it waits, as when Prefect cancels a run: with a BaseException."""
+class Interrupted(BaseException):
+    """Raised in the main thread, wherever it is: this is how Prefect cancels a run."""
 
-    def __init__(self, future: "Future[None]", begun: threading.Event) -> None:
-        self.done, self.cancel = future.done, future.cancel
-        self._begun = begun
 
-    def result(self) -> None:
-        self._begun.wait()
-        raise KeyboardInterrupt
+def main_thread_waits_for_a_result() -> bool:
+    frame: FrameType | None = sys._current_frames()[threading.main_thread().ident or 0]
+    while frame and frame.f_code is not Future.result.__code__:
+        frame = frame.f_back
+    return frame is not None
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Interrupts the main thread while it waits for a stage; returns once the exception is raised there."""
+    interrupted = threading.Event()
+
+    def raise_interrupted(*_: object) -> None:
+        interrupted.set()
+        raise Interrupted
+
+    def interrupt_main_thread() -> None:
+        while not main_thread_waits_for_a_result():
+            pass
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        interrupted.wait()
+
+    monkeypatch.setattr(connection, "_CANCEL_SECONDS", 3600)  # longer than the timeout of a test
+    before = signal.signal(signal.SIGUSR1, raise_interrupted)
+    yield interrupt_main_thread
+    signal.signal(signal.SIGUSR1, before)
 
 
 def test_a_cancelled_stage_has_ended_before_run_returns(
-    connections: Connections, monkeypatch: pytest.MonkeyPatch
+    connections: Connections, interrupt: Callable[[], None]
 ) -> None:
-    begun, ended = threading.Event(), threading.Event()
+    ended = threading.Event()
 
     async def write() -> None:
         try:
-            begun.set()
+            interrupt()
             await asyncio.Event().wait()
         finally:
             for _ in range(100):  # the end of a write takes a moment
                 await asyncio.sleep(0)
             ended.set()
 
-    start = asyncio.run_coroutine_threadsafe
-    with monkeypatch.context() as patched:
-        patched.setattr(asyncio, "run_coroutine_threadsafe", lambda work, loop: Interrupted(start(work, loop), begun))
-        with pytest.raises(KeyboardInterrupt):
-            connections.run(write)
+    with pytest.raises(Interrupted):
+        connections.run(write)
     assert ended.is_set()
+
+
+def test_a_stage_that_is_cancelled_before_its_coroutine_starts_ends_at_once(
+    connections: Connections, interrupt: Callable[[], None]
+) -> None:
+    async def write() -> None:
+        await asyncio.Event().wait()
+
+    connections._running_loop().call_soon_threadsafe(interrupt)  # the loop starts no coroutine before it returns
+    with pytest.raises(Interrupted):
+        connections.run(write)
 
 
 class Route:
