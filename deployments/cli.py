@@ -53,12 +53,12 @@ def _add_rollout(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", "--namespace", help="default: that of the kubeconfig's context")
     parser.add_argument("--context", help="default: the kubeconfig's current one")
     parser.add_argument("--kubeconfig", metavar="FILE", help="default: $KUBECONFIG, else ~/.kube/config")
-    parser.add_argument("--timeout", metavar="TIME", help="an unfinished rollout has failed after this, default 10m")
+    parser.add_argument("--timeout", metavar="TIME", help="a rollout that takes longer has failed; default 10m")
     parser.add_argument(
         "--settle",
         metavar="TIME",
         help="how long a complete rollout is watched, since its pods may crash under the first load; default 30s, "
-        "from the moment it was complete",
+        "counted from when it became complete",
     )
     parser.add_argument(
         "-o", "--output", choices=["text", "json"], default="text", help="json: one document at the end"

@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 def is_usable() -> bool:
     """Whether this system has pidfds, and other users of the machine cannot connect to the fork server.
 
-    Up to Python 3.10.8 they can (CVE-2022-42919). Linux has pidfds since 5.3.
+    Before Python 3.10.9 they can (CVE-2022-42919). Linux has pidfds since 5.3.
     """
     if is_abstract_socket_namespace(connection.arbitrary_address("AF_UNIX")):  # type: ignore[attr-defined]
         return False

@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         error = other
     except Exception as bug:  # noqa: BLE001  Python would exit with 1, which means failed
         traceback.print_exc()
-        error = Errored(f"{type(bug).__name__}: {bug}", hint="this is a bug of prefect-cd: report it")
+        error = Errored(f"{type(bug).__name__}: {bug}", hint="this is a bug in prefect-cd: please report it")
     if arguments.output == "json":
         sys.stdout.write(f"{json.dumps(document(report, error), indent=2)}\n")
     elif error:

@@ -1,7 +1,7 @@
 """How a rollout is shown in a terminal, in a log, and to a program.
 
-A terminal shows a table that is kept up to date; elsewhere each news is a line; a program gets one JSON document at the
-end, which always has all of its keys.
+A terminal shows a table that is kept up to date; elsewhere each change is a line; a program gets one JSON document at
+the end, which always has all of its keys.
 """
 
 import sys
@@ -45,7 +45,7 @@ def view(*, live: bool, silent: bool) -> View:
 
 
 class _Lines:
-    """A line for each news; a countdown that goes on is not news."""
+    """A line for each change; a countdown that goes on is no change."""
 
     def __init__(self, *, silent: bool) -> None:
         self._silent = silent

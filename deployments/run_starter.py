@@ -4,11 +4,12 @@ What it replaces: the function `run_process` in `prefect.runner._starter_engine`
 `python -m prefect.engine` for each run. The docstring of its `EngineCommandStarter` says to patch it there.
 
 Why: a new interpreter imports Prefect and the flows for seconds at every start of a run, and a run with an approval
-starts twice; a fork has them loaded (`forkserver`). Prefect 3.9.1 has no supported way to the same: `Runner` takes no
+starts twice; a fork has them loaded (`forkserver`). Prefect 3.9.1 offers no supported way to do this: `Runner` takes no
 starter, no setting preloads anything, and `Runner.add_flow` starts a new interpreter for each run, too.
 
 When Prefect changes: where the function is missing or has been moved, `install` logs a warning and Prefect starts runs
-its own way, seconds later each. `make test-versions` runs the tests of this module with the newest Prefect.
+in its own way, which takes seconds longer for each. `make test-versions` runs the tests of this module with the newest
+Prefect.
 """
 
 import logging
@@ -31,7 +32,10 @@ def install() -> bool:
         if starter.run_process is not run_process:
             raise AttributeError("run_process is not Prefect's own")
     except (ImportError, AttributeError) as error:
-        _log.warning("runs start seconds later: this version of Prefect cannot start them as forks (%s)", error)
+        _log.warning(
+            "each run takes some seconds longer to start: this version of Prefect cannot start runs as forks (%s)",
+            error,
+        )
         return False
     vars(starter)["run_process"] = forkserver.ForkServer().run
     return True

@@ -1,3 +1,3 @@
-"""The stories: release, rollback, recover. Read them from top to bottom; the mechanics are in the tasks."""
+"""The flows release, rollback and recover. Read them from top to bottom; how each stage works is in `tasks/`."""
 
 __all__: list[str] = []

@@ -37,7 +37,7 @@ def state_name(error: DeliveryError) -> str:
 
 
 def summary(error: DeliveryError) -> str:
-    """The error without its evidence, which the log and the artifacts have; a file's mistakes stay, all of them."""
+    """The error without its evidence, which is in the log and the artifacts; with all mistakes of a pipeline file."""
     message = f"{error.where}: {error.reason}" if error.where else error.reason
     message += f"\n{error.detail}" if isinstance(error, InvalidPipeline) else ""
     return f"[{error.code}] {message}" + (f"\nhint: {error.hint}" if error.hint else "")

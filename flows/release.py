@@ -1,4 +1,4 @@
-"""The story of a release, from a revision to the last environment."""
+"""The flow `release`: from a revision to the last environment."""
 
 from pathlib import Path
 from typing import Any

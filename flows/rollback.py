@@ -1,4 +1,4 @@
-"""The story of a rollback that a person starts: to the previous known-good, or to a named release."""
+"""The flow `rollback`, which a person starts: to the previous known-good, or to a named release."""
 
 from typing import Any
 

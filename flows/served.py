@@ -1,7 +1,7 @@
-"""The pipeline file that a run obeys: the operator's, never the commit's and never a parameter's.
+"""The pipeline file that a run uses: the operator's; neither the commit nor a parameter chooses it.
 
-Whoever starts a run chooses its parameters. So the files that decide about approvals and credentials come from the
-environment of the process that serves the flow.
+Whoever starts a run chooses its parameters. So the files that decide about approvals and credentials are named by an
+environment variable of the process that serves the flow.
 """
 
 import os

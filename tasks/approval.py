@@ -1,8 +1,9 @@
 """Stage: a person decides, in a form of the Prefect UI.
 
 Where the run has a deployment it is suspended: its process ends, and Prefect starts the flow again from the top when
-the form is answered. Elsewhere it is paused. Either way this function is called again with the same content and then
-returns the answer; with other content it asks again, because the content is the key of the question.
+the form is answered. `approve` is then called again: with the same content it returns the answer, with other content it
+asks again, because the content is the key of the question. Elsewhere the run is paused: `approve` waits in its process,
+and returns when the form is answered.
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from prefect_cd.tasks.changes import Plan, commits_between
 from prefect_cd.tasks.stage import log
 
 GRACE = timedelta(minutes=10)
-"""How much later than ours Prefect's own limit for an answer comes."""
+"""How long after our limit Prefect's own limit for an answer comes."""
 _MAX_QUESTIONS = 20
 
 

@@ -40,7 +40,7 @@ def requests(application: str, environment: str, proof: Evidence, traffic: Traff
 
 def pipeline_difference(application: str, name: str, diff: str) -> None:
     """How the commit's pipeline file differs from the served one."""
-    description = f"{name} in the commit differs from the served one, which is obeyed"
+    description = f"{name} in the commit differs from the served one, which the run uses"
     _page([application, "pipeline file"], description, markdown.fenced(diff, "diff"))
 
 

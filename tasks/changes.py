@@ -135,7 +135,7 @@ def refuse_blocked(pipeline: Pipeline, release: Release, planned: Plan) -> None:
 
 
 def _contains(pipeline: Pipeline, older: Commit, newer: Commit) -> bool | None:
-    """Whether `newer` contains `older`; None, which means unknown, only after a fetch."""
+    """Whether `newer` contains `older`; None when git does not know one of them even after a fetch."""
     tree = workspace.tree(pipeline.source, older)
     answer = git.is_ancestor(tree, older.sha, newer.sha)
     if answer is None:

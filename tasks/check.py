@@ -15,7 +15,7 @@ def run_check(pipeline: Pipeline, commit: Commit, image: BuiltImage, check: Chec
     """Run one check in the checkout; its report becomes an artifact.
 
     Args:
-        pipeline: whose sources.
+        pipeline: the pipeline; its repository is checked out.
         commit: what is tested.
         image: the commit's image; its reference is in the variable IMAGE of the command.
         check: the command.

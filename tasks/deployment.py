@@ -1,8 +1,8 @@
 """Stages: a release into an environment, and back out of it: rollback and recovery.
 
-Each holds the environment's lock from its first look to its last write. The order is the promise: the record is in the
-cluster before the first write (I2); whatever fails after it is rolled back by the same process; what a killed process
-leaves behind, the next one finds in the record (I4).
+Each holds the environment's lock from its first read to its last write. The order of the writes makes recovery
+possible: the record is in the cluster before the first object is written (I2). If something fails after that, the same
+process rolls back; if the process is killed, the next one finds the record (I4).
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ from prefect_cd.tasks.target import Target, id_of
 from prefect_cd.tasks.traffic import probe
 
 _read_state_once = read_state.with_options(retries=0)
-"""The schedule retries a recovery: while a cluster is unreachable, its runs would pile up."""
+"""Without retries: the schedule starts the next recovery anyway, and retrying runs would pile up in an outage."""
 
 
 class Deployed(Result):
@@ -59,10 +59,11 @@ def deploy(pipeline: Pipeline, target: Target, release: Release, decision: Decis
     """Bring a release into an environment; when it fails there, restore the known-good.
 
     Holds the lock, refuses a frozen environment and an older commit, writes the record, rolls out, runs the gates, and
-    records the outcome, so that a flow that calls it has the invariants I1 to I6.
+    records the outcome, so that a flow that calls it has the invariants I2 to I6. That every gate before has passed
+    (I1) is for the flow to ensure: nothing here looks at other environments.
 
     Args:
-        pipeline: whose sources hold the gates.
+        pipeline: its repository contains the suites and commands of the gates.
         target: the environment.
         release: the candidate; everything before this environment has passed.
         decision: the approval, where the environment wants one.
@@ -72,7 +73,8 @@ def deploy(pipeline: Pipeline, target: Target, release: Release, decision: Decis
         ContentChanged: nothing was written; ask for the approval again.
         RolledBack: it failed, and the environment is whole again.
         RollbackFailed: it failed, and so did the rollback.
-        Failed, Errored: it failed, and there was nothing to roll back to.
+        DeliveryError: any other. It failed before the first write; or there was nothing to roll back to, or the
+            pipeline file says `rollback: never`; or the lock or the cluster was lost, and recovery does the rest.
     """
     with hold_lock(target) as lock:
         planned = plan(target, release)
@@ -91,13 +93,13 @@ def rollback(pipeline: Pipeline, target: Target, to: str = "") -> Deployed:
     """Bring an environment back to a release that was good there; when that fails, restore the known-good.
 
     Args:
-        pipeline: whose sources hold the gates.
+        pipeline: its repository contains the suites and commands of the gates.
         target: the environment.
         to: release id or record number; empty: the known-good before what runs now.
 
     Raises:
         Invalid: there is no such release; nothing was written.
-        RolledBack, RollbackFailed, Failed, Errored: as by `deploy`.
+        RolledBack, RollbackFailed, DeliveryError: as by `deploy`.
     """
     with hold_lock(target) as lock:
         chosen = find_record(target, to)
@@ -170,7 +172,7 @@ def restore_known_good(
 ) -> DeliveryError:
     """Roll back to the known-good after `error`, record the outcome, and return the error that the run ends with."""
     if isinstance(error, LockLost):
-        return error  # another process writes here now, and finds our record
+        return error  # recovery or the next release finds our record
     if target.environment.rollback == "never" or known_good is None:
         why = "the pipeline file says never to roll back" if known_good else "there is nothing to roll back to"
         error.hint = f"{error.hint}; {target.name} stays as it is: {why}" if error.hint else f"{target.name}: {why}"
@@ -197,7 +199,7 @@ def _left_to_recovery(target: Target, error: DeliveryError, unreachable: Cluster
     unreachable.detail = f"what failed before:\n\n{error}"
     unreachable.hint = (
         f"{target.name} may be between two releases; when its API server answers, `recover/{target.application}` "
-        "or the next release restores the known-good"
+        "restores the known-good; a release that comes first rolls its own version out instead"
     )
     return unreachable
 

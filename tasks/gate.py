@@ -17,7 +17,7 @@ def run_gate(pipeline: Pipeline, applied: Applied, report: Report, gate: Gate) -
     """Run one gate against the environment's URL; its report becomes an artifact.
 
     Args:
-        pipeline: whose sources hold the suite.
+        pipeline: the pipeline; its repository contains the suite.
         applied: what runs there; the suite of its own commit is run.
         report: the proof that its rollout is complete.
         gate: the test.

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from secrets import token_hex
 
 from prefect.runtime import flow_run
 
@@ -25,9 +24,8 @@ def hold_lock(target: Target, *, wait: timedelta = _WAIT) -> Iterator[Lock]:
     Raises:
         EnvironmentBusy: another writer is still at work after `wait`.
     """
-    # unique for each process: two processes of one run (a retry, a lost worker) are two writers
-    holder = f"{flow_run.flow_name or 'prefect-cd'}/{flow_run.id or 'outside-of-a-run'}/{token_hex(4)}"
+    holder = f"{flow_run.flow_name or 'prefect-cd'}/{flow_run.id or 'outside-of-a-run'}"
     log().info("waiting for the lock of %s", target.name)
     with hold(target.access(), target.ownership, holder, wait=wait) as lock:
-        log().info("writer of %s as %s", target.name, holder)
+        log().info("writer of %s as %s", target.name, lock.holder)
         yield lock

@@ -1,7 +1,7 @@
 """What people read in the Prefect UI: Markdown from results. Pure.
 
 The UI shows tables, code, links and data-URI pictures; it has no colours for diffs and drops styles. A description
-line must say the point by itself, since the page is a click away.
+line must be understandable alone, since the page is a click away.
 """
 
 from collections.abc import Iterable, Sequence
@@ -46,7 +46,7 @@ def fenced(text: str, language: str = "") -> str:
 
 
 def evidence(proof: Evidence) -> str:
-    """What a check or gate proof: the table, the failures' text, pictures, console and trace."""
+    """What a check or gate proved: its table of tests, the text of failures, pictures, console and trace."""
     parts = [f"# {_SIGNS[proof.outcome]} {_cell(proof.gate)}: {_cell(proof.summary)}"]
     if proof.cases:
         rows = ((_SIGNS[case.outcome], case.title, f"{case.seconds:.2f} s") for case in proof.cases)
@@ -138,10 +138,11 @@ def approval(
     note: str = "",
     run: str = "",
 ) -> str:
-    """What an approver reads before deciding: a narrow form, so lists rather than tables."""
+    """What an approver reads before deciding: the form is narrow, so this has lists where possible."""
     commit = release.commit
     now = running.release_id if running else "nothing that we know of"
-    rollback = running.release_id if running else "nothing: it is the first release here, and a failure stays as it is"
+    first = "nothing: this is the first release here; if it fails, its objects stay"
+    rollback = running.release_id if running else first
     parts = [
         f"> **{_cell(note)}**" if note else "",
         f"# {release.application} {commit.short} → {environment}",

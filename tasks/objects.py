@@ -61,16 +61,16 @@ def apply(planned: Plan, lock: Lock) -> Applied:
 
 
 def _first_attempt() -> datetime:
-    """When the running task began: what an attempt that failed has written is as much of this rollout."""
+    """When the running task began: what a failed earlier attempt wrote belongs to this rollout, too."""
     context = TaskRunContext.get()
     return (context and context.task_run.start_time) or datetime.now(timezone.utc)
 
 
 @task(name="prune", task_run_name="prune {applied.target.name}", cache_policy=NO_CACHE, **RETRIES)
 def prune(applied: Applied, lock: Lock) -> None:
-    """Remove what an earlier version added and this one no longer contains; others' objects never.
+    """Remove what an earlier version added and this one no longer contains; never an object of someone else.
 
-    It comes after the rollout: until then old pods may still need what goes.
+    It comes after the rollout: until then old pods may still need what it removes.
     """
 
     async def run(cluster: Cluster) -> None:

@@ -1,4 +1,4 @@
-"""Stage: everything that can be known to be wrong before anything is built or written anywhere."""
+"""Stage: find every mistake that can be found before anything is built or written."""
 
 import asyncio
 from datetime import timedelta
@@ -50,7 +50,7 @@ class Preflight(Result):
 
 @task(name="preflight", task_run_name="preflight", **PERSISTED, **RETRIES)
 def preflight(pipeline: Pipeline, commit: Commit) -> Preflight:
-    """Prove tools, suites, clusters, permissions and manifests; writes nothing.
+    """Check tools, suites, clusters, permissions and manifests; writes nothing.
 
     Manifests are read here, from a clean checkout, before any code of the commit runs beside them.
 

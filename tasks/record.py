@@ -43,7 +43,7 @@ def find_record(target: Target, release: str) -> Record:
     """The record of a release that was good, by release id or record number; the previous one where `release` is empty.
 
     Raises:
-        Invalid: there is none; lists those that there are.
+        Invalid: there is none; the message lists the available ones.
     """
 
     async def run(cluster: Cluster) -> Record:

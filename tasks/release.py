@@ -14,7 +14,7 @@ def render(pipeline: Pipeline, commit: Commit, image: BuiltImage, checked: Prefl
     """Every environment's manifests with the image pinned to its digest.
 
     Args:
-        pipeline: whose environments.
+        pipeline: the pipeline; a release has the manifests of all its environments.
         commit: what is released.
         image: the commit's image.
         checked: the manifests as preflight read and checked them.

@@ -71,7 +71,7 @@ def _watched(applied: Applied, *, soak: timedelta) -> Report:
 
 
 class Display:
-    """Shows how a rollout stands: news in the log, the latest report in the artifact, with a pause after each update.
+    """Shows how a rollout stands: changes in the log, the latest report in the artifact, with a pause between updates.
 
     Prefect's server may be unreachable for a moment; that does not end a watch.
     """
@@ -83,7 +83,7 @@ class Display:
         self._news = asyncio.Event()
 
     def show(self, report: Report) -> None:
-        """Log the report if it is news, and show it in the artifact soon."""
+        """Log the report if it has changed, and show it in the artifact soon."""
         # a countdown that goes on is for the artifact, not for the log
         if report.summary_without_seconds != self._logged:
             log().info("%s", report.summary)

@@ -14,10 +14,10 @@ from prefect_cd.tasks.stage import PERSISTED, RETRIES, log
 
 @task(name="resolve revision", task_run_name="resolve {revision}", **PERSISTED, **RETRIES)
 def resolve(pipeline: Pipeline, revision: str) -> Commit:
-    """Resolve a branch, tag or SHA once; the commit names everything after.
+    """Resolve a branch, tag or SHA once; all later stages use the commit that it returns.
 
     Args:
-        pipeline: whose repository.
+        pipeline: its repository has the revision.
         revision: branch, tag, full or short SHA.
 
     Raises:
@@ -36,7 +36,7 @@ def resolve(pipeline: Pipeline, revision: str) -> Commit:
 
 @task(name="compare pipeline file", task_run_name="compare pipeline file", **PERSISTED)
 def compare_pipeline_file(pipeline: Pipeline, commit: Commit, file: Path) -> bool:
-    """Show how a pipeline file in the commit differs from the served one; runs obey the served one only.
+    """Show how a pipeline file in the commit differs from the served one; runs use the served one only.
 
     Args:
         pipeline: what is served.
@@ -50,8 +50,8 @@ def compare_pipeline_file(pipeline: Pipeline, commit: Commit, file: Path) -> boo
     if other.is_symlink() or not other.is_file():
         return False
     served, committed = file.read_text().splitlines(), other.read_text(errors="replace").splitlines()
-    lines = list(difflib.unified_diff(served, committed, "served, and obeyed", "in the commit", lineterm=""))
+    lines = list(difflib.unified_diff(served, committed, "served (used)", "in the commit", lineterm=""))
     if lines:
-        log().warning("%s in the commit differs from the served one; the served one is obeyed", file.name)
+        log().warning("%s in the commit differs from the served one; the run uses the served one", file.name)
         artifacts.pipeline_difference(pipeline.application, file.name, "\n".join(lines))
     return bool(lines)

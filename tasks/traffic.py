@@ -31,8 +31,8 @@ def probe(planned: Plan) -> Iterator[list[Evidence]]:
     """Send requests through the environment's URL while the block rolls a version out, and judge them afterwards.
 
     Sends nothing where the pipeline file has no probe, and where nothing runs yet, so that there are no users. A
-    rollback is measured but not judged, and neither is a rollout that failed by itself: both have another reason, and
-    there is no better version to roll back to.
+    rollback is measured but not judged: it must go on, and there is no better version to return to. A rollout that
+    failed is not judged either: it has failed already.
 
     Args:
         planned: what the block rolls out.

@@ -69,7 +69,7 @@ def tree(settings: SourceSettings, commit: Commit, *, clean: bool = False) -> Pa
 
     Args:
         settings: where the commit is.
-        commit: which.
+        commit: the commit to check out.
         clean: undo what earlier stages changed in it.
     """
     path = folder() / commit.sha[:12]

@@ -1,9 +1,9 @@
-"""Draws the rooms of the house and the imports between them, as an SVG.
+"""Draws the packages and the imports between them, as an SVG.
 
-The rooms stand on a diagonal in the order of the `layers` contract of import-linter. An arrow leaves its room to the
-right and enters the other room from above; a dot is an import. So every arrow runs down; an import upwards would be a
-red dot to the left of its room. Rooms and colours are those of import-linter's contracts, the arrows are read from the
-code by grimp, as import-linter reads them; only the short texts are here.
+The packages stand on a diagonal in the order of the `layers` contract of import-linter. An arrow leaves its package to
+the right and enters the other one from above; a dot is an import. So every arrow runs down; an import upwards would be
+a red dot to the left of its package. Packages and colours are those of import-linter's contracts, the arrows are read
+from the code by grimp, as import-linter reads them; only the short texts are here.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,11 +31,11 @@ TEXTS = {
     "process": "alone runs programs",
     "errors": "what may go wrong, by code",
 }
-"""What stands under the name of each room."""
+"""What stands under the name of each package."""
 
 _WITH_PREFECT = ("deployments", "flows", "tasks")
 _BOX = 198, 38  # width and height
-_STEP = 62, 46  # from one room to the next, to the right and down
+_STEP = 62, 46  # from one package to the next, to the right and down
 _MARGIN = 16
 _COLORS = {"prefect": "#dbe7ff", "decisions": "#dcf3dd", "effects": "#fff0d1", "apart": "#eeeeee"}
 
@@ -46,22 +46,22 @@ def contracts_of(top: Path) -> list[dict[str, Any]]:
     return contracts
 
 
-def pure_rooms(top: Path) -> set[str]:
-    """The rooms that consist of decisions: every module of theirs is under the contract about pure modules."""
+def pure_packages(top: Path) -> set[str]:
+    """The packages that consist of decisions: every module of theirs is under the contract about pure modules."""
     (modules,) = (contract["source_modules"] for contract in contracts_of(top) if "pure" in contract["name"])
     return {module.removeprefix(f"{PACKAGE}.") for module in modules}
 
 
-def rooms(top: Path) -> list[str]:
-    """The rooms from top to bottom, in the order of the `layers` contracts in pyproject.toml."""
+def packages(top: Path) -> list[str]:
+    """The packages and the modules beside them, in the order of the `layers` contracts in pyproject.toml."""
     contracts = contracts_of(top)
     layers = {contract["containers"][0]: contract["layers"] for contract in contracts if contract["type"] == "layers"}
     rollout = [f"rollout.{part}" for part in layers[f"{PACKAGE}.rollout"]]
-    return [room for layer in layers[PACKAGE] for room in (rollout if layer == "rollout" else [layer])]
+    return [name for layer in layers[PACKAGE] for name in (rollout if layer == "rollout" else [layer])]
 
 
 def imports(names: Sequence[str]) -> set[tuple[str, str]]:
-    """(importing room, imported room), for every import between two rooms.
+    """(importing package, imported package), for every import between two of them.
 
     The package's own `__init__` is left out: it only passes on the names of its public API.
     """
@@ -74,8 +74,8 @@ def imports(names: Sequence[str]) -> set[tuple[str, str]]:
     }
 
 
-def _modules(graph: grimp.ImportGraph, room: str) -> set[str]:
-    module = f"{PACKAGE}.{room}"
+def _modules(graph: grimp.ImportGraph, name: str) -> set[str]:
+    module = f"{PACKAGE}.{name}"
     return {module, *graph.find_descendants(module)}
 
 
@@ -86,14 +86,14 @@ def _has_import(graph: grimp.ImportGraph, importer: str, imported: str) -> bool:
 
 def draw_imports(top: Path) -> str:
     """The SVG."""
-    names, pure = rooms(top), pure_rooms(top)
+    names, pure = packages(top), pure_packages(top)
     places = {name: (_MARGIN + index * _STEP[0], _MARGIN + index * _STEP[1]) for index, name in enumerate(names)}
     width = places[names[-1]][0] + _BOX[0] + _MARGIN
     height = places[names[-1]][1] + _BOX[1] + _MARGIN
     size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">',
-        "<title>The rooms of prefect-cd and the imports between them</title>",
+        "<title>The packages of prefect-cd and the imports between them</title>",
         f'<rect width="{width}" height="{height}" fill="white"/>',
         *_arrows(names, places, imports(names)),
         *(_box(name, places[name], _color(name, pure)) for name in names),
@@ -104,7 +104,7 @@ def draw_imports(top: Path) -> str:
 
 
 def _arrows(names: Sequence[str], places: dict[str, tuple[int, int]], arrows: set[tuple[str, str]]) -> Iterator[str]:
-    """For each room one line to the right, for each imported room one line down into it, a dot where they meet."""
+    """For each package one line to the right, for each imported one a line down into it, a dot where they meet."""
     entries = {name: places[name][0] + _BOX[0] - _STEP[0] // 2 for name in names}
     for name in names:
         y = places[name][1] + _BOX[1] // 2
@@ -140,7 +140,7 @@ def _box(name: str, place: tuple[int, int], color: str) -> str:
 
 
 def _legend(bottom: int) -> Iterator[str]:
-    """What the colours mean, and the distribution that stands apart; where the diagonal leaves room."""
+    """What the colours mean, and the distribution that stands apart; where the diagonal leaves space."""
     x, y = _MARGIN, bottom - 5 * 26
     entries = (
         ("prefect", "knows Prefect"),
@@ -153,8 +153,8 @@ def _legend(bottom: int) -> Iterator[str]:
         yield f'<text x="{x + 27}" y="{top + 13}">{text}</text>'
     top = y + 3 * 26
     yield f'<circle cx="{x + 9}" cy="{top + 9}" r="3.5" fill="#3d4650"/>'
-    yield f'<text x="{x + 27}" y="{top + 13}">the room on the left imports the room below</text>'
-    top = y + 4 * 26  # not a room: a distribution of its own
+    yield f'<text x="{x + 27}" y="{top + 13}">the package on the left imports the package below</text>'
+    top = y + 4 * 26  # not a package of this distribution
     yield (
         f'<rect x="{x}" y="{top - 2}" width="450" height="28" rx="5" fill="{_COLORS["apart"]}" stroke="#6b7480" '
         'stroke-dasharray="4 3"/>'
@@ -163,4 +163,4 @@ def _legend(bottom: int) -> Iterator[str]:
     )
 
 
-__all__ = ["draw_imports", "imports", "rooms"]
+__all__ = ["draw_imports", "imports", "packages"]

@@ -35,6 +35,7 @@ from prefect_cd.pipeline.models import (
 )
 from prefect_cd.pipeline.types import duration_text
 from prefect_cd.rollout.assess.model import patience_key
+from prefect_cd.rollout.assess.peers import MAY_NEED_PEERS
 from prefect_cd.rollout.diagnosis.cause import CATEGORY_TEXTS, Category, CategoryText
 from prefect_cd.tasks.stage import may_heal
 
@@ -72,9 +73,9 @@ Every error has a code, a reason, and a hint with the next command or the next e
 beginning of the message: `[gate-failed] E2E: 2 of 14 tests failed`. The classes are in
 [`src/prefect_cd/errors.py`](../src/prefect_cd/errors.py).
 
-There are three kinds. *Invalid*: the input is wrong, and nothing was written. *Failed*: the answer is no. *Errored*: we
-could not find out. "Retried" means that Prefect runs the stage again, three times, after 2, 4 and 8 seconds. A whole
-`deploy` or `rollback` is never retried; the stages in it are.
+There are three kinds. *Invalid*: the input is wrong; preflight usually finds that before anything is written. *Failed*:
+the answer is no. *Errored*: we could not find out. "Retried" means that Prefect runs the stage again, three times,
+after 2, 4 and 8 seconds. A whole `deploy` or `rollback` is never retried; the stages in it are.
 
 {sections}
 """
@@ -134,8 +135,8 @@ A problem fails a rollout in one of three ways:
 - **at once**, because no retry can succeed without a change;
 - **after its patience**, since it may pass by itself: the time is set by a key under `rollout.patience`, and is twice
   as long while a new attempt is in progress;
-- **by number**, at `rollout.crashes` failed runs (default {crashes}). Two more are tolerated while other workloads of
-  the release are still starting.
+- **by number**, at `rollout.crashes` (default {crashes}) failed runs of one container, evictions, or rejections by
+  nodes. Of {_deferred()}, two more are tolerated while other workloads of the release are still starting.
 
 {table(("category", "meaning", "fails the rollout"), map(_category_row, Category))}
 
@@ -146,6 +147,11 @@ The keys under `rollout.patience` of an environment in the pipeline file. One du
 
 {table(("key", "default", "for"), _patience_rows())}
 """
+
+
+def _deferred() -> str:
+    """The categories whose crashes a starting peer may explain."""
+    return " and ".join(f"`{category.value}`" for category in MAY_NEED_PEERS)
 
 
 def _category_row(category: Category) -> Sequence[str]:
@@ -208,8 +214,8 @@ def pipeline_page() -> str:
   service account, else `$KUBECONFIG` or `~/.kube/config`.
 - **Private repository**: `source.credentials: github-credentials/NAME`, also GitLab, Bitbucket, or a token in
   `secret/NAME`.
-- **Registry**: the login of docker or podman on the machine that serves is used. Loopback addresses are reached by
-  plain HTTP, others where `image.insecure` is true.
+- **Registry**: prefect-cd uses the login of docker or podman on the machine that serves. It reaches loopback addresses
+  by plain HTTP, and others if `image.insecure` is true.
 - **URL**: `service/NAME[:PORT]` needs no ingress. Inside the cluster it is the Service's DNS name; elsewhere the
   address of its load balancer, else a node port, else a port-forward.
 

@@ -3,7 +3,7 @@
 The first level decides what happens next; Prefect retries only the last of the three::
 
     DeliveryError
-    ├── Invalid                 the input is wrong; nothing was written anywhere
+    ├── Invalid                 the input is wrong; usually found before anything is written
     │   ├── InvalidPipeline     all mistakes in the pipeline file, with file:line
     │   ├── InvalidManifest     an object that the cluster would refuse, with file:line
     │   ├── UnknownRevision     no such branch, tag or commit
@@ -20,8 +20,8 @@ The first level decides what happens next; Prefect retries only the last of the 
     │   ├── Superseded          something newer runs already, or waits for approval instead
     │   ├── ContentChanged      what would be applied is no longer what was approved
     │   ├── EnvironmentFrozen   an earlier rollback failed; it needs manual repair first
-    │   ├── RolledBack          failed in an environment, which runs its known-good again
-    │   └── RollbackFailed      failed in an environment, and so did the rollback
+    │   ├── RolledBack          the release failed in an environment, which runs its known-good again
+    │   └── RollbackFailed      the release failed in an environment, and so did the rollback
     └── Errored                 we could not find out
         ├── RepositoryUnreachable  the git repository does not answer
         ├── RegistryUnreachable    the image registry does not answer
@@ -77,7 +77,7 @@ def _revive(kind: type[DeliveryError], reason: str, state: dict[str, object]) ->
 
 
 class Invalid(DeliveryError):
-    """The input is wrong; nothing was written anywhere."""
+    """The input is wrong. Preflight usually finds it, before anything is written."""
 
     code = "invalid"
     remedy = "correct what the error names; starting again without a change gives the same error"
@@ -207,14 +207,14 @@ class EnvironmentFrozen(Failed):
 
 
 class RolledBack(Failed):
-    """Failed in an environment, which runs its known-good again."""
+    """The release failed in an environment, which runs its known-good again."""
 
     code = "rolled-back"
     remedy = "correct the cause that the error names, and push; the environment runs its known-good"
 
 
 class RollbackFailed(Failed):
-    """Failed in an environment, and so did the rollback: it needs manual repair."""
+    """The release failed in an environment, and so did the rollback: the environment needs manual repair."""
 
     code = "rollback-failed"
     remedy = "act now: repair what both errors name, then start `rollback` for the environment"
@@ -245,7 +245,7 @@ class ClusterUnreachable(Errored):
     """The API server does not answer."""
 
     code = "cluster-unreachable"
-    remedy = "check the API server and the kubeconfig, then start again; recovery finishes what was interrupted"
+    remedy = "check the API server and the kubeconfig, then start again; recovery rolls back what was interrupted"
 
 
 class GateErrored(Errored):
@@ -266,4 +266,4 @@ class LockLost(Errored):
     """This process is no longer the environment's writer: another one took over, or the lock was deleted."""
 
     code = "lock-lost"
-    remedy = "nothing at once: the writer that took over finds the record and finishes or reverts the rollout"
+    remedy = "nothing at once: recovery, or the next release, replaces what this run left; find out who took the lock"

@@ -37,7 +37,7 @@ _PASSED_ON = frozenset(
     PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_CONFIG_FILE PIP_CERT PIP_CACHE_DIR
     UV_INDEX_URL UV_DEFAULT_INDEX UV_CACHE_DIR NPM_CONFIG_REGISTRY npm_config_registry GOPROXY
     PLAYWRIGHT_BROWSERS_PATH
-    """.split()  # noqa: SIM905 - words are read better than a column of 40 strings
+    """.split()  # noqa: SIM905 - a line of words is easier to read than a column of 40 strings
 )
 
 

@@ -82,7 +82,7 @@ def test_with_another_prefect_runs_start_its_own_way_and_serve_warns(
     if changed == "replaced":
         monkeypatch.setattr(_starter_engine, "run_process", print)
     assert not run_starter.install()
-    assert "cannot start them as forks" in caplog.text
+    assert "cannot start runs as forks" in caplog.text
     assert not isinstance(getattr(_starter_engine.run_process, "__self__", None), ForkServer)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import prefect_cd.pipeline.models
 import prefect_cd.rollout.diagnosis
-from draw_imports import imports, rooms
+from draw_imports import imports, packages
 from generate_docs import SECTIONS, error_classes, generated_files, is_retried
 from prefect_cd.errors import ClusterUnreachable, DeliveryError, GateErrored, GateFailed, LockLost
 from prefect_cd.manifests.lint import RULE_TEXTS
@@ -38,20 +38,20 @@ def drawn_imports() -> set[tuple[str, ...]]:
     return set(re.findall(r"<title>([\w.]+) imports ([\w.]+)</title>", (TOP / "docs/imports.svg").read_text()))
 
 
-def test_the_arrows_in_the_drawing_are_the_imports_between_rooms() -> None:
-    assert drawn_imports() == imports(rooms(TOP))
+def test_the_arrows_in_the_drawing_are_the_imports_between_packages() -> None:
+    assert drawn_imports() == imports(packages(TOP))
     assert ("flows", "tasks") in drawn_imports()
 
 
 def test_every_arrow_in_the_drawing_runs_down() -> None:
-    names = rooms(TOP)
+    names = packages(TOP)
     assert [arrow for arrow in drawn_imports() if names.index(arrow[0]) >= names.index(arrow[1])] == []
 
 
-def test_every_room_of_the_package_is_in_the_drawing() -> None:
+def test_every_package_is_in_the_drawing() -> None:
     folders = {path.parent.name for path in (TOP / "src/prefect_cd").glob("*/__init__.py")}
     modules = {path.stem for path in (TOP / "src/prefect_cd").glob("*.py")} - {"__init__"}
-    drawn = {room.split(".")[0] for room in rooms(TOP)}
+    drawn = {name.split(".")[0] for name in packages(TOP)}
     assert drawn == folders | modules | {"deployments", "flows", "tasks"}
 
 
@@ -75,7 +75,7 @@ def test_every_category_and_lint_rule_has_a_text() -> None:
 
 
 def rules_of_diagnosis() -> list[Rule]:
-    """All rules in the tables of the diagnosis room."""
+    """All rules in the tables of the diagnosis package."""
     names = [module.name for module in pkgutil.iter_modules(prefect_cd.rollout.diagnosis.__path__)]
     modules = [importlib.import_module(f"prefect_cd.rollout.diagnosis.{name}") for name in names]
     values = [value for module in modules for value in vars(module).values()]

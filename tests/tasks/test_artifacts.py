@@ -51,7 +51,7 @@ PAGES: list[tuple[str, str, Callable[[], None]]] = [
     ),
     (
         "shop-pipeline-file",
-        "shop.yaml in the commit differs from the served one, which is obeyed",
+        "shop.yaml in the commit differs from the served one, which the run uses",
         lambda: artifacts.pipeline_difference("shop", "shop.yaml", "-a\n+b"),
     ),
     (

@@ -237,7 +237,7 @@ def test_the_form_says_what_changes_where_and_what_is_rolled_back_to() -> None:
 def test_a_first_release_says_that_there_is_nothing_to_roll_back_to() -> None:
     page = approval()
     assert "runs there now: nothing that we know of" in page
-    assert "roll back to: nothing: it is the first release here" in page
+    assert "roll back to: nothing: this is the first release here" in page
     assert "the run with all its reports" not in page
 
 

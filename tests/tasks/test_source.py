@@ -53,7 +53,7 @@ def test_i10_a_symbolic_link_of_the_commit_is_not_followed(repository: GitReposi
     assert not compare(repository, repository.commit({}), served)
 
 
-def test_i10_a_commits_own_pipeline_file_is_shown_and_not_obeyed(
+def test_i10_a_commits_own_pipeline_file_is_shown_and_not_used(
     repository: GitRepository, served: Path, run: Callable[[Callable[[], Any]], Run]
 ) -> None:
     commit = repository.commit({"shop.yaml": "application: mine\n"})
@@ -62,5 +62,5 @@ def test_i10_a_commits_own_pipeline_file_is_shown_and_not_obeyed(
     assert served.read_text() == SERVED
     (page,) = played.artifacts
     assert page.key == "shop-pipeline-file"
-    assert page.description == "shop.yaml in the commit differs from the served one, which is obeyed"
+    assert page.description == "shop.yaml in the commit differs from the served one, which the run uses"
     assert "-application: shop\n+application: mine" in page.data

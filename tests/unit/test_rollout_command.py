@@ -109,8 +109,8 @@ def test_a_rollout_began_when_somebody_last_wrote_what_the_workload_should_be() 
 
 
 POD = PodRow(name="app-1", ready=False, state="Pending", since=None)
-WATCHED = WorkloadRow(workload="deployment/app", phase=Phase.PROGRESSING, summary="0 of 1 ready (given up in 9 s)",
-                  summary_without_seconds="0 of 1 ready (given up in … s)", ready=0, wanted=1, pods=(POD,))  # fmt: skip
+WATCHED = WorkloadRow(workload="deployment/app", phase=Phase.PROGRESSING, summary="0 of 1 ready (fails in 9 s)",
+                  summary_without_seconds="0 of 1 ready (fails in … s)", ready=0, wanted=1, pods=(POD,))  # fmt: skip
 REPORT = Report(workloads=(WATCHED,), seconds=3.5)
 TROUBLE = Problem(workload="deployment/app", category="crash", summary="s", evidence="e", hint="h", where="w", logs="l")
 KEYS = ["verdict", "summary", "seconds", "workloads", "troubles", "error"]
@@ -154,13 +154,13 @@ def test_a_program_gets_its_document_even_when_we_made_a_mistake(
 
 
 def test_without_a_terminal_a_line_is_written_when_there_is_news(capsys: pytest.CaptureFixture[str]) -> None:
-    later = WATCHED.model_copy(update={"summary": "0 of 1 ready (given up in 8 s)"})
+    later = WATCHED.model_copy(update={"summary": "0 of 1 ready (fails in 8 s)"})
     up = WATCHED.model_copy(update={"summary": "1 of 1 ready", "summary_without_seconds": ""})
     with view(live=False, silent=False) as lines:
         for row in (WATCHED, later, up):
             lines.show(REPORT.model_copy(update={"workloads": (row,)}))
     assert capsys.readouterr().out.splitlines() == [
-        "   3.5 s  deployment/app: 0 of 1 ready (given up in 9 s)",
+        "   3.5 s  deployment/app: 0 of 1 ready (fails in 9 s)",
         "   3.5 s  deployment/app: 1 of 1 ready",
     ]
     with view(live=False, silent=True) as lines:

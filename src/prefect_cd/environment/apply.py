@@ -2,8 +2,7 @@
 
 All objects are dry-run on the server before the first one is written, and unchanged objects are not written at all.
 Objects that an earlier release added and this one no longer contains are pruned. An object of another manager is taken
-over only on request (`force`), also where the server sees no conflict. Whether we may write is decided by the caller's
-guard.
+over only on request (`force`), also where the server sees no conflict. The caller's guard decides whether we may write.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,6 +1,6 @@
 """Whether a release may go into an environment, decided from its records and its approval. Pure.
 
-It knows neither the cluster nor Prefect: callers pass records and one answer of git, and get an error or None.
+It makes no requests: callers pass records and one answer of git, and get an error or None.
 """
 
 from prefect_cd.environment.records import Decision, Record, State
@@ -16,7 +16,7 @@ class EnvironmentState(Result):
 
     @property
     def interrupted(self) -> Record | None:
-        """The record of a rollout that has no outcome. For the holder of the lock, its process is dead."""
+        """The record of a rollout that has no outcome. Whoever holds the lock knows that its process has ended."""
         return self.newest if self.newest and self.newest.state == State.STARTED else None
 
     @property

@@ -1,8 +1,8 @@
 """Records in the cluster: which release an environment runs, which ones ran before, and which to roll back to.
 
 One Secret per deployed release in the environment's own namespace, as Helm stores releases. It is written before the
-first write of a rollout, and again with the outcome after the last. The orchestrator's disk is never needed: the
-newest records are enough to know what runs, to roll back, and to recover from a process that was killed.
+first write of a rollout, and again, with the outcome, after the last write. The orchestrator's disk is never needed:
+the newest records are enough to know what runs, to roll back, and to recover from a process that was killed.
 """
 
 import base64
@@ -181,7 +181,7 @@ class RecordStore:
         return _decode(secret)
 
     async def latest(self) -> tuple[Record | None, Record | None]:
-        """The newest record of any state, and the known-good; one list for both."""
+        """The newest record of any state, and the known-good, with a single list request."""
         entries = await self.entries()
         newest = await self.read(entries[0].number) if entries else None
         good = next((entry for entry in entries if entry.state == State.KNOWN_GOOD), None)
@@ -207,7 +207,7 @@ class RecordStore:
                 now, or the known-good itself when something failed after it and was not rolled back.
 
         Raises:
-            Invalid: there is none, or more than one; lists those that there are.
+            Invalid: there is none, or more than one; the message lists the available ones.
         """
         environment = self._ownership.environment
         entries = await self.entries()
@@ -261,7 +261,7 @@ class RecordStore:
         return numbered
 
     async def finish(self, record: Record, *, guard: Guard = unguarded) -> None:
-        """Write the outcome of a record, and delete the oldest records but the last ten and the known-good."""
+        """Write the outcome of a record, and delete all records except the newest ten and the known-good."""
         shortened = record.model_copy(update={"reason": record.reason[:_MAX_REASON_LENGTH]})
         await self._cluster.apply(self._secret(shortened, _LIMIT), force=True, guard=guard)
         entries = await self.entries()

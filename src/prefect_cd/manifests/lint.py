@@ -57,7 +57,7 @@ RULE_TEXTS = {
     Rule.NO_PORT: RuleText(
         "A Service's targetPort is a name that no container of its pods declares.",
         "Connections to the port fail.",
-        "Name a container port so, or use the name of an existing one.",
+        "Give a container port this name, or use the name of an existing one.",
     ),
     Rule.NOT_READY: RuleText(
         "A Service that is not headless sets `publishNotReadyAddresses`.",

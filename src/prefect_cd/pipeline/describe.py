@@ -85,7 +85,9 @@ def _gate(gate: Gate, url: str) -> str:
         return f"GET {url.rstrip('/')}{gate.http.path} returns {gate.http.status}{contains}{within}"
     if gate.browser:
         return f"a browser runs the suite {gate.browser} against {url}{within}"
-    return f"{_command(gate.run or (), gate.directory)} against {url}{within}"
+    if gate.run:
+        return f"{_command(gate.run, gate.directory)} against {url}{within}"
+    raise AssertionError(f"gate {gate.name} is of a kind that this module cannot describe")
 
 
 def _probe(probe: Probe, url: str) -> str:

@@ -91,7 +91,11 @@ class Check(Settings):
     ] = None
     directory: Annotated[RelativePath, Field(description="working directory, relative to the repository")] = "."
     environment: Annotated[
-        dict[str, str], Field(description="environment variables; those of the worker are not passed on")
+        dict[str, str],
+        Field(
+            description="environment variables; of the worker's, only a short list is passed on (PATH, HOME, proxies, "
+            "package indexes …), and none that usually hold secrets"
+        ),
     ] = {}
     timeout: Annotated[Timeout, Field(description="a check that takes longer is errored")] = 15 * _MINUTE
 
@@ -208,8 +212,8 @@ class RolloutSettings(Settings):
         Field(
             ge=1,
             le=20,
-            description="failed starts of one container after which the rollout has failed; 2 more while other pods "
-            "become ready",
+            description="failed runs of one container after which the rollout has failed; 2 more crashes while other "
+            "workloads of the release start",
         ),
     ] = 3
     patience: Annotated[

@@ -25,7 +25,7 @@ _LINES_SHOWN = 40
 
 # Variables that a builder needs, besides those that every program gets. The commit's own code runs during a build, so
 # the secrets of cloud credential helpers (docker-credential-ecr-login …) are passed to the push only.
-_BUILDER_VARIABLES = (  # noqa: SIM905 - words are read better than a column of strings
+_BUILDER_VARIABLES = (  # noqa: SIM905 - lines of words are easier to read than a column of strings
     "XDG_RUNTIME_DIR XDG_CONFIG_HOME XDG_DATA_HOME DBUS_SESSION_BUS_ADDRESS REGISTRY_AUTH_FILE SSH_AUTH_SOCK "
     "DOCKER_HOST DOCKER_CONFIG DOCKER_CONTEXT DOCKER_TLS DOCKER_TLS_VERIFY DOCKER_CERT_PATH DOCKER_API_VERSION "
     "DOCKER_BUILDKIT DOCKER_DEFAULT_PLATFORM CONTAINER_HOST CONTAINER_SSHKEY CONTAINER_CONNECTION"

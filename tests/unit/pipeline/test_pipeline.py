@@ -549,6 +549,13 @@ def test_the_description_lists_settings_that_differ_from_the_defaults() -> None:
     assert "   - if the rollout or a gate fails: stop and leave the environment as it is\n" in description
 
 
+def test_a_gate_of_a_kind_without_a_description_is_not_described_as_another_one() -> None:
+    pipeline = small(url="https://x.example.com/")
+    environment = pipeline.environments[0].model_copy(update={"gates": (Gate.model_construct(name="load"),)})
+    with pytest.raises(AssertionError, match="gate load"):
+        describe(pipeline.model_copy(update={"environments": (environment,)}))
+
+
 def test_the_description_contains_no_password_of_the_repository() -> None:
     assert "https://git.example.com/shop" in describe(small(repository="https://ann:secret@git.example.com/shop"))
     assert "secret" not in describe(small(repository="https://ann:secret@git.example.com/shop"))

@@ -166,7 +166,7 @@ def test_a_failed_rollout_stays_failed_in_the_next_minute(name: str) -> None:
 
 def test_a_pod_that_never_becomes_ready_fails_after_the_probes_grace_period_and_patience() -> None:
     # the probe's own settings allow two failures two seconds apart; it had run for 58 s when it was recorded
-    assert "given up in 7 s" in verdict_on("readiness-never").summary
+    assert "fails in 7 s" in verdict_on("readiness-never").summary
     assert verdict_on("readiness-never", later=timedelta(seconds=6)).phase is PROGRESSING
     verdict = verdict_on("readiness-never", later=timedelta(seconds=8))
     assert (verdict.phase, category(verdict)) == (FAILED, Category.READINESS)
@@ -495,7 +495,7 @@ def test_a_service_that_selects_no_pods_fails_although_the_pods_are_complete() -
     seen = fronted("fresh", ready=None, selector="shopp")
     verdict = at("fresh", seen)
     assert (verdict.phase, category(verdict)) == (PROGRESSING, Category.SERVICE)
-    assert "service/front: selector app=shopp matches no pods (given up in" in verdict.summary
+    assert "service/front: selector app=shopp matches no pods (fails in" in verdict.summary
     assert at("fresh", seen, 31).phase is FAILED
 
 
@@ -515,7 +515,7 @@ def test_a_services_controller_has_a_grace_period_of_a_minute(selector: str, *, 
     verdict = at("fresh", seen, 31)
     assert (verdict.phase, category(verdict)) == (PROGRESSING, Category.SERVICE)
     assert "its controller may need" in verdict.summary
-    assert "given up in" in at("fresh", seen, 61).summary
+    assert "fails in" in at("fresh", seen, 61).summary
     assert at("fresh", seen, 91).phase is FAILED
 
 
@@ -661,8 +661,8 @@ def test_a_paused_rollout_is_not_stalled() -> None:
         ("drained-midway", "1 of 2 replicas ready; waiting for pod/shop-74b6db47c5-nsxdh (ContainerCreating, 1 s)"),
         ("crash-loop", "container main crashed with exit code 3, 3 times"),
         ("progress-deadline", "deployment/shop made no progress for 15 s"),
-        ("registry-unreachable", "(given up in 73 s)"),
-        ("crash-loop-two-crashes", "2 times (given up at 3)"),
+        ("registry-unreachable", "(fails in 73 s)"),
+        ("crash-loop-two-crashes", "2 times (fails after 3 crashes)"),
         ("slow-readiness-waiting", "(its probe settings allow"),
     ],
 )
@@ -674,7 +674,7 @@ def test_the_summary_is_one_sentence(name: str, sentence: str) -> None:
     ("name", "ending"),
     [
         ("drained-midway", "(ContainerCreating, … s)"),
-        ("registry-unreachable", "(given up in … s)"),
+        ("registry-unreachable", "(fails in … s)"),
         ("slow-readiness-waiting", "(its probe settings allow … s more)"),
     ],
 )
@@ -758,6 +758,7 @@ def test_room_held_by_terminating_pods_extends_the_patience() -> None:
     seen = replace(observation, pods=(*observation.pods, leaving))
     assert assess(seen, since=since, now=now + timedelta(seconds=90)).phase is PROGRESSING
     assert assess(seen, since=since, now=now + timedelta(seconds=145)).phase is FAILED
+    assert "(waiting for other pods, 40 s more)" in assess(seen, since=since, now=now + timedelta(seconds=40)).summary
 
 
 def test_a_quota_that_refuses_one_pod_does_not_count_while_others_start() -> None:

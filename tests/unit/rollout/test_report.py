@@ -88,14 +88,14 @@ def test_the_error_of_a_failed_rollout_keeps_its_report_when_it_is_pickled() -> 
 
 def test_a_countdown_alone_is_no_change() -> None:
     def text(ready: int, seconds: int) -> str:
-        sentence = f"{ready} of 1 ready; it waits (given up in {{}} s)"
+        sentence = f"{ready} of 1 ready; it waits (fails in {{}} s)"
         verdict = Verdict(Phase.PROGRESSING, sentence.format(seconds), summary_without_seconds=sentence.format("…"))
         workload = workload_row(Ref("apps/v1", "Deployment", "n", "x"), None, verdict)
         report = Report(workloads=(workload,), seconds=0)
-        assert report.summary == f"deployment/x: {ready} of 1 ready; it waits (given up in {seconds} s)"
+        assert report.summary == f"deployment/x: {ready} of 1 ready; it waits (fails in {seconds} s)"
         return report.summary_without_seconds
 
-    assert text(0, 12) == text(0, 11) == "deployment/x: 0 of 1 ready; it waits (given up in … s)"
+    assert text(0, 12) == text(0, 11) == "deployment/x: 0 of 1 ready; it waits (fails in … s)"
     assert text(0, 12) != text(1, 12)
 
 

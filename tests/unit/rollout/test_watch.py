@@ -429,7 +429,7 @@ def test_a_crash_while_the_database_starts_is_not_a_failure_yet() -> None:
 
     reports: list[Report] = []
     assert run(heal, prepare=with_a_slow_database, reports=reports)[0].complete
-    assert any("other workloads are still starting: given up at 5" in report.summary for report in reports)
+    assert any("other workloads are still starting: fails after 5 crashes" in report.summary for report in reports)
 
 
 def test_a_crash_after_the_database_is_ready_fails_the_rollout() -> None:

@@ -24,7 +24,7 @@ from prefect_cd.rollout.assess.model import (
     Phase,
     Verdict,
 )
-from prefect_cd.rollout.assess.patience import Clock
+from prefect_cd.rollout.assess.patience import NO_ROOM, Clock
 from prefect_cd.rollout.assess.peers import defer_early_crash
 from prefect_cd.rollout.assess.reachability import unreachable_services
 from prefect_cd.rollout.assess.revisions import Revision
@@ -98,7 +98,8 @@ def _unless_unreachable(context: Context) -> Verdict:
 def _after_complete(context: Context) -> Verdict:
     """A complete rollout stays complete until its pods, or the Services in front of them, fail.
 
-    That the cluster has no room for another pod, or does not admit one any more, is not this revision's fault.
+    When the cluster cannot run another pod now (no room, no quota, no answer from the registry), that is not this
+    revision's fault.
     """
     progress, clock = context.progress, context.clock
     if progress.final or not progress.wanted:
@@ -185,7 +186,7 @@ def _causes(context: Context) -> list[Cause]:
 
 
 def _with_circumstances(context: Context, cause: Cause) -> Cause:
-    """Add the time that the circumstances justify: what was missing is there now, pods move, peers are starting."""
+    """Allow more time where something missing now exists, other pods start or end, or peers are starting."""
     cause = _retrying_if_present(cause, context.observation)
     cause = _waiting_for_room(context, cause)
     return defer_early_crash(cause, context.observation.peers, context.clock.patience)
@@ -199,16 +200,13 @@ def _retrying_if_present(cause: Cause, observation: Observation) -> Cause:
     return replace(cause, retrying=True, note=f"{state}, and the next retry is pending")
 
 
-_NO_ROOM = (Category.UNSCHEDULABLE, Category.QUOTA, Category.VOLUME)
-
-
 def _waiting_for_room(context: Context, cause: Cause) -> Cause:
-    """Missing room for a pod is a problem only while nothing else moves.
+    """Missing room for a pod is a problem only while no other pod starts or ends.
 
     Its time begins with the last progress. The grace period lasts until the terminating pods have ended, which frees
     what they hold, and until the starting pods have had the time that their own probe settings allow.
     """
-    if cause.category not in _NO_ROOM or cause.permanent:
+    if cause.category not in NO_ROOM or cause.permanent:
         return cause
     since = cause.since or context.clock.since
     since = max(since, context.memory.progressed_at or since)
@@ -224,7 +222,7 @@ def _waiting_for_room(context: Context, cause: Cause) -> Cause:
 
 
 def _pod_causes(context: Context, pod: Object) -> list[Cause]:
-    """The problems of one pod; flapping explains more than the state in which the readiness happens to be."""
+    """The problems of one pod; when it flaps, that is reported instead of its present readiness."""
     memory = context.pod_memories[uid_of(pod)]
     adjusted = (with_memory(cause, pod, memory, context.clock) for cause in context.diagnoses[uid_of(pod)])
     causes = [cause for cause in adjusted if cause]

@@ -81,7 +81,11 @@ _MINUTE = timedelta(minutes=1)
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a problem may last before it fails the rollout; the defaults are those of the pipeline file.
+    """How long a problem may last before it fails the rollout.
+
+    A watch makes it with `from_settings`: the values come from the pipeline file, and their defaults from
+    `RolloutSettings` and `PatienceSettings` in `pipeline/models.py`. The defaults here are the same (a test compares
+    them); only `min_uptime` and `min_recovery`, which the file cannot set, are decided here.
 
     Args:
         crashes: the number of failed runs of one container that fails the rollout.
@@ -200,11 +204,12 @@ class Memory:
         revision: the revision that this is about; a new revision begins with an empty memory.
         best: the highest progress mark so far; None before the first observation.
         progressed_at: when it was reached; progress that is lost and regained does not count again.
-        wanted: how many pods that was about.
+        wanted: how many pods were wanted then.
         pods: what each pod of the revision did.
-        rejected: uids of pods that their nodes rejected: such pods disappear soon, and their replacements count on.
+        rejected: uids of pods that their nodes rejected: such pods disappear soon, and their replacements continue the
+            count.
         rejection: the cause that the latest of them gave.
-        phase: complete and failed are final for a revision, except that complete may become failed.
+        phase: failed is final for a revision; complete may still become failed, but not progressing.
         summary: why it failed.
         causes: the causes of the failure.
     """
@@ -252,6 +257,6 @@ class Verdict:
 
 
 DEFAULT_PATIENCE = Patience()
-"""For an environment whose pipeline file sets none."""
+"""The default of `assess`, which tests use; a watch always uses `Patience.from_settings`."""
 NO_MEMORY = Memory()
 """Before the first observation."""

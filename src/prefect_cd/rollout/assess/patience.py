@@ -13,6 +13,10 @@ from prefect_cd.rollout.diagnosis.cause import Category, Cause
 
 _CLOCK_SKEW = timedelta(seconds=5)
 """Tolerated between the two clocks; timestamps in objects are whole seconds besides."""
+NO_ROOM = (Category.UNSCHEDULABLE, Category.QUOTA, Category.VOLUME)
+"""Problems that other pods may end: their grace period lasts while those start or terminate."""
+_COUNTED = {Category.NODE: "rejections", Category.STORAGE_LIMIT: "evictions"}
+"""What is counted of a problem; of the others, failed runs of one container."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +62,17 @@ class Clock:
         if cause.deferred:
             return f" ({cause.deferred})"
         if cause.counted:
-            return f" (given up at {self.patience.crashes})"
+            return f" (fails after {self.patience.crashes} {_COUNTED.get(cause.category, 'crashes')})"
         grace = cause.grace - self.elapsed(cause.since)
         if grace > timedelta():
             seconds = str(round(grace.total_seconds())) if show_seconds else "…"
             if cause.category is Category.SERVICE:
                 return f" (its controller may need {seconds} s more)"
+            if cause.category in NO_ROOM:
+                return f" (waiting for other pods, {seconds} s more)"
             return f" (its probe settings allow {seconds} s more)"
         remaining = max(round(self._remaining(cause).total_seconds()), 0)
-        return f" (given up in {remaining if show_seconds else '…'} s)"
+        return f" (fails in {remaining if show_seconds else '…'} s)"
 
     def _remaining(self, cause: Cause) -> timedelta:
         patience = self.patience.for_category(cause.category)

@@ -12,7 +12,8 @@ from prefect_cd.rollout.assess.model import Patience, Peers, Phase, Verdict
 from prefect_cd.rollout.diagnosis.cause import Category, Cause
 
 _Key = TypeVar("_Key", bound=Hashable)
-_MAY_NEED_PEERS = (Category.CRASH, Category.INIT_CONTAINER)
+MAY_NEED_PEERS = (Category.CRASH, Category.INIT_CONTAINER)
+"""Problems that a peer may cause which is not ready yet; docs/categories.md lists them."""
 _MORE_CRASHES = 2
 """Crashes tolerated beyond the setting; by the pauses of the kubelet (10, 20, 40 s) that is about a minute."""
 
@@ -51,9 +52,9 @@ def _fails_by_itself(verdict: Verdict, peers: Peers, patience: Patience) -> bool
 
 
 def defer_early_crash(cause: Cause, peers: Peers, patience: Patience) -> Cause:
-    """Defer a crash that may be due to missing peers, until a run that begins after they are ready ends."""
+    """Defer a crash that may be due to missing peers, until a run ends that began after the peers were ready."""
     limit = patience.crashes + _MORE_CRASHES
-    if cause.category not in _MAY_NEED_PEERS or cause.deferred or cause.times >= limit:
+    if cause.category not in MAY_NEED_PEERS or cause.deferred or cause.times >= limit:
         return cause
     if not _may_be_early(cause, peers):
         return cause
@@ -62,7 +63,7 @@ def defer_early_crash(cause: Cause, peers: Peers, patience: Patience) -> Cause:
         if peers.starting
         else "waiting for a retry now that the other workloads are ready"
     )
-    return replace(cause, deferred=f"{reason}: given up at {limit}")
+    return replace(cause, deferred=f"{reason}: fails after {limit} crashes")
 
 
 def _may_be_early(cause: Cause, peers: Peers) -> bool:

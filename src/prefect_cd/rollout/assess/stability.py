@@ -29,7 +29,7 @@ from prefect_cd.rollout.diagnosis.probes import latest_probe_failure, probe_grac
 _MAX_RECOVERY = timedelta(seconds=90)
 """No container or pod has to stay up longer than this to count as stable again."""
 _FLAPPING_LOSSES = 2
-"""Readiness that is lost once may return for good: within the probe's own grace period `probe_problem` decides."""
+"""A pod that loses its readiness only once is judged by `probe_problem`, after the probe's grace period."""
 
 
 def update_pod_memory(pod: Object, causes: Sequence[Cause], earlier: PodMemory | None, clock: Clock) -> PodMemory:

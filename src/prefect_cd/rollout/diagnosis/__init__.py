@@ -1,6 +1,6 @@
 """Explains why a rollout does not complete, and what to do about it.
 
-From objects and events alone, this room decides which known problem exists, whether it is permanent or may pass, and
+From objects and events alone, this package decides which known problem exists, whether it is permanent or may pass, and
 which text from the cluster proves it. It does not know the time, the patience settings, or the rollout as a whole: that
 is `prefect_cd.rollout.assess`. Each module answers one question, with its table of rules at the top:
 

@@ -1,6 +1,6 @@
 """The categories of problems, and how a message of the cluster becomes a sentence for the user.
 
-The other modules of this room map messages to categories by tables of rules, tried from top to bottom. The messages
+The other modules of this package map messages to categories by tables of rules, tried from top to bottom. The messages
 were recorded on Kubernetes 1.36 with containerd 2.3 (tests/unit/observations) unless a comment names another source.
 """
 
@@ -93,9 +93,9 @@ CATEGORY_TEXTS = {
     ),
     Category.COMMAND_NOT_FOUND: CategoryText(
         "The program that a container should run, or one that it calls, is missing or not executable.",
-        permanent="when no volume can provide it; where only a shell's exit code (126, 127) tells, the second time",
+        permanent="when no volume can provide it; if only a shell's exit code (126, 127) shows it, in the second run",
         patience="when a volume may still provide it",
-        counted="when only a shell's exit code tells, and a volume may still provide it",
+        counted="when only a shell's exit code shows it, and a volume may still provide it",
     ),
     Category.WRONG_ARCHITECTURE: CategoryText(
         "The image is built for another CPU architecture than the node's.",
@@ -137,8 +137,8 @@ CATEGORY_TEXTS = {
     Category.SERVICE_ACCOUNT: CategoryText("The pod's service account does not exist.", patience=ALWAYS),
     Category.DEADLINE: CategoryText(
         "The rollout makes no progress.",
-        permanent="when its own deadline has passed (progressDeadlineSeconds, a Job's activeDeadlineSeconds), or after "
-        "`rollout.patience.stall`",
+        permanent="when its own deadline (progressDeadlineSeconds, a Job's activeDeadlineSeconds) or "
+        "`rollout.patience.stall` has passed",
     ),
     Category.UNKNOWN: CategoryText(
         "A problem that no rule knows; its evidence is the cluster's message.",

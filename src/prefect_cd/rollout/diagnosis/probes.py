@@ -1,6 +1,6 @@
 """Probes that fail, and how long the pod's own settings let them fail.
 
-Decides from when on an unready container is a problem: never before its own settings are exhausted. The arithmetic is
+Decides when an unready container starts to be a problem: never before its own settings are exhausted. The arithmetic is
 the kubelet's (kubernetes/kubernetes `pkg/kubelet/prober/worker.go`): nothing happens before `initialDelaySeconds`, then
 one attempt follows the other, each as long as the longer of period and timeout; the other probes wait for the startup
 probe to succeed.

@@ -1,8 +1,8 @@
 """Informers for some workloads and all objects related to them, and an observation of each workload.
 
 Decides what to watch, so that the cost follows the workloads of the rollout and not their neighbours in the namespace:
-pods and revisions by the workloads' selectors, Services and EndpointSlices by name, and of the namespace's events
-neither those of routine nor those about other objects. Assesses nothing.
+pods and revisions by the workloads' selectors, Services and EndpointSlices by name, and the namespace's events except
+routine ones and those about other objects. Assesses nothing.
 """
 
 import asyncio

@@ -39,7 +39,7 @@ _TICK_SECONDS = 0.25
 _BATCH_SECONDS = 0.05
 """One step of a rollout changes several objects: changes within this time are assessed together."""
 _CLOCK_SHARE = 20
-"""Assessments by the clock take at most one part in so many of the time."""
+"""Assessments that only the clock triggers may take at most 1/20 of the time."""
 _MAX_CAUSES = 2
 """Causes of one workload that become problems of the report."""
 _LOST_AFTER = timedelta(seconds=1)
@@ -66,7 +66,7 @@ async def watch(
         objects: the applied set; objects without a rollout are ignored, Services are assessed by their endpoints.
         settings: the environment's timeout, settle time and patience.
         since: just before the objects were applied; what is older proves nothing about this rollout.
-        started_at: from when on the timeout counts; by default `since`.
+        started_at: when the timeout starts to count; by default `since`.
         on_change: called with the report whenever a workload's row changed or the API server was lost or found again,
             and with the last report.
 
@@ -182,7 +182,7 @@ class _WatchedRollout:
         remaining = timedelta(seconds=_DELETED_SECONDS) + self.state.unobserved - (now - deleted_since)
         if remaining <= timedelta():
             raise deleted_error(ref)
-        text = "it was deleted; waiting for it to be created again (given up in {} s)"
+        text = "it was deleted; waiting for it to be created again (fails in {} s)"
         verdict = Verdict(
             Phase.PROGRESSING,
             text.format(f"{remaining.total_seconds():.0f}"),

@@ -1,8 +1,8 @@
 """When a watch may end: how long a rollout may take, and how long a complete one is watched on.
 
-Pure. Complete is a moment, and pods die after it: 20 s later, under the first requests, by their liveness probe. So a
-rollout is watched on until it has been complete without problems for the settle time. A problem (a crash, a probe that
-fails for too long) restarts that time, and crashes keep counting; merely more or fewer pods (an autoscaler, an
+Pure. A complete rollout may still fail: pods crash under the first requests, or their liveness probe kills them 20 s
+later. So it is watched until it has been complete without problems for the settle time. A problem (a crash, a probe
+that fails for too long) restarts that time, and crashes keep counting; merely more or fewer pods (an autoscaler, an
 eviction) only delay the end. Time without observations does not count against a rollout.
 """
 
@@ -22,10 +22,10 @@ class WatchState:
     """The state of a watch.
 
     Args:
-        started_at: from when on the timeout counts.
+        started_at: when the timeout starts to count.
         updated_at: when the latest observation was made.
         unobserved: how much of the time since `started_at` passed without observations.
-        unobserved_until: up to when that time has been added up.
+        unobserved_until: the end of the time that `unobserved` covers.
         stable_since: since when all workloads have been complete, without problems.
         complete: whether all workloads are complete now.
         final: whether that cannot change any more, as for Jobs.
