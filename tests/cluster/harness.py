@@ -370,9 +370,13 @@ _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 
 
-def _end_with_parent() -> None:
-    """Have Linux end a program when its parent is killed, as xdist does to workers when a session is interrupted."""
+def _prepare_program() -> None:
+    """Have Linux end a program when its parent is killed, as xdist does to workers when a session is interrupted.
+
+    SIGINT, which ends it otherwise, is ignored by default in all children of a shell's background job.
+    """
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextmanager
@@ -380,7 +384,7 @@ def process(
     command: Sequence[str | Path], environment: Mapping[str, str], log: Path
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """A program in the background, ended by its own id, gently first."""
-    options: dict[str, Any] = {"env": environment, "preexec_fn": _end_with_parent}
+    options: dict[str, Any] = {"env": environment, "preexec_fn": _prepare_program}
     with log.open("ab") as out, subprocess.Popen(command, stdout=out, stderr=out, **options) as started:
         try:
             yield started
