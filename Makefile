@@ -8,7 +8,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 # Each Prefect server and most runs are new processes that import for seconds, twice as long without compiled files.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-all test-embedded test-versions test-lowest test-newest check typed coverage unit format docs graph schema browser bench-apply bench-embedded bench-overhead bench-verdict dist clean
+.PHONY: setup demo test test-all test-restarts test-embedded test-versions test-lowest test-newest wheels check typed coverage unit format docs graph schema browser bench-apply bench-embedded bench-overhead bench-verdict dist clean
 
 setup: $(STAMP)
 
@@ -50,28 +50,38 @@ demo:
 	@$(MAKE) --no-print-directory -C $(COPY) demo
 endif
 
-# Tests wait most of the time, so more of them run side by side than there are cores; `alone` marks those that cannot.
+# Tests wait most of the time, so more of them run side by side than there are cores; `alone` marks those that cannot,
+# and `restarts` those that need the cluster for themselves, but not the machine.
 WORKERS ?= 6
 UNIT_WORKERS ?= 3
 PYTEST := $(BIN)/pytest --durations=10
-BESIDE := -m 'not alone' --numprocesses=$(WORKERS) --dist=loadfile
+BESIDE := -m 'not alone and not restarts' --numprocesses=$(WORKERS) --dist=loadfile
 ALONE := -m alone
+RESTARTS := -m restarts
 EMBEDDED := $(BIN)/python -m prefect_cd_local --
 NO_CLUSTER := tests/unit tests/tasks tests/flows
 PACKAGING := tests/packaging
 SCENARIOS := tests/cluster
 CONFORMANCE := $(LOCAL)/tests/conformance
+AT_ONCE := $(MAKE) --no-print-directory --jobs=2 --output-sync=recurse
 
 # Every scenario on one cluster: that of KUBECONFIG and REGISTRY, else the embedded one. Conformance ties both together.
-test: check coverage browser
+test: check browser
 ifneq ($(and $(KUBECONFIG),$(REGISTRY)),)
+	$(AT_ONCE) coverage test-restarts
 	$(PYTEST) $(BESIDE) tests/browser $(LOCAL)/tests/unit $(SCENARIOS) $(CONFORMANCE)
 	$(PYTEST) $(ALONE) $(SCENARIOS) $(CONFORMANCE)
 else
+	@$(MAKE) --no-print-directory coverage
 	$(PYTEST) $(BESIDE) tests/browser $(LOCAL)/tests/unit $(CONFORMANCE)
 	$(PYTEST) $(ALONE) $(CONFORMANCE)
-	$(MAKE) --no-print-directory test-embedded
+	@$(MAKE) --no-print-directory test-embedded
 endif
+
+# Where KUBE_CLUSTER names the program that starts and ends the parts of that cluster.
+test-restarts: $(STAMP)
+	@test -n "$(KUBE_CLUSTER)" || echo "restarts of the control plane left out: KUBE_CLUSTER is not set"
+	test -z "$(KUBE_CLUSTER)" || $(PYTEST) $(RESTARTS) $(SCENARIOS)
 
 # The scenarios on the embedded cluster.
 test-embedded: $(STAMP) browser
@@ -83,19 +93,25 @@ test-embedded: $(STAMP) browser
 test-all: test test-embedded
 
 # The tests without a cluster, with the lowest supported versions of the direct dependencies and with the newest of all.
-# Each has an environment of its own with the built wheels, so that no test imports the sources by accident.
-test-versions: test-lowest test-newest
+# Each has an environment of its own with the built wheels, so that no test reads the sources by accident. Property tests
+# take a third of the time and run with the pinned versions only.
+test-versions: $(STAMP)
+	$(AT_ONCE) test-lowest test-newest
 
-test-lowest test-newest: test-%: $(STAMP)
+test-lowest test-newest: test-%: wheels
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT \
-	  && $(BIN)/python -m build --no-isolation --wheel --outdir "$$folder" . >/dev/null \
-	  && $(BIN)/python -m build --no-isolation --wheel --outdir "$$folder" $(LOCAL) >/dev/null \
 	  && $(BIN)/python tests/versions.py $* >"$$folder/constraints.txt" \
 	  && $(PYTHON) -m venv "$$folder/venv" \
 	  && "$$folder/venv/bin/pip" install --quiet --disable-pip-version-check --no-compile --constraint "$$folder/constraints.txt" \
-	    --find-links "$$folder" "$$(echo "$$folder"/prefect_cd-*.whl)[dev,local]" \
+	    --find-links $(WHEELS) "$$(echo $(WHEELS)/prefect_cd-*.whl)[dev,local]" \
 	  && "$$folder/venv/bin/python" tests/versions.py installed | paste --serial --delimiters=" " \
-	  && "$$folder/venv/bin/pytest" --quiet --numprocesses=$(UNIT_WORKERS) --dist=loadfile $(NO_CLUSTER)
+	  && "$$folder/venv/bin/pytest" --quiet -m 'not hypothesis' --numprocesses=$(UNIT_WORKERS) --dist=loadfile $(NO_CLUSTER)
+
+WHEELS := $(VENV)/wheels
+wheels: $(STAMP)
+	@rm -rf $(WHEELS)
+	@$(BIN)/python -m build --no-isolation --wheel --outdir $(WHEELS) . >/dev/null
+	@$(BIN)/python -m build --no-isolation --wheel --outdir $(WHEELS) $(LOCAL) >/dev/null
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

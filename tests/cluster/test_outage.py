@@ -17,7 +17,7 @@ from tests.cluster.harness import (
     wait_for,
 )
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(700), pytest.mark.alone, needs_restarts]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(700), pytest.mark.restarts, needs_restarts]
 
 
 @pytest.fixture

@@ -193,7 +193,7 @@ async def test_a_rollout_without_changes_costs_no_requests_between_the_first_and
 
 
 @needs_restarts
-@pytest.mark.alone
+@pytest.mark.restarts
 @pytest.mark.timeout(500)
 async def test_a_restart_of_the_api_server_in_the_middle_is_survived(
     namespace: str, objects: Any, restart: Callable[..., None]
