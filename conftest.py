@@ -58,14 +58,14 @@ def lacking_resources(items: list[pytest.Item]) -> dict[pytest.Item, str]:
 
 
 def longest_first(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Put the files first whose tests may take longest, as their `timeout` says; a worker runs a whole file.
+    """Put the files first whose tests may take longest, as their `timeout` marks say; a worker plays a whole file.
 
     The scheduler keeps this order (`--no-loadscope-reorder`).
     """
-    limits: dict[Path, float] = {}
+    limits: Counter[Path] = Counter()
     for item in items:
         marker = item.get_closest_marker("timeout")
-        limits[item.path] = max(limits.get(item.path, 0), float(marker.args[0]) if marker else 0)
+        limits[item.path] += int(marker.args[0]) if marker else 0
     return sorted(items, key=lambda item: -limits[item.path])
 
 
