@@ -59,7 +59,7 @@ BESIDE := -m 'not alone and not restarts' --numprocesses=$(WORKERS) --dist=loadf
 ALONE := -m alone
 RESTARTS := -m restarts
 EMBEDDED := $(BIN)/python -m prefect_cd_local --
-NO_CLUSTER := tests/unit tests/tasks tests/flows
+NO_CLUSTER := tests/unit tests/effects tests/tasks tests/flows
 PACKAGING := tests/packaging
 SCENARIOS := tests/cluster
 CONFORMANCE := $(LOCAL)/tests/conformance
