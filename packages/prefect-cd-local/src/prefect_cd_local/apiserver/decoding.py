@@ -4,7 +4,7 @@ import base64
 from typing import Any
 
 from prefect_cd_local.apiserver import schema, values
-from prefect_cd_local.apiserver.errors import bad_request, conflict
+from prefect_cd_local.apiserver.errors import bad_request, bad_value, conflict, invalid
 from prefect_cd_local.apiserver.kinds import Kind
 from prefect_cd_local.apiserver.options import Options
 from prefect_cd_local.apiserver.storage import Key
@@ -51,17 +51,33 @@ def _refuse_other_place(kind: Kind, metadata: Object, key: Key) -> None:
 
 
 def refuse_stale(kind: Kind, live: Object, item: Object) -> None:
-    """Refuse to overwrite an object that has changed since the writer read it.
+    """Refuse to overwrite an object that has changed since the writer read it, or that is another one by now.
+
+    The version is compared first: the real server compares it before it validates the object.
+
+    Raises:
+        Refusal: 409, the version is another one; 422, the uid is.
+    """
+    current, sent = live["metadata"], item["metadata"]
+    if sent.get("resourceVersion") not in {None, "", "0", current["resourceVersion"]}:
+        raise conflict(kind, current["name"])
+    if sent.get("uid") not in {None, "", current["uid"]}:
+        wrong = bad_value("metadata.uid", f'"{sent["uid"]}"', "field is immutable")
+        raise invalid(kind.kind, kind.group, current["name"], [wrong])
+
+
+def refuse_other_uid(kind: Kind, key: Key, live: Object | None, item: Object) -> None:
+    """Refuse to replace another object than the one whose uid was sent: for a PUT, a precondition.
 
     Raises:
         Refusal: 409.
     """
-    current, sent = live["metadata"], item["metadata"]
-    if sent.get("uid", current["uid"]) != current["uid"]:
-        why = f"Precondition failed: UID in precondition: {sent['uid']}, UID in object meta: {current['uid']}"
-        raise conflict(kind, current["name"], why)
-    if sent.get("resourceVersion") not in {None, "", current["resourceVersion"]}:
-        raise conflict(kind, current["name"])
+    current, sent = live["metadata"]["uid"] if live else "", item["metadata"].get("uid")
+    if sent not in {None, "", current}:
+        place = "/".join(filter(None, ("/registry", kind.plural, *key)))
+        failed = f"Precondition failed: UID in precondition: {sent}, UID in object meta: {current}"
+        why = f"StorageError: invalid object, Code: 4, Key: {place}, ResourceVersion: 0, AdditionalErrorMsg: {failed}"
+        raise conflict(kind, key[1], why)
 
 
 def applied(kind: Kind, key: Key, body: Object) -> Object:

@@ -32,6 +32,8 @@ class Kind:
     categories: tuple[str, ...] = ()
     namespaced: bool = True
     verbs: tuple[str, ...] = VERBS
+    created_by_put: bool = False
+    """Whether a PUT creates the object where there is none (AllowCreateOnUpdate in the real server)."""
 
     @cached_property
     def group(self) -> str:
@@ -75,16 +77,16 @@ _POD = (
 _ALL = ("all",)
 KINDS = (
     Kind("v1", "ConfigMap", "configmaps", ("cm",)),
-    Kind("v1", "Event", "events", ("ev",)),
+    Kind("v1", "Event", "events", ("ev",), created_by_put=True),
     Kind("v1", "Namespace", "namespaces", ("ns",), (_FINALIZE, _STATUS), namespaced=False),
     Kind("v1", "Node", "nodes", ("no",), (_STATUS,), namespaced=False),
     Kind("v1", "Pod", "pods", ("po",), _POD, _ALL),
     Kind("v1", "Secret", "secrets"),
-    Kind("v1", "Service", "services", ("svc",), (_STATUS,), _ALL),
+    Kind("v1", "Service", "services", ("svc",), (_STATUS,), _ALL, created_by_put=True),
     Kind("v1", "ServiceAccount", "serviceaccounts", ("sa",)),
     Kind("apps/v1", "Deployment", "deployments", ("deploy",), (_SCALE, _STATUS), _ALL),
     Kind("apps/v1", "ReplicaSet", "replicasets", ("rs",), (_SCALE, _STATUS), _ALL),
-    Kind("coordination.k8s.io/v1", "Lease", "leases"),
+    Kind("coordination.k8s.io/v1", "Lease", "leases", created_by_put=True),
     Kind("discovery.k8s.io/v1", "EndpointSlice", "endpointslices"),
 )
 ACCESS_REVIEW = Kind(

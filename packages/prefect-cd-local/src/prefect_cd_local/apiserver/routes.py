@@ -99,7 +99,7 @@ class Routes:
         if request.method == "PUT":
             options = _options(request, "Update")
             body, options.duplicates = await bodies.read(request, kind.kind)
-            item = self._verbs.replace(kind, target.key, body, options, target.subresource)
+            item, created = self._verbs.replace(kind, target.key, body, options, target.subresource)
         else:
             how = bodies.patch_type(request)
             options = _options(request, "Patch", how)

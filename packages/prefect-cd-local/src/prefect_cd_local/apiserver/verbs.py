@@ -20,8 +20,10 @@ from prefect_cd_local.apiserver import (
 )
 from prefect_cd_local.apiserver.errors import (
     Cause,
+    Refusal,
     about,
     already_exists,
+    conflict,
     invalid,
     not_found,
     unsupported,
@@ -68,17 +70,29 @@ class Verbs:
         defaults.fill(kind, item)
         lifecycle.admit(self._store, kind, item)  # its errors show generateName, not a generated name
         item = lifecycle.with_generated_name(item)
-        return self._insert(
-            kind, managed_fields.record_update(kind, None, item, options.manager, reset=_reset(kind)), options
-        )
+        if not options.dry_run and item["metadata"].get("resourceVersion") not in {None, "", "0"}:
+            raise Refusal(500, "", "resourceVersion should not be set on objects to be created")
+        item = managed_fields.record_update(kind, None, item, options.manager, reset=_reset(kind))
+        return self._insert(kind, item, options)
 
-    def replace(self, kind: Kind, key: Key, body: Body, options: Options, subresource: str = "") -> Object:
-        """Replace an object by a body.
+    def replace(self, kind: Kind, key: Key, body: Body, options: Options, subresource: str = "") -> tuple[Object, bool]:
+        """Replace an object by a body; returns it, and whether it was created (which only some kinds allow).
 
         Raises:
-            Refusal: see `update`.
+            Refusal: the object is another one than that of the uid, or see `update`.
         """
-        return self.update(kind, key, lambda _: decoding.read(kind, key, body, options), options, subresource)
+        item = decoding.read(kind, key, body, options)
+        live = self._store.get(kind, *key)
+        creates = live is None and kind.created_by_put and not subresource
+        if live is None and not creates:
+            raise not_found(kind, key[1])
+        decoding.refuse_other_uid(kind, key, live, item)
+        if not creates:
+            return self.update(kind, key, lambda _: item, options, subresource), False
+        defaults.fill(kind, item)
+        lifecycle.admit(self._store, kind, item)
+        item = managed_fields.record_update(kind, None, item, options.manager, reset=_reset(kind))
+        return self._insert(kind, item, options), True
 
     def patch(
         self, kind: Kind, key: Key, body: Body, how: str, options: Options, below: str = ""
@@ -120,17 +134,20 @@ class Verbs:
         live = self._store.get(kind, *key)
         if live is None and subresource:
             raise not_found(kind, key[1])
-        if live is not None and applied["metadata"].get("resourceVersion"):
-            decoding.refuse_stale(kind, live, applied)
         reset = _reset(kind, subresource)
         merged = managed_fields.apply(
             kind, live, applied, options.manager, force=options.force, subresource=subresource, reset=reset
         )
+        uid = applied["metadata"].get("uid")
+        if live is None and uid:
+            why = f"uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+            raise conflict(kind, key[1], why)
         item = decoding.read(kind, key, merged, options)
         if live is None:
             defaults.fill(kind, item)
             lifecycle.admit(self._store, kind, item)
             return self._insert(kind, item, options), True
+        decoding.refuse_stale(kind, live, applied)
         claims = managed_fields.claims_of(item)
         item = managed_fields.with_claims(self._prepared(kind, live, item, subresource), claims)
         return self._commit(kind, live, item, options, subresource), False
