@@ -40,17 +40,18 @@ def deployment(api: FakeApi, ready: int = 0, name: str = "shop") -> Object:
     spec = {"replicas": 1, "selector": {"matchLabels": labels}, "template": template}
     metadata = {"generation": 1, "creationTimestamp": ago(600)}
     status = {**counts, "observedGeneration": 1}
+    workload = api.put("deployments", name, metadata=metadata, spec=spec, status=status)
     api.put(
         "replicasets",
         f"{name}-1",
         metadata={
             "labels": {**labels, "pod-template-hash": "1"},
-            "ownerReferences": [{"uid": f"uid-{name}"}],
+            "ownerReferences": [{"uid": workload["metadata"]["uid"]}],
             "creationTimestamp": ago(600),
         },
         spec={"replicas": 1, "template": template},
     )
-    return api.put("deployments", name, metadata=metadata, spec=spec, status=status)
+    return workload
 
 
 def pod(api: FakeApi, *, ready: bool = True, name: str = "shop", up_for: float = 300, **container: Any) -> Object:  # noqa: ANN401

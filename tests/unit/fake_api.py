@@ -1,7 +1,7 @@
 """A small API server: lists, watches, writes, dry runs, and their failures. Used by tests, and tested by them.
 
-It is wrong in ways that do not matter to its tests: names are unique across namespaces, and an apply replaces the whole
-object, as it does when one manager owns all fields.
+It is wrong in ways that do not matter to its tests: an apply replaces the whole object, as it does when one manager
+owns all fields. Preconditions and finalizers are those of a real server (tests/conformance of the embedded cluster).
 """
 
 import asyncio
@@ -33,7 +33,11 @@ _KINDS = {
     "discovery.k8s.io/v1": {"EndpointSlice": "endpointslices"},
     "networking.k8s.io/v1": {"NetworkPolicy": "networkpolicies"},
     "coordination.k8s.io/v1": {"Lease": "leases"},
+    "autoscaling/v1": {"HorizontalPodAutoscaler": "horizontalpodautoscalers"},
+    "autoscaling/v2": {"HorizontalPodAutoscaler": "horizontalpodautoscalers"},
 }
+_CREATED_BY_PUT = frozenset({"leases", "services", "events"})
+DEFAULT_NAMESPACE = "shop"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _PLURALS = frozenset(plural for kinds in _KINDS.values() for plural in kinds.values())
 
@@ -43,6 +47,7 @@ class FakeApi:
 
     def __init__(self) -> None:
         self.objects: dict[str, dict[str, Object]] = {}
+        """By plural and name; `namespace/name` outside of the namespace shop."""
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.watch_errors: list[int] = []
         """Statuses that the next watches are answered with."""
@@ -62,7 +67,10 @@ class FakeApi:
         self.connections = 0
         """How many connections clients have opened."""
         self.port = 0
+        self.before_write: Callable[[str], None] | None = None
+        """Called with each write (`PATCH configmaps/shop`) before it is carried out, dry runs excepted."""
         self._version = 1
+        self._made = 0
         self._oldest_version = 0
         self._log: list[tuple[str, str, Object]] = []
         self._change = asyncio.Event()
@@ -128,13 +136,25 @@ class FakeApi:
     def put(self, plural: str, name: str, **parts: Any) -> Object:  # noqa: ANN401
         known = self.objects.setdefault(plural, {})
         self._version += 1
-        metadata = {"name": name, "namespace": "shop", "uid": f"uid-{name}", **parts.pop("metadata", {})}
+        namespace = {} if plural == "namespaces" else {"namespace": DEFAULT_NAMESPACE}
+        metadata = {"name": name, **namespace, **parts.pop("metadata", {})}
+        key = _key(metadata.get("namespace", ""), name)
+        metadata["uid"] = metadata.get("uid") or (
+            known[key]["metadata"]["uid"] if key in known else self._uid(plural, name)
+        )
         metadata["resourceVersion"] = str(self._version)
         kind, api_version = next((k, v) for v, kinds in _KINDS.items() for k, p in kinds.items() if p == plural)
         item = {"apiVersion": api_version, "kind": kind, "metadata": metadata, **parts}
-        self._record("MODIFIED" if name in known else "ADDED", plural, item)
-        known[name] = item
+        self._record("MODIFIED" if key in known else "ADDED", plural, item)
+        known[key] = item
         return item
+
+    def _uid(self, plural: str, name: str) -> str:
+        """A new uid: that of the first object of a name is known to tests, and no later one has it again."""
+        self._made += 1
+        first = f"uid-{name}"
+        used = any(logged == plural and item["metadata"].get("uid") == first for _, logged, item in self._log)
+        return f"{first}-{self._made}" if used else first
 
     def remove(self, plural: str, name: str) -> None:
         item = self.objects[plural].pop(name)
@@ -191,16 +211,20 @@ class FakeApi:
             ]
             return web.json_response({"resources": resources})
         parent, _, last = path.rpartition("/")
-        collection = parent.rpartition("/")[2]
-        if item := self.objects.get(collection, {}).get(last):
-            return web.json_response(item)
+        collection, namespace = parent.rpartition("/")[2], _namespace(path)
+        if item := self.objects.get(collection, {}).get(_key(namespace, last)):
+            return _answer(path, item)
         if "watch" in query:
             return await self._watch(request, last, int(query["resourceVersion"]))
         if collection in _PLURALS:
             return web.json_response(_status(404), status=404)
         if self.lists_forbidden:
             return web.json_response(_status(403), status=403)
-        items = [item for item in self.objects.get(last, {}).values() if _matches(item, query)]
+        items = [
+            item
+            for item in self.objects.get(last, {}).values()
+            if _matches(item, query) and namespace in {"", item["metadata"].get("namespace", "")}
+        ]
         return web.json_response({"metadata": {"resourceVersion": str(self._version)}, "items": items})
 
     async def _create(self, request: web.Request) -> web.StreamResponse:
@@ -213,11 +237,14 @@ class FakeApi:
         self.requests.append((path, {"method": "POST", "target": f"{plural}/{name}", **query}))
         if (error := self._refused()) is not None:  # a response without content is false in older aiohttp
             return error
+        exists = _key(_namespace(path), name) in self.objects.get(plural, {})
         if "dryRun" in query:
-            return web.json_response(body, status=201)
-        if name in self.objects.get(plural, {}):
-            return web.json_response({**_status(409), "reason": "AlreadyExists"}, status=409)
-        return web.json_response(self._store(plural, body), status=201)
+            return _refusal(409, "AlreadyExists") if exists else _answer(path, body, 201)
+        if body["metadata"].get("resourceVersion"):
+            return _refusal(500, "resourceVersion should not be set on objects to be created")
+        if exists:
+            return _refusal(409, "AlreadyExists")
+        return _answer(path, self._store(plural, body), 201)
 
     async def _write(self, request: web.Request) -> web.StreamResponse:
         """Apply, replace or delete one object."""
@@ -226,28 +253,48 @@ class FakeApi:
         self.requests.append((path, {"method": request.method, "target": f"{plural}/{name}", **query}))
         if (error := self._refused()) is not None:  # a response without content is false in older aiohttp
             return error
-        live = self.objects.get(plural, {}).get(name)
-        if live is None and request.method != "PATCH":
-            return web.json_response({**_status(404), "reason": "NotFound"}, status=404)
+        if self.before_write and "dryRun" not in query:
+            self.before_write(f"{request.method} {plural}/{name}")
+        live = self.objects.get(plural, {}).get(_key(_namespace(path), name))
         if request.method == "DELETE":
-            self.remove(plural, name)
-            return web.json_response({"kind": "Status", "status": "Success"})
+            return self._delete(plural, live, body.get("preconditions") or {})
         if request.method == "PUT":
-            return self._replace(plural, body)
-        return self._apply(plural, body, live, query)
+            return self._replace(path, plural, body, live)
+        return self._apply(path, plural, body, live, query)
 
-    def _replace(self, plural: str, item: Object) -> web.Response:
-        live = self.objects[plural][item["metadata"]["name"]]
-        if live["metadata"]["resourceVersion"] != item["metadata"].get("resourceVersion"):
-            return web.json_response({**_status(409), "reason": "Conflict"}, status=409)
-        return web.json_response(self._store(plural, item))
+    def _delete(self, plural: str, live: Object | None, preconditions: dict[str, str]) -> web.Response:
+        if live is None:
+            return _refusal(404, "NotFound")
+        metadata = live["metadata"]
+        if any(metadata[key] != value for key, value in preconditions.items()):
+            return _refusal(409, "Conflict")
+        if metadata.get("finalizers"):
+            if "deletionTimestamp" not in metadata:
+                self._store(plural, {**live, "metadata": {**metadata, "deletionTimestamp": "2026-01-01T00:00:00Z"}})
+        else:
+            self.remove(plural, _key(metadata.get("namespace", ""), metadata["name"]))
+        return web.json_response({"kind": "Status", "status": "Success"})
 
-    def _apply(self, plural: str, item: Object, live: Object | None, query: dict[str, str]) -> web.Response:
+    def _replace(self, path: str, plural: str, item: Object, live: Object | None) -> web.Response:
+        if live is None and plural not in _CREATED_BY_PUT:
+            return _refusal(404, "NotFound")
+        if item["metadata"].get("uid", "") not in {"", live["metadata"]["uid"] if live else ""}:
+            return _refusal(409, "Conflict")
+        if live and live["metadata"]["resourceVersion"] != item["metadata"].get("resourceVersion"):
+            return _refusal(409, "Conflict")
+        return _answer(path, self._store(plural, item), 200 if live else 201)
+
+    def _apply(self, path: str, plural: str, item: Object, live: Object | None, query: dict[str, str]) -> web.Response:
         manager = self.other_managers.get(item["metadata"]["name"])
         if manager and query["force"] != "true":
             return web.json_response(_conflict(manager), status=409)
+        uid, version = (item["metadata"].get(key) for key in ("uid", "resourceVersion"))
+        if (live is None and uid) or (live and version not in {None, live["metadata"]["resourceVersion"]}):
+            return _refusal(409, "Conflict")
+        if live and uid not in {None, live["metadata"]["uid"]}:
+            return _refusal(422, "Invalid")
         result = _applied(item, live)
-        return web.json_response(result if "dryRun" in query else self._store(plural, result))
+        return _answer(path, result if "dryRun" in query else self._store(plural, result))
 
     def _allows(self, review: Object) -> bool:
         attributes = review["spec"]["resourceAttributes"]
@@ -264,12 +311,18 @@ class FakeApi:
         return None
 
     def _store(self, plural: str, item: Object) -> Object:
-        live = self.objects.get(plural, {}).get(item["metadata"]["name"])
-        if live and live == item:
+        name, namespace = item["metadata"]["name"], item["metadata"].get("namespace", "")
+        live = self.objects.get(plural, {}).get(_key(namespace, name))
+        if live and {**live, "apiVersion": item["apiVersion"]} == item:
             return live  # as a server does: a write that changes nothing gets no new version
         metadata = {key: value for key, value in item["metadata"].items() if key != "name"}
+        if live is None:  # a new object has an identity of its own
+            metadata = {key: value for key, value in metadata.items() if key not in {"uid", "deletionTimestamp"}}
         parts = {key: value for key, value in item.items() if key not in {"apiVersion", "kind", "metadata"}}
-        return self.put(plural, item["metadata"]["name"], metadata=metadata, **parts)
+        stored = self.put(plural, name, metadata=metadata, **parts)
+        if "deletionTimestamp" in metadata and not metadata.get("finalizers"):
+            self.remove(plural, _key(namespace, name))
+        return stored
 
     async def _serve_version(self, _: web.Request) -> web.StreamResponse:
         return web.json_response({"gitVersion": "v1.36.3"})
@@ -319,9 +372,31 @@ def _applied(item: Object, live: Object | None) -> Object:
     """The object after an apply: what only the server writes stays as it is."""
     if live is None:
         return item
-    server = {key: live["metadata"][key] for key in ("uid", "resourceVersion")}
+    kept = ("uid", "resourceVersion", "deletionTimestamp", "finalizers")
+    server = {key: live["metadata"][key] for key in kept if key in live["metadata"]}
     status = {"status": live["status"]} if "status" in live else {}
     return {**item, **status, "metadata": {**item["metadata"], **server}}
+
+
+def _refusal(code: int, reason: str) -> web.Response:
+    return web.json_response({**_status(code), "reason": reason}, status=code)
+
+
+def _answer(path: str, item: Object, status: int = 200) -> web.Response:
+    """An object in the API version of the path under which it was requested."""
+    version = re.match(r"(?:[^/]+/)?v\d+", path)
+    assert version, path
+    return web.json_response({**item, "apiVersion": version[0]}, status=status)
+
+
+def _namespace(path: str) -> str:
+    """The namespace of a path; empty for cluster-scoped objects and for lists of all namespaces."""
+    match = re.match(r"(?:[^/]+/)?v\d+/namespaces/([^/]+)/", path)
+    return match[1] if match else ""
+
+
+def _key(namespace: str, name: str) -> str:
+    return name if namespace in {"", DEFAULT_NAMESPACE} else f"{namespace}/{name}"
 
 
 def _conflict(manager: str) -> Object:
