@@ -18,7 +18,7 @@ from prefect_cd.errors import ClusterUnreachable, Invalid, InvalidManifest
 from prefect_cd.kube.kubeconfig import Access, LoadedKubeconfig, is_in_pod, load_configuration
 from prefect_cd.kube.objects import Object
 from prefect_cd.kube.resources import Kind, ObjectList, Ref, WatchEvent
-from prefect_cd.kube.responses import CONFLICT, FIELD_MANAGER, GONE, NOT_FOUND, ApiError, error_of
+from prefect_cd.kube.responses import FIELD_MANAGER, GONE, NOT_FOUND, ApiError, Conflict, error_of
 from prefect_cd.kube.transport import (
     WATCH_SECONDS,
     WRITE_SECONDS,
@@ -30,6 +30,11 @@ from prefect_cd.kube.transport import (
 
 PATIENCE = timedelta(minutes=2)
 """An API server that shuts down waits up to a minute for its requests (`--request-timeout`), and has to start again."""
+ABSENT = "1"
+"""The version of an object that does not exist: an apply at this version creates, and changes nothing that is there.
+
+The server's first version is that of no object, and an apply ignores the version where there is no object.
+"""
 _JSON = "application/json"
 _METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _PAGE = 500
@@ -251,11 +256,29 @@ class Cluster:
     # --- writing -----------------------------------------------------------------------------------------------------
 
     async def apply(
-        self, item: Object, *, dry_run: bool = False, force: bool = False, guard: Guard = unguarded
+        self,
+        item: Object,
+        *,
+        dry_run: bool = False,
+        force: bool = False,
+        uid: str = "",
+        version: str = "",
+        guard: Guard = unguarded,
     ) -> Object:
         """Server-side apply of one object. Retried, since the same apply twice changes nothing.
 
+        With a version, an apply that was carried out though its answer was lost is a Conflict when it is retried.
+
+        Args:
+            item: the object.
+            dry_run: write nothing, and return what would be written.
+            force: take fields over from other managers.
+            uid: apply only to the object with this uid: without it, an object that is gone is created again.
+            version: apply only to the object at this resourceVersion; ABSENT: only where there is none.
+            guard: awaited before each attempt.
+
         Raises:
+            Conflict: the object has another uid or version.
             OwnershipConflict: another manager owns a field with another value, and `force` is False.
             InvalidManifest: what is wrong, in the server's own words.
         """
@@ -264,7 +287,7 @@ class Cluster:
             "PATCH",
             await self.path(ref),
             query={**_write_query(dry_run=dry_run), "force": "true" if force else "false"},
-            body=item,
+            body=_at(item, uid, version),
             content_type="application/apply-patch+yaml",
             guard=guard,
             where=str(ref),
@@ -272,7 +295,7 @@ class Cluster:
         return await self._transport.request_json(request)
 
     async def create(self, item: Object, *, dry_run: bool = False, guard: Guard = unguarded) -> Object:
-        """Create one object. Not retried. ApiError with status 409 when it exists."""
+        """Create one object. Not retried. Conflict with cause AlreadyExists when it exists."""
         ref = Ref.of(item)
         kind = await self.kind(ref.api_version, ref.kind)
         request = Request(
@@ -285,29 +308,39 @@ class Cluster:
         )
         return await self._transport.request_json_once(request)
 
-    async def replace(self, item: Object, *, guard: Guard = unguarded) -> Object:
-        """Replace one object at the resourceVersion that it carries. Not retried. ApiError 409 when it has changed."""
+    async def replace(self, item: Object, *, uid: str = "", version: str = "", guard: Guard = unguarded) -> Object:
+        """Replace one object at the uid and resourceVersion that it carries, or at the given ones. Not retried.
+
+        Without a uid, a server creates some kinds, a Lease among them, again where they are gone.
+
+        Raises:
+            Conflict: the object has another uid or version.
+        """
         ref = Ref.of(item)
         query = {"fieldManager": FIELD_MANAGER}
-        request = Request("PUT", await self.path(ref), query=query, body=item, guard=guard, where=str(ref))
+        body = _at(item, uid, version)
+        request = Request("PUT", await self.path(ref), query=query, body=body, guard=guard, where=str(ref))
         return await self._transport.request_json_once(request)
 
-    async def delete(self, ref: Ref, *, uid: str = "", guard: Guard = unguarded) -> None:
+    async def delete(self, ref: Ref, *, uid: str = "", version: str = "", guard: Guard = unguarded) -> None:
         """Delete one object and, in the background, what it owns; no error when it is deleted already.
 
         Args:
             ref: which object.
             uid: delete only the object with this uid, and not a newer one of the same name.
+            version: delete only the object at this resourceVersion.
             guard: awaited before each attempt.
+
+        Raises:
+            Conflict: the object has another uid or version.
         """
-        body: Object = {"propagationPolicy": "Background"}
-        if uid:
-            body["preconditions"] = {"uid": uid}
+        preconditions = _preconditions(uid, version)
+        body: Object = {"propagationPolicy": "Background"} | ({"preconditions": preconditions} if preconditions else {})
         request = Request("DELETE", await self.path(ref), body=body, guard=guard, where=str(ref))
         try:
             await self._transport.request_json(request)
         except ApiError as error:
-            if error.status not in {NOT_FOUND, CONFLICT}:  # conflict: another uid
+            if error.status != NOT_FOUND:
                 raise
 
     # --- connections to pods -----------------------------------------------------------------------------------------
@@ -345,10 +378,20 @@ def _pod_path(namespace: str, pod: str, *, scheme: str = "", suffix: str = "") -
     return f"/api/v1/namespaces/{quote(namespace, safe='')}/pods/{scheme}{quote(pod, safe='')}{suffix}"
 
 
+def _preconditions(uid: str, version: str) -> dict[str, str]:
+    """What a request demands of the live object."""
+    return {key: value for key, value in (("uid", uid), ("resourceVersion", version)) if value}
+
+
+def _at(item: Object, uid: str, version: str) -> Object:
+    """The object to write, with what it demands of the live one in its metadata, as the API has it."""
+    return {**item, "metadata": {**item["metadata"], **_preconditions(uid, version)}}
+
+
 def _write_query(*, dry_run: bool) -> dict[str, str]:
     """The query of a write whose unknown fields are errors."""
     query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
     return {**query, "dryRun": "All"} if dry_run else query
 
 
-__all__ = ["PATIENCE", "WRITE_SECONDS", "Cluster", "Guard", "connect", "unguarded"]
+__all__ = ["ABSENT", "PATIENCE", "WRITE_SECONDS", "Cluster", "Conflict", "Guard", "connect", "unguarded"]

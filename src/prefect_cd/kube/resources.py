@@ -6,10 +6,16 @@ from urllib.parse import quote
 
 from prefect_cd.kube.objects import Object
 
+Identity = tuple[str, str, str, str]
+"""Group, kind, namespace and name: the same for an object under all versions of its group."""
+
 
 @dataclass(frozen=True, order=True)
 class Ref:
-    """Which object: enough to build its URL once the kind's plural is known."""
+    """Which object, under which version of its group: enough to build its URL once the kind's plural is known.
+
+    Two references to one object differ where their versions do; compare their `identity`.
+    """
 
     api_version: str
     kind: str
@@ -18,6 +24,11 @@ class Ref:
 
     def __str__(self) -> str:
         return f"{self.kind.lower()}/{self.name}"
+
+    @property
+    def identity(self) -> Identity:
+        """Which object, under whatever version."""
+        return group_of(self.api_version), self.kind, self.namespace, self.name
 
     @classmethod
     def of(cls, item: Object) -> "Ref":
@@ -38,7 +49,7 @@ class Kind:
     @property
     def group(self) -> str:
         """The API group; empty for the core group."""
-        return self.api_version.rpartition("/")[0]
+        return group_of(self.api_version)
 
     def path(self, namespace: str = "", name: str = "") -> str:
         """The URL path of the collection or of one object."""
@@ -46,6 +57,11 @@ class Kind:
         parts += ["namespaces", quote(namespace, safe="")] if self.namespaced and namespace else []
         parts += [self.plural, quote(name, safe="")] if name else [self.plural]
         return "/".join(parts)
+
+
+def group_of(api_version: str) -> str:
+    """The group of an apiVersion; empty for the core group."""
+    return api_version.rpartition("/")[0]
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,13 @@ class ApiError(Errored):
         self.cause = cause
 
 
+class Conflict(ApiError):
+    """The object is not, or no longer, what the request was for: it has another uid or version, is gone, or is there.
+
+    Not for fields of another manager: that is an OwnershipConflict.
+    """
+
+
 class Retryable:
     """Which errors of one request are worth a retry.
 
@@ -79,6 +86,8 @@ def error_of(method: str, status: int, answer: bytes, where: str) -> Exception: 
         return Forbidden(message, where=where, hint="grant this verb on this resource with a Role and a RoleBinding")
     if status == CONFLICT and any(cause.get("reason") == "FieldManagerConflict" for cause in causes):
         return _ownership_conflict(causes, where)
+    if status == CONFLICT:
+        return Conflict(message, status=status, cause=str(body.get("reason", "")), where=where)
     if status in {400, 403, 413, 422}:
         return InvalidManifest(message, where=where, hint=_EXPLAIN)
     return ApiError(message, status=status, cause=str(body.get("reason", "")), where=where)

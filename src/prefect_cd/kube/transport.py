@@ -161,7 +161,7 @@ class Transport:
     async def _exchange(self, request: Request) -> _Answer:
         """Send one request and read the whole answer."""
         # as a file: aiohttp warns about large bodies in memory, and records are large
-        data = None if request.body is None else io.BytesIO(json.dumps(request.body).encode())
+        data = None if request.body is None else io.BytesIO(_encode(request.body))
         authorization = await self._authorization()
         await request.guard()  # last: renewing a token can take longer than the lock is known to be ours
         seconds = _READ_SECONDS if request.method == "GET" else WRITE_SECONDS
@@ -291,6 +291,11 @@ class Transport:
             where=self.server,
             hint="is the cluster running, and reachable from here? try `kubectl cluster-info`",
         )
+
+
+def _encode(body: Object) -> bytes:
+    """JSON without escapes: the server reads an apply as YAML, which knows no surrogate pairs, as an emoji has."""
+    return json.dumps(body, ensure_ascii=False).encode(errors="surrogatepass")
 
 
 def _abort(response: aiohttp.ClientResponse) -> None:

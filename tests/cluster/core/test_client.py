@@ -22,7 +22,7 @@ from typing_extensions import Self
 from prefect_cd.errors import ClusterUnreachable, Forbidden, Invalid, InvalidManifest, OwnershipConflict
 from prefect_cd.kube import client as module
 from prefect_cd.kube import resources
-from prefect_cd.kube.client import Cluster, connect
+from prefect_cd.kube.client import Cluster, Conflict, connect
 from prefect_cd.kube.kubeconfig import LoadedKubeconfig
 from prefect_cd.kube.resources import Ref
 from prefect_cd.kube.responses import ApiError
@@ -196,7 +196,8 @@ async def test_a_list_is_selected_by_labels(namespace: str, objects: Any) -> Non
 async def test_delete_of_a_missing_object_and_of_another_uid_changes_nothing(namespace: str, objects: Any) -> None:
     async with connect(ACCESS) as cluster:
         ref = Ref.of(await cluster.apply(objects.config_map(namespace)))
-        await cluster.delete(ref, uid="00000000-0000-0000-0000-000000000000")
+        with pytest.raises(Conflict):
+            await cluster.delete(ref, uid="00000000-0000-0000-0000-000000000000")
         assert await cluster.get(ref) is not None
         await cluster.delete(ref)
         await cluster.delete(ref)
