@@ -43,10 +43,10 @@ def apply(planned: Plan, lock: Lock) -> Applied:
         ClusterUnreachable: no answer for longer than our patience, or it is unknown whether the lock is still ours;
             retried.
     """
-    since = _first_attempt()
+    since, ownership = _first_attempt(), planned.target.ownership
 
     async def run(cluster: Cluster) -> None:
-        await core.apply(cluster, planned.objects, planned.changes, force=planned.force, guard=lock.guard)
+        await core.apply(cluster, ownership, planned.objects, planned.changes, force=planned.force, lock=lock)
 
     planned.target.run(run)
     log().info("%s: %s", planned.target.name, planned.changes)
@@ -74,6 +74,6 @@ def prune(applied: Applied, lock: Lock) -> None:
     """
 
     async def run(cluster: Cluster) -> None:
-        await core.prune(cluster, applied.target.ownership, applied.changes, guard=lock.guard)
+        await core.prune(cluster, applied.target.ownership, applied.changes, lock=lock)
 
     applied.target.run(run)

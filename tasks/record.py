@@ -80,7 +80,7 @@ def record_start(planned: Plan, lock: Lock, decision: Decision | None = None) ->
 
 
 async def _start(cluster: Cluster, planned: Plan, lock: Lock, decision: Decision | None) -> Record:
-    store, now = RecordStore(cluster, planned.target.ownership), datetime.now(timezone.utc)
+    store, now = RecordStore(cluster, planned.target.ownership, lock.epoch), datetime.now(timezone.utc)
     if interrupted := planned.state.interrupted:
         reason = "interrupted: its process ended before the rollout did"
         await store.finish(finished(interrupted, State.FAILED, reason, now), guard=lock.guard)
@@ -106,7 +106,7 @@ def record_outcome(
     outcome = finished(record, state, reason, datetime.now(timezone.utc), gates=gates)
 
     async def run(cluster: Cluster) -> None:
-        await RecordStore(cluster, target.ownership).finish(outcome, guard=lock.guard)
+        await RecordStore(cluster, target.ownership, lock.epoch).finish(outcome, guard=lock.guard)
 
     target.run(run)
     artifacts.outcome(outcome)
@@ -119,7 +119,7 @@ def withdraw(target: Target, chosen: Record, record: Record, lock: Lock) -> None
     """Mark the releases after `chosen` and before `record`, which restores it: no rollback chooses them unasked."""
 
     async def run(cluster: Cluster) -> None:
-        await RecordStore(cluster, target.ownership).withdraw_between(chosen, record, guard=lock.guard)
+        await RecordStore(cluster, target.ownership, lock.epoch).withdraw_between(chosen, record, guard=lock.guard)
 
     target.run(run)
 

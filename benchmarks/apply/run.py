@@ -119,7 +119,7 @@ class Ours:
 
     async def _write(self) -> None:
         async with connect(ClusterAccess()) as cluster:
-            await apply.apply(cluster, self._objects, self._planned)
+            await apply.apply(cluster, OWNERSHIP, self._objects, self._planned)
             await apply.prune(cluster, OWNERSHIP, self._planned)
 
     def measure(self, step: Callable[[Path], None], folder: Path) -> Cost:

@@ -65,7 +65,7 @@ async def rollout(cluster: Cluster, image: str, version: str) -> float:
     """Seconds from before the apply until all pods of the version are ready and the old ones are gone."""
     since = datetime.now(timezone.utc)
     objects = [OWNERSHIP.label(deployment(image, version), version)]
-    await apply(cluster, objects, await compute_changes(cluster, OWNERSHIP, objects))
+    await apply(cluster, OWNERSHIP, objects, await compute_changes(cluster, OWNERSHIP, objects))
     return (await watch(cluster, objects, SETTINGS, since=since)).seconds
 
 

@@ -147,6 +147,8 @@ def report(phase: Phase = Phase.COMPLETE) -> Report:
 class HeldLock:
     """A lock as stages use it: awaited before each write; raises `error` once it is set."""
 
+    epoch = 1
+
     def __init__(self) -> None:
         self.guarded = 0
         self.error: DeliveryError | None = None
@@ -155,6 +157,10 @@ class HeldLock:
         if self.error:
             raise self.error
         self.guarded += 1
+
+    async def confirm(self, _: object) -> None:
+        if self.error:
+            raise self.error
 
 
 class GitRepository:

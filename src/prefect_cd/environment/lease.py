@@ -8,6 +8,10 @@ while a stage blocks. The rules are those of client-go's leader election (`tools
 * A holder whose renewal is overdue holds back its writes until it has renewed the Lease; when another holder has
   taken the Lease over, it stops.
 * A write takes at most WRITE_SECONDS, and none starts in the last WRITE_SECONDS of a Lease: no write outlives it.
+
+All of that counts on this process running: one that is stopped between guard and request writes later. So each holder
+has an epoch, higher than that of every holder before it, and a write that the API server refuses is followed by
+`confirm`: whether the Lease still has our name and our epoch (see `apply`).
 """
 
 import asyncio
@@ -24,6 +28,7 @@ from types import TracebackType
 from typing_extensions import Self
 
 from prefect_cd.environment.ownership import Ownership, ensure_namespace
+from prefect_cd.environment.records import RecordStore
 from prefect_cd.errors import ClusterUnreachable, DeliveryError, EnvironmentBusy, Forbidden, LockLost
 from prefect_cd.kube.client import PATIENCE, WRITE_SECONDS, Cluster, connect
 from prefect_cd.kube.kubeconfig import Access
@@ -66,6 +71,16 @@ def may_acquire(candidate: str, lease: ObservedLease | None) -> bool:
     return lease is None or lease.holder in {"", candidate} or lease.unchanged >= lease.duration
 
 
+def next_epoch(lease: Object | None, recorded: int) -> int:
+    """The epoch of the next holder: higher than any before, also when the Lease was deleted.
+
+    Args:
+        lease: the Lease as it is; None when there is none.
+        recorded: the highest epoch in the environment's records; 0 when there is none.
+    """
+    return max(_epoch_of(lease) if lease else 0, recorded) + 1
+
+
 @contextmanager
 def hold(access: Access, ownership: Ownership, holder: str, *, wait: timedelta) -> Iterator["Lock"]:
     """Hold an environment's lock for as long as the block runs.
@@ -87,12 +102,18 @@ def hold(access: Access, ownership: Ownership, holder: str, *, wait: timedelta) 
 
 
 class Lock:
-    """A held lock; every write awaits its `guard` first."""
+    """A held lock; every write awaits its `guard` first.
+
+    Attributes:
+        holder: our name in the Lease, which no other lock has.
+        epoch: our number among the holders; 0 until the lock is held.
+    """
 
     def __init__(self, access: Access, ownership: Ownership, holder: str, wait: timedelta) -> None:
         self._access = access
         self._ownership = ownership
         self.holder = f"{holder}/{uuid.uuid4().hex[:8]}"
+        self.epoch = 0
         self._wait = wait
         self._valid_until = 0.0  # by `_now`; no write starts later
         self._lost: DeliveryError | None = None
@@ -121,14 +142,42 @@ class Lock:
                 _log.warning("writes to %s wait until its lock is renewed", self._ownership.environment)
             await asyncio.sleep(_GUARD_INTERVAL.total_seconds())
 
+    async def confirm(self, cluster: Cluster) -> None:
+        """Return when the Lease in the cluster says that we are the writer.
+
+        The guard relies on what this process knows. A write that the server has refused asks for more.
+
+        Args:
+            cluster: a connection to the cluster of the Lease.
+
+        Raises:
+            LockLost: the Lease is gone, or names another holder or another epoch.
+        """
+        self._raise_if_lost()
+        lease = await cluster.get(self._ref)
+        if reason := self._reason_lost(lease):
+            raise self._no_longer(reason)
+
     def _raise_if_lost(self) -> None:
-        if not self._lost and not self._stop.is_set():
-            return
-        reason = self._lost.reason if self._lost else "the lock was released"
-        raise LockLost(
+        if self._lost or self._stop.is_set():
+            raise self._no_longer(self._lost.reason if self._lost else "the lock was released")
+
+    def _no_longer(self, reason: str) -> LockLost:
+        return LockLost(
             f"no longer the writer of {self._ownership.environment}: {reason}",
             hint="this run wrote nothing more; the next release or recovery takes over",
         )
+
+    def _reason_lost(self, lease: Object | None) -> str:
+        """Why we are not the writer, by a Lease; empty when we are."""
+        if lease is None:
+            return "the lock was deleted"
+        holder = lease["spec"].get("holderIdentity")
+        if holder != self.holder:
+            return f"the lock is now held by {holder}" if holder else "the lock was released by another process"
+        if (epoch := _epoch_of(lease)) != self.epoch:
+            return f"the lock is in epoch {epoch}, and ours was {self.epoch}"
+        return ""
 
     def _not_renewed(self) -> ClusterUnreachable:
         cause = f": {self._renewal_error}" if self._renewal_error else ""
@@ -197,6 +246,8 @@ class Lock:
                     version, unchanged_since = lease["metadata"]["resourceVersion"], last_look
                 observed = _observe(lease, timedelta(seconds=last_look - unchanged_since))
                 allowed = may_acquire(self.holder, observed)
+                if allowed:
+                    self.epoch = next_epoch(lease, await RecordStore(cluster, self._ownership).last_epoch())
                 acquired = await self._write(cluster, lease) if allowed else None
             except ClusterUnreachable:
                 if _now() > give_up:
@@ -222,13 +273,8 @@ class Lock:
         except (ClusterUnreachable, Forbidden) as error:  # an API server that starts may forbid what it allows later
             self._renewal_error = error.reason  # the guard holds writes back until a renewal succeeds
             return lease
-        if live is None:
-            raise LockLost("the lock was deleted")
-        holder = live["spec"].get("holderIdentity")
-        if holder != self.holder:
-            raise LockLost(
-                f"the lock is now held by {holder}" if holder else "the lock was released by another process"
-            )
+        if live is None or self._reason_lost(live):
+            raise LockLost(self._reason_lost(live))
         return live  # either our own write, whose answer was lost, or another client's change of metadata
 
     async def _release(self, cluster: Cluster, lease: Object) -> None:
@@ -264,11 +310,12 @@ class Lock:
     def _lease(self, lease: Object | None) -> Object:
         """The Lease to write: `lease` renewed in our name, or a new one."""
         now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        spec = dict(lease["spec"]) if lease else {"leaseTransitions": 0}
+        spec = dict(lease["spec"]) if lease else {}
         if spec.get("holderIdentity") != self.holder:
-            spec |= {"acquireTime": now, "leaseTransitions": spec.get("leaseTransitions", 0) + 1}
+            spec |= {"acquireTime": now}
         spec |= {
             "holderIdentity": self.holder,
+            "leaseTransitions": self.epoch,
             "leaseDurationSeconds": int(DURATION.total_seconds()),
             "renewTime": now,
         }
@@ -278,9 +325,14 @@ class Lock:
             "kind": ref.kind,
             "metadata": {"name": ref.name, "namespace": ref.namespace},
         }
+        # with its uid: a server would create a Lease that was deleted again, and so hide that the lock was lost
         item = self._ownership.label(lease or fresh)
         item["metadata"]["labels"][RECORD] = "lock"  # so that it is never pruned
         return {**item, "spec": spec}
+
+
+def _epoch_of(lease: Object) -> int:
+    return int(lease["spec"].get("leaseTransitions") or 0)
 
 
 def _observe(lease: Object | None, unchanged: timedelta) -> ObservedLease | None:

@@ -28,6 +28,7 @@ from prefect_cd.release.model import BuiltImage, Commit, Release, Result
 KEPT = 10
 _TYPE = PREFIX + "record.v1"
 _STATE, _RELEASE, _NUMBER = PREFIX + "state", PREFIX + "release-id", PREFIX + "number"
+_EPOCH = PREFIX + "epoch"  # an annotation: of the lock under which the record was written last
 _LIMIT = 1_000_000  # bytes of a compressed record; a Secret holds 1 MiB (MaxSecretSize in k8s.io/api/core/v1)
 _RESERVE = 50_000  # bytes of it for the outcome, so that a record that could be started can also be finished
 _MAX_REASON_LENGTH = 20_000
@@ -156,18 +157,31 @@ class Entry(Result):
 
 
 class RecordStore:
-    """The records of one environment."""
+    """The records of one environment.
 
-    def __init__(self, cluster: Cluster, ownership: Ownership) -> None:
+    Args:
+        cluster: the environment's cluster.
+        ownership: the environment.
+        epoch: that of the lock under which records are written; 0 where there is none.
+    """
+
+    def __init__(self, cluster: Cluster, ownership: Ownership, epoch: int = 0) -> None:
         self._cluster = cluster
         self._ownership = ownership
+        self._epoch = epoch
 
     async def entries(self) -> tuple[Entry, ...]:
         """The metadata of all records, newest first."""
+        return tuple(sorted((_entry(secret) for secret in await self._listed()), key=lambda entry: -entry.number))
+
+    async def last_epoch(self) -> int:
+        """The highest epoch in which a record was written, also where a record cannot be read; 0 without records."""
+        return max((_epoch_of(secret) for secret in await self._listed()), default=0)
+
+    async def _listed(self) -> list[Object]:
         kind = await self._cluster.kind("v1", "Secret")
         selector = f"{RECORD}=release,{self._ownership.selector}"
-        secrets = await self._cluster.list(kind, self._ownership.namespace, labels=selector, only_metadata=True)
-        return tuple(sorted((_entry(secret) for secret in secrets), key=lambda entry: -entry.number))
+        return await self._cluster.list(kind, self._ownership.namespace, labels=selector, only_metadata=True)
 
     async def read(self, number: int) -> Record:
         """One record with its content.
@@ -298,7 +312,7 @@ class RecordStore:
             "apiVersion": "v1",
             "kind": "Secret",
             "type": _TYPE,
-            "metadata": {"name": ref.name, "namespace": ref.namespace},
+            "metadata": {"name": ref.name, "namespace": ref.namespace, "annotations": {_EPOCH: str(self._epoch)}},
             "data": {"record": base64.b64encode(content).decode()},
         }
         labelled = self._ownership.label(item)
@@ -331,6 +345,11 @@ def _before_running(entries: tuple[Entry, ...]) -> list[Entry]:
 
 def _listed(entries: list[Entry]) -> str:
     return ", ".join(f"{entry.release_id} (number {entry.number})" for entry in entries)
+
+
+def _epoch_of(secret: Object) -> int:
+    epoch = (secret["metadata"].get("annotations") or {}).get(_EPOCH, "")
+    return int(epoch) if epoch.isdecimal() else 0
 
 
 def _entry(secret: Object) -> Entry:

@@ -3,15 +3,25 @@
 # ruff: noqa: ANN401  a fixture that is a class is of no type that can be imported
 import asyncio
 import json
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from typing_extensions import Self
 
 from prefect_cd.environment import apply as core
-from prefect_cd.environment.apply import Action, ChangeSet, compute_changes, prune, unowned_objects, validate
+from prefect_cd.environment.apply import (
+    Action,
+    ChangeSet,
+    Unlocked,
+    compute_changes,
+    prune,
+    unowned_objects,
+    validate,
+)
 from prefect_cd.environment.lease import Lock
 from prefect_cd.environment.ownership import Ownership, ensure_namespace
 from prefect_cd.environment.records import RecordStore
@@ -48,7 +58,7 @@ async def bring(
     objects = [ownership.label(item, "r1") for item in items]
     kinds = {(item["apiVersion"], item["kind"]) for item in before}
     planned = await compute_changes(cluster, ownership, objects, force=force, known_kinds=kinds)
-    await core.apply(cluster, objects, planned, force=force)
+    await core.apply(cluster, ownership, objects, planned, force=force)
     await prune(cluster, ownership, planned)
     return planned
 
@@ -138,13 +148,14 @@ async def published(cluster: Cluster, namespace: str) -> None:
 async def test_a_set_that_did_not_change_is_not_written(ownership: Ownership, objects: Any) -> None:
     item = objects.config_map(ownership.namespace, x="1")
 
-    async def stop() -> None:
-        raise LockLost("nothing may be written")
+    class Lost(Unlocked):
+        async def guard(self) -> None:
+            raise LockLost("nothing may be written")
 
     async with connect(ACCESS) as cluster:
         await bring(cluster, ownership, item)
         planned = await compute_changes(cluster, ownership, [ownership.label(item, "r1")])
-        await core.apply(cluster, [ownership.label(item, "r1")], planned, guard=stop)
+        await core.apply(cluster, ownership, [ownership.label(item, "r1")], planned, lock=Lost())
 
 
 @pytest.mark.parametrize("bad", ["invalid", "strict", "other owner"])
@@ -230,10 +241,8 @@ async def test_i3_the_lock_and_the_records_are_never_pruned(ownership: Ownership
         written = await RecordStore(cluster, ownership).start(record(ownership))
         await bring(cluster, ownership, lease, secret)
         kinds = [(item["apiVersion"], item["kind"]) for item in (lease, secret)]
-        assert {ref.name for ref in await core._owned_objects(cluster, ownership, kinds)} == {
-            "own",
-            "k",
-        }  # records are large
+        owned = await core._owned_objects(cluster, ownership, kinds)
+        assert {item["metadata"]["name"] for item in owned.values()} == {"own", "k"}  # records are large
         planned = await bring(cluster, ownership, objects.config_map(n), before=[lease, secret])
         assert actions(planned) == {"configmap/shop": "created", "lease/own": "pruned", "secret/k": "pruned"}
         assert await cluster.get(lock._ref) is not None
@@ -321,6 +330,136 @@ async def test_a_field_of_another_manager_is_taken_over_only_on_request(
         assert "+  a: '1'" in planned.changes[0].diff
 
 
+# --- others write at the same time -----------------------------------------------------------------------------------
+
+
+class Busy:
+    """A client that annotates objects all the time, as a controller writes status, until the block ends."""
+
+    def __init__(self, kubectl: Kubectl, namespace: str, *names: str) -> None:
+        self.writes = 0
+        self._kubectl, self._namespace, self._names = kubectl, namespace, names
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._write) for _ in range(2)]
+
+    def _write(self) -> None:
+        while not self._over.is_set():
+            note = f"note={uuid.uuid4().hex}"
+            self._kubectl("-n", self._namespace, "annotate", *self._names, note, "--overwrite", check=False)
+            self.writes += 1
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+
+async def test_objects_that_others_write_all_the_time_are_applied_and_pruned(
+    ownership: Ownership, objects: Any, kubectl: Kubectl
+) -> None:
+    n, image = ownership.namespace, "localhost:5000/base/busybox:1"
+
+    def items(version: str) -> list[Object]:
+        workloads = [objects.deployment(n, image, "sleep", "600", name=name, replicas=0) for name in ("a", "b")]
+        for item in workloads:
+            item["spec"]["template"]["metadata"]["annotations"] = {"version": version}
+        return workloads
+
+    async with connect(ACCESS) as cluster:
+        await bring(cluster, ownership, *items("0"))
+        with Busy(kubectl, n, "deployment/a", "deployment/b") as busy:
+            for version in range(1, 8):
+                seen = busy.writes
+                while busy.writes < seen + 2:
+                    await asyncio.sleep(0.01)
+                planned = await bring(cluster, ownership, *items(str(version)))
+                assert set(actions(planned).values()) == {"configured"}
+                live = await cluster.get(Ref("apps/v1", "Deployment", n, "a"))
+                assert live is not None
+                assert live["spec"]["template"]["metadata"]["annotations"] == {"version": str(version)}
+            assert actions(await bring(cluster, ownership, *items("8")[:1]))["deployment/b"] == "pruned"
+            gone = await cluster.get(Ref("apps/v1", "Deployment", n, "b"))
+            assert gone is None or "deletionTimestamp" in gone["metadata"]
+
+
+async def test_an_object_that_came_after_the_plan_is_not_overwritten(
+    ownership: Ownership, objects: Any, kubectl: Kubectl
+) -> None:
+    n = ownership.namespace
+    item = ownership.label(objects.config_map(n, ours="1"))
+    async with connect(ACCESS) as cluster:
+        planned = await compute_changes(cluster, ownership, [item])
+        kubectl("-n", n, "create", "configmap", "shop", "--from-literal=theirs=1")
+        with pytest.raises(OwnershipConflict, match="kubectl-create"):
+            await core.apply(cluster, ownership, [item], planned)
+        live = await cluster.get(Ref.of(item))
+        assert live is not None
+        assert live["data"] == {"theirs": "1"}
+
+
+@pytest.mark.parametrize("kind", ["configmap", "service"])
+async def test_an_object_that_is_being_deleted_is_created_again_when_it_is_gone(
+    kind: str, ownership: Ownership, objects: Any, kubectl: Kubectl
+) -> None:
+    n = ownership.namespace
+    item = {"configmap": objects.config_map, "service": objects.service}[kind](n)
+    finalizers = '{"metadata": {"finalizers": %s}}'
+    async with connect(ACCESS) as cluster:
+        await bring(cluster, ownership, item)
+        kubectl("-n", n, "patch", kind, "shop", "--type=merge", "-p", finalizers % '["example.com/wait"]')
+        await bring(cluster, ownership, objects.config_map(n, "other"), before=[item])  # prunes it
+        before = await cluster.get(Ref.of(item))
+        assert before is not None
+        assert before["metadata"]["deletionTimestamp"]
+        objects_again = [ownership.label(item, "r1")]
+        planned = await compute_changes(cluster, ownership, objects_again)
+        assert actions(planned)[f"{kind}/shop"] == "recreated"
+        writing = asyncio.ensure_future(core.apply(cluster, ownership, objects_again, planned))
+        await asyncio.to_thread(kubectl, "-n", n, "patch", kind, "shop", "--type=merge", "-p", finalizers % "null")
+        await writing
+        after = await cluster.get(Ref.of(item))
+        assert after is not None
+        assert after["metadata"]["uid"] != before["metadata"]["uid"]
+        assert "deletionTimestamp" not in after["metadata"]
+
+
+@pytest.mark.needs("horizontalpodautoscalers.autoscaling")
+async def test_an_object_whose_manifest_moves_to_another_version_of_its_group_stays(ownership: Ownership) -> None:
+    head = {"kind": "HorizontalPodAutoscaler", "metadata": {"name": "shop", "namespace": ownership.namespace}}
+    target = {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "shop"}, "maxReplicas": 2}
+    first, second = ({**head, "apiVersion": f"autoscaling/v{version}", "spec": target} for version in (1, 2))
+    async with connect(ACCESS) as cluster:
+        await bring(cluster, ownership, first)
+        before = await cluster.get(Ref.of(first))
+        assert before is not None
+        for item, earlier in ((second, first), (first, second)):
+            planned = await bring(cluster, ownership, item, before=[earlier])
+            assert "pruned" not in actions(planned).values()
+            live = await cluster.get(Ref.of(item))
+            assert live is not None
+            assert live["metadata"]["uid"] == before["metadata"]["uid"]
+        assert actions(await bring(cluster, ownership, before=[first, second])) == {
+            "horizontalpodautoscaler/shop": "pruned"
+        }
+
+
+async def test_characters_beyond_the_first_plane_are_applied(ownership: Ownership, objects: Any) -> None:
+    item = objects.config_map(ownership.namespace, greeting="🎉 é \\ud83c")
+    async with connect(ACCESS) as cluster:
+        await bring(cluster, ownership, item)
+        live = await cluster.get(Ref.of(item))
+        assert live is not None
+        assert live["data"] == item["data"]
+        half = {**item, "data": {"greeting": "\ud83c"}}
+        with pytest.raises(InvalidManifest):
+            await bring(cluster, ownership, half)
+
+
 # --- the namespace ---------------------------------------------------------------------------------------------------
 
 
@@ -396,7 +535,7 @@ async def test_i7_a_plan_never_shows_a_secrets_value(ownership: Ownership, kubec
             text = planned.model_dump_json()
             for value in ("hunter", "aHVudGVy"):  # plain, and the beginning of its base64
                 assert value not in text
-            await core.apply(cluster, [other], planned, force=force)
+            await core.apply(cluster, ownership, [other], planned, force=force)
             other = ownership.label({**item, "stringData": {"a": "hunter4"}})
 
 

@@ -17,8 +17,10 @@ import pytest
 import yaml
 
 from prefect_cd.environment import lease as module
+from prefect_cd.environment.apply import UNLOCKED, Writer, apply, compute_changes
 from prefect_cd.environment.lease import DURATION, Lock, hold
 from prefect_cd.environment.ownership import Ownership
+from prefect_cd.environment.records import RecordStore
 from prefect_cd.errors import ClusterUnreachable, EnvironmentBusy, LockLost
 from prefect_cd.kube.client import connect
 from prefect_cd.kube.kubeconfig import LoadedKubeconfig
@@ -268,6 +270,153 @@ def test_i3_a_holder_that_is_cancelled_while_waiting_does_not_acquire_the_lock_l
         signal.signal(signal.SIGALRM, before)
     assert threads_of_locks() == []
     assert spec_of(ownership)["holderIdentity"] == "another"
+
+
+# --- a holder that is stopped between guard and request --------------------------------------------------------------
+
+STALE_WRITER = """
+import asyncio, os, signal, sys
+from datetime import timedelta
+from prefect_cd.environment import lease
+from prefect_cd.environment.apply import apply, compute_changes, prune
+from prefect_cd.environment.ownership import Ownership
+from prefect_cd.kube.client import Cluster, connect
+from prefect_cd.pipeline.models import ClusterAccess
+
+namespace, preconditions = sys.argv[1:]
+lease.DURATION, lease.WRITE_SECONDS = timedelta(seconds=4), 2
+lease._RENEW_INTERVAL = timedelta(seconds=0.5)
+ownership, writes = Ownership("shop", "staging", namespace), 3
+
+def without_preconditions(write):
+    async def unconditional(*arguments, uid="", version="", **options):
+        return await write(*arguments, **options)
+    return unconditional
+
+def config_map(name):
+    metadata = {"name": name, "namespace": namespace}
+    return ownership.label({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"by": "stale"}})
+
+class StoppedWriter:
+    # a lock whose process stops when all writes have passed the guard, and none has been sent
+    def __init__(self, lock):
+        self.confirm, self._lock = lock.confirm, lock
+        self._passed, self._continued = 0, asyncio.Event()
+
+    async def guard(self):
+        if self._continued.is_set():
+            return await self._lock.guard()
+        await self._lock.guard()
+        self._passed += 1
+        if self._passed == writes:
+            print("guarded", flush=True)
+            os.kill(os.getpid(), signal.SIGSTOP)
+            self._continued.set()
+        await self._continued.wait()
+
+async def write(lock):
+    async with connect(ClusterAccess()) as cluster:
+        objects = [config_map("changed"), config_map("made")]
+        planned = await compute_changes(cluster, ownership, objects)
+        print(planned, flush=True)
+        if preconditions == "without":
+            Cluster.apply, Cluster.delete = map(without_preconditions, (Cluster.apply, Cluster.delete))
+        stopped = StoppedWriter(lock)
+        return await asyncio.gather(
+            *(apply(cluster, ownership, [item], planned, force=True, lock=stopped) for item in objects),
+            prune(cluster, ownership, planned, lock=stopped),
+            return_exceptions=True,
+        )
+
+with lease.hold(ClusterAccess(), ownership, "victim", wait=timedelta()) as lock:
+    for result in asyncio.run(write(lock)):
+        print(type(result).__name__, flush=True)
+"""
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("preconditions", ["with", "without"])
+def test_i3_a_holder_that_was_stopped_between_guard_and_request_changes_nothing_of_its_successor(
+    preconditions: str, ownership: Ownership
+) -> None:
+    """Without preconditions all three writes land: it is they that the server refuses, and nothing else."""
+
+    def config_map(name: str, by: str) -> Object:
+        metadata = {"name": name, "namespace": ownership.namespace}
+        item = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"by": by}}
+        return ownership.label(item)
+
+    async def bring(by: str, *names: str, lock: Writer = UNLOCKED) -> None:
+        async with connect(ACCESS) as cluster:
+            items = [config_map(name, by) for name in names]
+            planned = await compute_changes(cluster, ownership, items)
+            await apply(cluster, ownership, items, planned, lock=lock)
+
+    async def values() -> dict[str, str]:
+        async with connect(ACCESS) as cluster:
+            kind = await cluster.kind("v1", "ConfigMap")
+            items = await cluster.list(kind, ownership.namespace, labels=ownership.selector)
+            return {item["metadata"]["name"]: item["data"]["by"] for item in items}
+
+    asyncio.run(bring("first", "changed", "dropped"))
+    command = [sys.executable, "-c", STALE_WRITER, ownership.namespace, preconditions]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as victim:
+        assert victim.stdout is not None
+        try:
+            assert victim.stdout.readline() == "1 created, 1 configured, 1 pruned\n"
+            assert victim.stdout.readline() == "guarded\n"
+            wait_for(lambda: state_of(victim.pid) == "T")
+            with held(ownership, "successor", timedelta(seconds=30)) as lock:
+                asyncio.run(bring("successor", "changed", "made", "dropped", lock=lock))
+                os.kill(victim.pid, signal.SIGCONT)
+                results = victim.stdout.read().split()
+                run_guard(lock)
+        finally:
+            victim.kill()
+    if preconditions == "with":
+        assert results == ["LockLost"] * 3
+        assert asyncio.run(values()) == dict.fromkeys(("changed", "made", "dropped"), "successor")
+    else:
+        assert results == ["NoneType"] * 3
+        assert asyncio.run(values()) == dict.fromkeys(("changed", "made"), "stale")
+
+
+def state_of(process: int) -> str:
+    """R, S, T (stopped) …, as in proc(5)."""
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_i3_a_lease_that_was_deleted_goes_on_after_the_epochs_of_the_records(
+    ownership: Ownership,
+    record: Any,  # noqa: ANN401  a fixture
+    kubectl: Kubectl,
+) -> None:
+    async def write_record(lock: Lock) -> None:
+        async with connect(ACCESS) as cluster:
+            await lock.confirm(cluster)
+            await RecordStore(cluster, ownership, lock.epoch).start(record(ownership), guard=lock.guard)
+
+    epochs = []
+    for _ in range(3):
+        with held(ownership, "me") as lock:
+            epochs.append(lock.epoch)
+            assert spec_of(ownership)["leaseTransitions"] == lock.epoch
+            asyncio.run(write_record(lock))
+        kubectl("-n", ownership.namespace, "delete", "lease", "prefect-cd.shop")
+    assert epochs == [1, 2, 3]
+
+
+@pytest.mark.usefixtures("quick")
+def test_i3_the_lease_tells_a_holder_that_another_took_over_before_its_own_thread_knows(ownership: Ownership) -> None:
+    async def confirm(lock: Lock) -> None:
+        async with connect(ACCESS) as cluster:
+            await lock.confirm(cluster)
+
+    with held(ownership, "me") as lock:
+        asyncio.run(confirm(lock))
+        write_by_hand(ownership, "taker", seconds=60)
+        with pytest.raises(LockLost, match="the lock is now held by taker"):
+            asyncio.run(confirm(lock))
 
 
 # --- outages of the API server ---------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
-"""Who may acquire a Lease, as a pure decision."""
+"""Who may acquire a Lease, in which epoch, and who still has it."""
 
+import asyncio
 import time
 from datetime import timedelta
 
@@ -8,10 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_cd.environment import lease as lease_module
-from prefect_cd.environment.lease import DURATION, TAKEOVER_WAIT, Lock, ObservedLease, may_acquire
+from prefect_cd.environment.lease import DURATION, TAKEOVER_WAIT, Lock, ObservedLease, hold, may_acquire, next_epoch
 from prefect_cd.environment.ownership import Ownership
+from prefect_cd.errors import LockLost
 from prefect_cd.kube.client import WRITE_SECONDS
+from prefect_cd.kube.kubeconfig import LoadedKubeconfig
+from prefect_cd.manifests.labels import RECORD
 from prefect_cd.pipeline.models import ClusterAccess
+from tests.unit.fake_api import FakeApi
 
 SECONDS = timedelta(seconds=1)
 SHOP = Ownership("shop", "staging", "shop-staging")
@@ -77,4 +82,103 @@ def test_a_lease_without_a_holder_or_a_duration_is_read_as_released_with_our_dur
 def test_the_lease_is_marked_so_that_it_is_never_pruned() -> None:
     item = Lock(ClusterAccess(), SHOP, "me", SECONDS)._lease(None)
     assert item["metadata"]["labels"]["prefect-cd.dev/record"] == "lock"
-    assert item["spec"]["leaseTransitions"] == 1
+
+
+# --- epochs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "recorded", "epoch"),
+    [
+        (None, 0, 1),
+        (None, 7, 8),
+        ({}, 0, 1),
+        ({"leaseTransitions": None}, 3, 4),
+        ({"leaseTransitions": 4}, 0, 5),
+        ({"leaseTransitions": 4}, 9, 10),
+        ({"leaseTransitions": 9}, 4, 10),
+    ],
+)
+def test_i3_an_epoch_is_higher_than_that_of_the_lease_and_of_every_record(
+    spec: dict[str, int] | None, recorded: int, epoch: int
+) -> None:
+    assert next_epoch(None if spec is None else {"spec": spec}, recorded) == epoch
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(["hold", "record", "delete the Lease"]), max_size=12))
+def test_i3_no_two_writers_of_records_have_one_epoch(steps: list[str]) -> None:
+    """As `Lock` and `RecordStore` do it: each holder takes an epoch, and some of them write it into a record."""
+    lease: dict[str, int] | None = None
+    holders, recorded, writers = 0, 0, dict[int, set[int]]()
+    for step in steps:
+        if step == "hold":
+            holders += 1
+            lease = {"leaseTransitions": next_epoch(lease and {"spec": lease}, recorded)}
+        elif step == "record" and lease:
+            assert lease["leaseTransitions"] >= recorded
+            recorded = lease["leaseTransitions"]
+            writers.setdefault(recorded, set()).add(holders)
+        elif step == "delete the Lease":
+            lease = None
+    assert all(len(of_one_epoch) == 1 for of_one_epoch in writers.values())
+
+
+def served(api: FakeApi) -> LoadedKubeconfig:
+    return LoadedKubeconfig(api.kubeconfig)
+
+
+def put_record(api: FakeApi, name: str, epoch: str) -> None:
+    labels = {**SHOP.labels, RECORD: "release"}
+    where = {"namespace": SHOP.namespace, "labels": labels, "annotations": {"prefect-cd.dev/epoch": epoch}}
+    api.put("secrets", name, metadata=where)
+
+
+def test_i3_a_lease_that_was_deleted_goes_on_after_the_epochs_of_the_records() -> None:
+    api = FakeApi()
+    api.put("namespaces", SHOP.namespace)
+    with api.serving():
+        epochs = []
+        for number, recorded in enumerate(("", "7", "damaged")):
+            put_record(api, f"prefect-cd.shop.{number}", recorded)
+            with hold(served(api), SHOP, "me", wait=SECONDS) as lock:
+                epochs.append(lock.epoch)
+                lease = next(iter(api.objects["leases"].values()))
+                assert lease["spec"]["leaseTransitions"] == lock.epoch
+                asyncio.run(confirm(api, lock))
+            key = next(iter(api.objects["leases"]))
+            api.remove("leases", key)
+        assert epochs == [1, 8, 8]
+
+
+async def confirm(api: FakeApi, lock: Lock) -> None:
+    async with lease_module.connect(served(api), patience=SECONDS) as cluster:
+        await lock.confirm(cluster)
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        (None, "the lock was deleted"),
+        ({"holderIdentity": "", "leaseTransitions": 3}, "the lock was released by another process"),
+        ({"holderIdentity": "you", "leaseTransitions": 4}, "the lock is now held by you"),
+        ({"holderIdentity": "me", "leaseTransitions": 4}, "the lock is in epoch 4, and ours was 3"),
+        ({"holderIdentity": "me", "leaseTransitions": 3}, ""),
+    ],
+)
+def test_i3_a_lock_is_confirmed_by_the_lease_with_our_name_and_our_epoch(
+    spec: dict[str, object] | None, reason: str
+) -> None:
+    api = FakeApi()
+    lock = Lock(ClusterAccess(), SHOP, "me", SECONDS)
+    lock.epoch = 3
+    if spec:
+        mine = {"holderIdentity": lock.holder} if spec["holderIdentity"] == "me" else {}
+        api.put("leases", "prefect-cd.shop", spec={**spec, **mine}, metadata={"namespace": SHOP.namespace})
+
+    with api.serving():
+        if not reason:
+            asyncio.run(confirm(api, lock))
+            return
+        with pytest.raises(LockLost, match=f"no longer the writer of staging: {reason}"):
+            asyncio.run(confirm(api, lock))
