@@ -1,13 +1,17 @@
-"""Artifacts: where the pages of a run appear in the Prefect UI. Outside of a run there are none."""
+"""Artifacts: where the pages of a run appear in the Prefect UI. Outside of a run there are none.
+
+A page informs people and decides nothing: one that cannot be made or stored is a warning in the log.
+"""
 
 import re
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.context import FlowRunContext, TaskRunContext
+from typing_extensions import ParamSpec
 
 from prefect_cd.environment.apply import ChangeSet
 from prefect_cd.environment.records import Record
@@ -16,13 +20,31 @@ from prefect_cd.gates.traffic.metrics import Traffic
 from prefect_cd.manifests.lint import Finding
 from prefect_cd.rollout.watch.report import Report
 from prefect_cd.tasks import markdown
+from prefect_cd.tasks.stage import log
+
+_P = ParamSpec("_P")
 
 
+def _deciding_nothing(show: Callable[_P, None]) -> Callable[_P, None]:
+    """The function, with its errors in the log: Prefect's server may be away while an environment is rolled back."""
+
+    @wraps(show)
+    def shown(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        try:
+            show(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001  whatever the server's client may raise
+            log().warning("a page of this run is missing: %s", error)
+
+    return shown
+
+
+@_deciding_nothing
 def evidence(application: str, proof: Evidence, environment: str = "") -> None:
     """What a check or gate proved."""
     _page([application, environment, proof.gate, _unless_passed(proof)], proof.summary, markdown.evidence(proof))
 
 
+@_deciding_nothing
 def planned_changes(
     application: str, environment: str, changes: ChangeSet, place: str, findings: Sequence[Finding]
 ) -> None:
@@ -32,24 +54,28 @@ def planned_changes(
     _page([application, environment, "plan"], description, page)
 
 
+@_deciding_nothing
 def requests(application: str, environment: str, proof: Evidence, traffic: Traffic) -> None:
     """What became of the requests that were sent during a rollout."""
     key = [application, environment, proof.gate, _unless_passed(proof)]
     _page(key, proof.summary, markdown.requests(proof, traffic))
 
 
+@_deciding_nothing
 def pipeline_difference(application: str, name: str, diff: str) -> None:
     """How the commit's pipeline file differs from the served one."""
     description = f"{name} in the commit differs from the served one, which the run uses"
     _page([application, "pipeline file"], description, markdown.fenced(diff, "diff"))
 
 
+@_deciding_nothing
 def failure(application: str, environment: str, report: Report) -> None:
     """Why a rollout failed."""
     description = report.problems[0].summary if report.problems else report.summary
     _page([application, environment, "rollout failed"], description, markdown.problems(report))
 
 
+@_deciding_nothing
 def outcome(record: Record) -> None:
     """What became of a release in an environment."""
     description = f"{record.environment}: {record.release_id} is {record.state.value}"
@@ -63,6 +89,7 @@ class Progress:
         self._key = _key([application, environment, "rollout"])
         self._artifact: UUID | None = None
 
+    @_deciding_nothing
     def show(self, report: Report) -> None:
         """Show the report as it is now."""
         if not _in_a_run():

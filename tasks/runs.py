@@ -24,12 +24,18 @@ _COMMIT = "commit:"
 
 
 def tag(*tags: str) -> None:
-    """Add tags to the current flow run: people filter by application, environment and commit."""
+    """Add tags to the current flow run: people filter by application, environment and commit.
+
+    Where Prefect's server does not answer, the run goes on without them.
+    """
     if flow_run.id is None:
         return
-    with get_client(sync_client=True) as client:
-        run = client.read_flow_run(UUID(flow_run.id))
-        client.update_flow_run(run.id, tags=sorted({*run.tags, *tags}))
+    try:
+        with get_client(sync_client=True) as client:
+            run = client.read_flow_run(UUID(flow_run.id))
+            client.update_flow_run(run.id, tags=sorted({*run.tags, *tags}))
+    except Exception as error:  # noqa: BLE001  whatever the server's client may raise
+        log().warning("the run is not tagged with %s: %s", ", ".join(tags), error)
 
 
 def supersede_older(pipeline: Pipeline, commit: Commit) -> None:

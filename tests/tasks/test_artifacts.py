@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 from prefect.client.orchestration import get_client
 
@@ -85,6 +86,52 @@ def test_outside_of_a_run_there_are_no_pages(prefect_server: None) -> None:
             create()
         artifacts.Progress("shop", "staging").show(report())
         assert len(client.read_artifacts()) == before
+
+
+@pytest.fixture
+def without_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefect's server is away."""
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise httpx.ConnectError("connection refused")
+
+    monkeypatch.setattr(artifacts, "create_markdown_artifact", unreachable)
+    monkeypatch.setattr(artifacts, "create_progress_artifact", unreachable)
+
+
+@pytest.mark.usefixtures("without_a_server")
+@pytest.mark.parametrize("create", [create for _, _, create in PAGES], ids=[key for key, _, _ in PAGES])
+def test_i4_a_page_that_prefects_server_does_not_take_is_a_warning_and_ends_nothing(
+    run: Callable[[Callable[[], Any]], Run], create: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    played = run(create)
+    assert played.result is None
+    assert played.artifacts == []
+    assert "a page of this run is missing: connection refused" in caplog.text
+
+
+@pytest.mark.usefixtures("without_a_server")
+def test_i4_progress_that_cannot_be_shown_is_a_warning_and_is_shown_later(
+    run: Callable[[Callable[[], Any]], Run], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    progress = artifacts.Progress("shop", "staging")
+
+    def watch() -> None:
+        progress.show(report(Phase.PROGRESSING))
+        monkeypatch.undo()
+        progress.show(report())
+
+    (bar,) = run(watch).artifacts
+    assert (bar.key, bar.data) == ("shop-staging-rollout", 100)
+    assert "a page of this run is missing: connection refused" in caplog.text
+
+
+def test_a_page_that_cannot_be_made_is_a_warning_too(
+    run: Callable[[Callable[[], Any]], Run], caplog: pytest.LogCaptureFixture
+) -> None:
+    not_a_record: Any = None
+    assert run(lambda: artifacts.outcome(not_a_record)).artifacts == []
+    assert "a page of this run is missing: 'NoneType'" in caplog.text
 
 
 def test_progress_is_one_bar_that_moves(run: Callable[[Callable[[], Any]], Run]) -> None:

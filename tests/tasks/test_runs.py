@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
 
+import httpx
 import pytest
 from prefect import flow, tags
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -11,6 +12,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Running, Suspended
 
 from prefect_cd.release.model import Commit
+from prefect_cd.tasks import runs
 from prefect_cd.tasks.runs import supersede_older, tag
 from tests.tasks.conftest import Run
 from tests.tasks.examples import GitRepository, pipeline
@@ -59,6 +61,22 @@ def test_a_run_is_tagged_besides_the_tags_that_it_has(run: Callable[[Callable[[]
 
 def test_outside_of_a_run_there_is_nothing_to_tag() -> None:
     tag("application:shop")
+
+
+def test_a_run_that_prefects_server_does_not_tag_goes_on(
+    run: Callable[[Callable[[], Any]], Run], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unreachable(**_: object) -> None:
+        raise httpx.ConnectError("connection refused")
+
+    def work() -> None:
+        monkeypatch.setattr(runs, "get_client", unreachable)
+        tag("application:shop")
+
+    played = run(work)
+    assert played.state.is_completed()
+    assert played.tags == []
+    assert "not tagged with application:shop: connection refused" in caplog.text
 
 
 def test_i8_an_older_release_that_waits_is_ended_and_says_by_which_commit(
