@@ -25,6 +25,7 @@ from prefect_cd.pipeline.models import Pipeline
 
 RECOVER_EVERY = timedelta(minutes=10)
 _POLL_SECONDS = 0.5
+_PRIVATE = 0o077  # umask: what runs write, such as Prefect's results, is for this user only
 _RUNS_AT_ONCE = 10
 _LOGGERS = "PREFECT_LOGGING_EXTRA_LOGGERS"  # Prefect shows the lines of these loggers in the log of a run
 
@@ -51,6 +52,7 @@ def serve(files: Sequence[Path]) -> None:
     os.environ[PIPELINES] = os.pathsep.join(str(path.resolve()) for path in files)
     loggers = [name for name in os.environ.get(_LOGGERS, "").split(",") if name]
     os.environ[_LOGGERS] = ",".join([*loggers, "prefect_cd"])
+    os.umask(_PRIVATE)  # inherited, too
     deployments = [deployment for pipeline in pipelines for deployment in deployments_of(pipeline)]
     run_starter.install()
     with BackgroundJobs([pipeline.application for pipeline in pipelines]):

@@ -18,7 +18,7 @@ from prefect_cd.manifests.load import Manifest, load
 from prefect_cd.manifests.prepare import pin_image
 from prefect_cd.pipeline.models import Environment, Pipeline
 from prefect_cd.release.image import choose_builder, find_image
-from prefect_cd.release.model import BuiltImage, Commit, Result
+from prefect_cd.release.model import BuiltImage, Commit, Result, digest_of
 from prefect_cd.tasks import workspace
 from prefect_cd.tasks.connection import CONNECTIONS
 from prefect_cd.tasks.stage import PERSISTED, RETRIES, log
@@ -41,11 +41,14 @@ _NEEDED_BY_GATES = (
 
 
 class Preflight(Result):
-    """What preflight found, so that no later stage asks again."""
+    """What preflight found, so that no later stage asks again.
+
+    Prefect keeps it on the disk until a run that waits is resumed, so it holds no manifest: a Secret may be among them.
+    """
 
     image: BuiltImage | None = Field(description="the commit's image, where the registry has it already")
     builder: str | None = Field(description="what will build the image; None where it is there")
-    manifests: dict[str, tuple[Manifest, ...]] = Field(description="environment -> its objects, as the commit has them")
+    digest: str = Field(description="of the manifests that were checked, of all environments")
 
 
 @task(name="preflight", task_run_name="preflight", **PERSISTED, **RETRIES)
@@ -67,9 +70,7 @@ def preflight(pipeline: Pipeline, commit: Commit) -> Preflight:
         checkout_path(tree, check.directory, check.name)
     for environment in pipeline.environments:
         _check_suites(environment, tree)
-    manifests = {
-        environment.name: _read_manifests(pipeline, environment, tree) for environment in pipeline.environments
-    }
+    manifests = read_manifests(pipeline, tree)
     targets = [Target.of(pipeline, environment.name) for environment in pipeline.environments]
 
     async def check_clusters() -> list[BaseException | None]:
@@ -79,7 +80,21 @@ def preflight(pipeline: Pipeline, commit: Commit) -> Preflight:
     for error in CONNECTIONS.run(check_clusters):  # of several, the first in the pipeline's order
         if error:
             raise error
-    return Preflight(image=image, builder=builder.name if builder else None, manifests=manifests)
+    return Preflight(image=image, builder=builder.name if builder else None, digest=digest_of_manifests(manifests))
+
+
+def read_manifests(pipeline: Pipeline, tree: Path) -> dict[str, tuple[Manifest, ...]]:
+    """Every environment's objects, as the checkout `tree` has them.
+
+    Raises:
+        InvalidManifest: a file cannot be read as objects, or no container of an environment uses the pipeline's image.
+    """
+    return {environment.name: _manifests_of(pipeline, environment, tree) for environment in pipeline.environments}
+
+
+def digest_of_manifests(manifests: dict[str, tuple[Manifest, ...]]) -> str:
+    """Identity of what was read, 64 hex digits."""
+    return digest_of({name: [manifest.item for manifest in items] for name, items in manifests.items()})
 
 
 def _check_suites(environment: Environment, tree: Path) -> None:
@@ -90,8 +105,7 @@ def _check_suites(environment: Environment, tree: Path) -> None:
             log().info("%s will use %s", gate.name, find_browser())
 
 
-def _read_manifests(pipeline: Pipeline, environment: Environment, tree: Path) -> tuple[Manifest, ...]:
-    """The environment's objects; refuses a set in which no container uses the pipeline's image."""
+def _manifests_of(pipeline: Pipeline, environment: Environment, tree: Path) -> tuple[Manifest, ...]:
     manifests = load(tree / environment.manifests, tree)
     unbuilt = BuiltImage(name=pipeline.image.name, digest=_UNBUILT, built=False)
     pin_image([manifest.item for manifest in manifests], unbuilt, where=environment.manifests)

@@ -1,30 +1,44 @@
 """Stage: from a commit and its image to a release."""
 
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
+from prefect_cd.errors import ContentChanged
 from prefect_cd.manifests.prepare import pin_image
 from prefect_cd.pipeline.models import Pipeline
 from prefect_cd.release.model import BuiltImage, Commit, Release
-from prefect_cd.tasks.preconditions import Preflight
-from prefect_cd.tasks.stage import PERSISTED, log
+from prefect_cd.tasks import workspace
+from prefect_cd.tasks.preconditions import Preflight, digest_of_manifests, read_manifests
+from prefect_cd.tasks.stage import log
 
 
-@task(name="render manifests", task_run_name="render manifests", **PERSISTED)
+@task(name="render manifests", task_run_name="render manifests", cache_policy=NO_CACHE, persist_result=False)
 def render(pipeline: Pipeline, commit: Commit, image: BuiltImage, checked: Preflight) -> Release:
     """Every environment's manifests with the image pinned to its digest.
+
+    They are read anew from a clean checkout, also when a run is resumed: a Secret may be among them, and what Prefect
+    keeps for a resumed run is readable on its disk.
 
     Args:
         pipeline: the pipeline; a release has the manifests of all its environments.
         commit: what is released.
         image: the commit's image.
-        checked: the manifests as preflight read and checked them.
+        checked: what preflight checked; only the same manifests are released.
 
     Raises:
         InvalidManifest: no container of an environment uses the image.
+        ContentChanged: the checkout no longer has the manifests that preflight checked.
     """
+    manifests = read_manifests(pipeline, workspace.tree(pipeline.source, commit, clean=True))
+    if digest_of_manifests(manifests) != checked.digest:
+        raise ContentChanged(
+            f"the manifests of {commit.short} are no longer those that preflight checked",
+            hint="start the release again; a build that writes into its own checkout, or another version of "
+            "kustomize on this machine, can change them",
+        )
     rendered = {
         environment.name: pin_image(
-            [manifest.item for manifest in checked.manifests[environment.name]], image, where=environment.manifests
+            [manifest.item for manifest in manifests[environment.name]], image, where=environment.manifests
         )
         for environment in pipeline.environments
     }

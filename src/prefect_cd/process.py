@@ -26,6 +26,7 @@ _LINE_LENGTH = 8192  # a longer line comes in pieces, so that output without new
 _MOST_STDOUT = 64 * 2**20  # bytes kept when standard output is asked for in full
 _MOST_STDIN = select.PIPE_BUF  # bytes that fit into an empty pipe everywhere, so that writing them never waits
 _GRACE = timedelta(seconds=5)
+_UMASK = 0o022  # a builder copies the modes of a checkout's files into the image, and pods must be able to read them
 _POLL = 0.05  # seconds between two checks of a silent program: it may have ended while a child keeps its output open
 _LAST_OUTPUT = 0.5  # seconds for reading the last output of a program that has ended
 
@@ -82,9 +83,10 @@ def run(
     """Run a program to its end and pass on its lines as they come.
 
     There is no shell, standard input ends after `stdin`, and the program gets a session of its own, so that it
-    cannot ask questions on a terminal. The whole process group gets SIGTERM and, five seconds later, SIGKILL when the
-    time limit is over, when the program has ended but its children have not, and when any exception interrupts the
-    caller (Prefect cancels with a BaseException). Only a child that created a session of its own escapes.
+    cannot ask questions on a terminal. Files that it makes have the usual modes, whatever our own umask is. The
+    whole process group gets SIGTERM and, five seconds later, SIGKILL when the time limit is over, when the program
+    has ended but its children have not, and when any exception interrupts the caller (Prefect cancels with a
+    BaseException). Only a child that created a session of its own escapes.
 
     Args:
         command: program and arguments.
@@ -234,6 +236,7 @@ def _start(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE if separate_stdout else subprocess.STDOUT,
             start_new_session=True,
+            umask=_UMASK,
             bufsize=0,
         )
     except OSError as error:

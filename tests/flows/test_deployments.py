@@ -1,12 +1,16 @@
 """The deployments that `serve` registers, and what the command `prefect-cd` prints."""
 
 import json
+import os
+import stat
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from prefect_cd.deployments import serve as module
 from prefect_cd.deployments.cli import main
 from prefect_cd.deployments.serve import deployments_of, serve
 from prefect_cd.errors import Invalid, InvalidPipeline
@@ -54,6 +58,26 @@ def test_serving_without_a_server_says_how_to_start_one(pipeline_file: Path) -> 
     ):
         serve([pipeline_file])
     assert "prefect server start" in caught.value.hint
+
+
+def test_i7_what_the_runs_of_a_served_pipeline_write_is_for_their_user_only(
+    pipeline_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def serving(*_: object, **__: object) -> None:
+        (tmp_path / "result").touch()
+
+    monkeypatch.setattr(module, "prefect_serve", serving)
+    monkeypatch.setattr(module, "BackgroundJobs", lambda _: nullcontext())
+    monkeypatch.setattr(module.run_starter, "install", lambda: True)
+    monkeypatch.setenv("PREFECT_LOGGING_EXTRA_LOGGERS", "")
+    monkeypatch.setenv("PREFECT_CD_PIPELINES", "")
+    usual = os.umask(0o022)
+    try:
+        with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:4200/api"}):
+            serve([pipeline_file])
+    finally:
+        os.umask(usual)
+    assert stat.filemode((tmp_path / "result").stat().st_mode) == "-rw-------"
 
 
 def test_check_prints_the_plan_and_exits_with_0(pipeline_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from tests.tasks.examples import GitRepository, commit, image, pipeline
 
 
 def preflight(*, existing: BuiltImage | None = None, builder: str | None = None) -> Preflight:
-    return Preflight(image=existing, builder=builder, manifests={})
+    return Preflight(image=existing, builder=builder, digest="")
 
 
 class Building:

@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 
 from prefect_cd.errors import ClusterUnreachable, Forbidden, InvalidManifest, MissingSuite, MissingTool
-from prefect_cd.kube.objects import Object
 from prefect_cd.pipeline.models import Check, Environment, Gate, HttpCheck, Pipeline
 from prefect_cd.release.image import Builder
 from prefect_cd.release.model import BuiltImage
 from prefect_cd.tasks import preconditions
-from prefect_cd.tasks.preconditions import Preflight, preflight
+from prefect_cd.tasks.preconditions import Preflight, preflight, read_manifests
 from tests.tasks.examples import GitRepository, as_yaml, config_map, deployment, image, pipeline
 from tests.unit.fake_api import FakeApi
 
@@ -52,15 +51,19 @@ def with_settings(environment: Environment, **settings: Any) -> Environment:  # 
     return environment.model_copy(update=settings)
 
 
-def items(checked: Preflight, environment: str = "staging") -> list[Object]:
-    return [manifest.item for manifest in checked.manifests[environment]]
+def test_every_environments_objects_are_read_with_the_line_that_they_stand_in(
+    repository: GitRepository, environment: Environment
+) -> None:
+    repository.commit(FILES)
+    manifests = read_manifests(pipeline(environment, repository=repository.path), repository.path)["staging"]
+    assert [manifest.item for manifest in manifests] == [deployment(), config_map(greeting="hello")]
+    assert [manifest.where for manifest in manifests] == ["k8s/shop.yaml:1", "k8s/shop.yaml:18"]
 
 
 def test_i9_a_good_commit_passes_and_nothing_is_written(play: Callable[..., Preflight], api: FakeApi) -> None:
     checked = play()
     assert (checked.image, checked.builder) == (None, "buildah")
-    assert items(checked) == [deployment(), config_map(greeting="hello")]
-    assert [manifest.where for manifest in checked.manifests["staging"]] == ["k8s/shop.yaml:1", "k8s/shop.yaml:18"]
+    assert len(checked.digest) == 64
     assert api.writes == []
     assert sum("dryRun" in query for _, query in api.requests) == 2
 
@@ -185,7 +188,7 @@ def test_i10_what_an_earlier_stage_changed_in_the_checkout_is_not_read(
 ) -> None:
     settings: Pipeline = pipeline(environment, repository=repository.path)
     commit = repository.commit(FILES)
-    preflight.fn(settings, commit)
+    checked = preflight.fn(settings, commit)
     manifest = home / commit.sha[:12] / "k8s" / "shop.yaml"
     manifest.write_text(as_yaml(deployment(reference="example.org/mine")))
-    assert items(preflight.fn(settings, commit))[0] == deployment()
+    assert preflight.fn(settings, commit) == checked

@@ -108,7 +108,7 @@ def test_a_stage_that_writes_or_asks_a_cluster_is_retried_and_a_test_and_a_whole
 def test_results_that_cost_time_or_decide_are_persisted_and_those_about_an_environment_are_not() -> None:
     named = {name: stage for name in tasks.__all__ if isinstance(stage := getattr(tasks, name), Task)}
     assert {name for name, stage in named.items() if stage.persist_result} == {
-        *("build", "compare_pipeline_file", "deploy", "preflight", "render", "resolve", "run_check"),
+        *("build", "compare_pipeline_file", "deploy", "preflight", "resolve", "run_check"),
     }
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import stat
 import statistics
 import subprocess
 import sys
@@ -176,6 +177,15 @@ def test_split_standard_output_cannot_fill_the_memory(tmp_path: Path, monkeypatc
 def test_the_environment_is_exactly_the_given_one(tmp_path: Path) -> None:
     finished = run(["/usr/bin/env"], cwd=tmp_path, env={"ONLY": "this"}, timeout=LONG)
     assert finished.output == "ONLY=this"
+
+
+def test_files_of_a_program_have_the_usual_modes_whatever_our_own_umask_is(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        sh("touch file", tmp_path)
+    finally:
+        os.umask(before)
+    assert stat.filemode((tmp_path / "file").stat().st_mode) == "-rw-r--r--"
 
 
 def test_the_program_is_looked_for_on_the_given_path(tmp_path: Path) -> None:
