@@ -14,6 +14,9 @@ from prefect_cd.tasks.stage import PERSISTED, RETRIES, live, log
 def build(pipeline: Pipeline, commit: Commit, checked: Preflight) -> BuiltImage:
     """The commit's image in the registry, by digest; builds nothing where preflight found it.
 
+    Of several runs of a commit on one machine, one builds, and the others wait and take its image: two builds of one
+    commit would have two digests, and would be two releases.
+
     Args:
         pipeline: how the image is built.
         commit: what is built.
@@ -29,7 +32,11 @@ def build(pipeline: Pipeline, commit: Commit, checked: Preflight) -> BuiltImage:
         log().info("found %s, nothing to build", checked.image.reference)
         return checked.image
     builder = image.builder_named(checked.builder or "")
-    tree = workspace.tree(pipeline.source, commit, clean=True)
-    built = image.build(pipeline.image, commit, tree, builder, on_line=live())
+    with workspace.alone(f"build {pipeline.image.name}:{commit.sha}"):
+        if existing := image.find_image(pipeline.image, commit):
+            log().info("another run has built %s", existing.reference)
+            return existing
+        tree = workspace.tree(pipeline.source, commit, clean=True)
+        built = image.build(pipeline.image, commit, tree, builder, on_line=live())
     log().info("built %s", built.reference)
     return built

@@ -1,10 +1,14 @@
 """Files of a run on the worker's disk: the checkout, made when a stage needs it, and the evidence of gates.
 
-A run that resumes on another machine makes its own.
+A run that resumes on another machine makes its own. Runs on one machine share lock files only.
 """
 
+import fcntl
+import hashlib
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from prefect.blocks.core import Block
@@ -21,7 +25,7 @@ _RUNS_KEPT = 20
 
 def folder() -> Path:
     """The folder of the current flow run (or `no-run`); removes all but the newest twenty."""
-    runs = Path(os.environ.get("PREFECT_CD_HOME") or "~/.cache/prefect-cd").expanduser() / "runs"
+    runs = _home() / "runs"
     mine = runs / str(flow_run.id or "no-run")
     if not mine.exists():
         mine.mkdir(parents=True)
@@ -29,6 +33,37 @@ def folder() -> Path:
         for folder_of_a_run in old:
             shutil.rmtree(folder_of_a_run, ignore_errors=True)
     return mine
+
+
+def _home() -> Path:
+    return Path(os.environ.get("PREFECT_CD_HOME") or "~/.cache/prefect-cd").expanduser()
+
+
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Wait until no other run of this user on this machine is in a block of this name, and keep them out of it.
+
+    The kernel releases the lock of a process that dies.
+    """
+    path = _home() / "locks" / hashlib.sha256(name.encode()).hexdigest()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_open_at(path, file.fileno()):  # its last holder removed it while we waited
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_open_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def repository(settings: SourceSettings) -> git_module.Repository:

@@ -1,6 +1,8 @@
 """Files of a run: its folder, its checkouts, and the credentials that they are fetched with."""
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,35 @@ def test_a_clean_tree_has_nothing_of_earlier_stages(repository: GitRepository) -
     workspace.tree(settings(repository), commit, clean=True)
     assert not (tree / "built").exists()
     assert (tree / "app").read_text() == "1"
+
+
+def test_blocks_of_one_name_wait_for_each_other_and_leave_no_file(home: Path) -> None:
+    inside, most = 0, 0
+
+    def enter(_: int) -> None:
+        nonlocal inside, most
+        with workspace.alone("build shop:1"):
+            inside += 1
+            most = max(most, inside)
+            time.sleep(0.01)
+            inside -= 1
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(enter, range(24)))
+    assert most == 1
+    assert list((home.parents[1] / "locks").iterdir()) == []
+
+
+def test_blocks_of_other_names_do_not_wait_and_an_error_ends_the_block(home: Path) -> None:
+    with (
+        workspace.alone("build shop:1"),
+        workspace.alone("build shop:2"),
+        pytest.raises(ZeroDivisionError),
+        workspace.alone("build shop:3"),
+    ):
+        raise ZeroDivisionError
+    with workspace.alone("build shop:3"):
+        assert len(list((home.parents[1] / "locks").iterdir())) == 1
 
 
 def test_checkouts_are_removed_and_evidence_stays(repository: GitRepository) -> None:
