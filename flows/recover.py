@@ -1,8 +1,8 @@
 """The flow `recover`: find rollouts that were interrupted, and restore the known-good.
 
 It runs on a schedule, when `serve` starts, and when a run crashed or was cancelled. None of these alone is enough: a
-dead server sends no event, a dead runner calls no hook. A release that comes first restores nothing: it marks the
-interrupted rollout as failed and rolls its own version out (`tasks/record.py`).
+dead server sends no event, a dead runner calls no hook. A release that comes first repairs first
+(`tasks/deployment.py`).
 """
 
 from typing import Any

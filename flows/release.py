@@ -19,6 +19,7 @@ from prefect_cd.pipeline.models import Pipeline
 from prefect_cd.release.model import Release
 from prefect_cd.tasks import Target
 from prefect_cd.tasks.changes import refuse_blocked
+from prefect_cd.tasks.deployment import deployed_by_this_run, repair
 from prefect_cd.tasks.runs import supersede_older, tag
 from prefect_cd.tasks.stage import log
 
@@ -64,6 +65,8 @@ def prepare(pipeline: Pipeline, revision: str, file: Path) -> tuple[Release, lis
 
 def promote(pipeline: Pipeline, target: Target, candidate: Release, evidence: list[Evidence]) -> tuple[Evidence, ...]:
     """One environment: ask for an approval where the pipeline wants one, and deploy."""
+    if done := deployed_by_this_run(target, candidate):  # before this run waited for an approval
+        return done.evidence
     note = ""
     while True:
         decision = ask(pipeline, target, candidate, evidence, note) if target.environment.approval else None
@@ -75,7 +78,11 @@ def promote(pipeline: Pipeline, target: Target, candidate: Release, evidence: li
 
 
 def ask(pipeline: Pipeline, target: Target, candidate: Release, evidence: list[Evidence], note: str) -> Decision | None:
-    """The decision of an approver; None when the environment runs the candidate already."""
+    """The decision of an approver; None when the environment runs the candidate already.
+
+    What an interrupted rollout left is repaired first: nobody should be asked about a half environment.
+    """
+    repair(pipeline, target)
     planned = tasks.plan(target, candidate)
     if planned.already_runs:
         return None

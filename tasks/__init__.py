@@ -14,7 +14,7 @@ from prefect_cd.tasks.image import build
 from prefect_cd.tasks.lock import hold_lock
 from prefect_cd.tasks.objects import Applied, apply, prune
 from prefect_cd.tasks.preconditions import Preflight, preflight
-from prefect_cd.tasks.record import find_record, read_state, record_outcome, record_start
+from prefect_cd.tasks.record import Started, find_record, read_state, record_outcome, record_start
 from prefect_cd.tasks.release import render
 from prefect_cd.tasks.rollout import watch_rollout, watch_soak
 from prefect_cd.tasks.source import compare_pipeline_file, resolve
@@ -26,6 +26,7 @@ __all__ = [
     "Deployed",
     "Plan",
     "Preflight",
+    "Started",
     "Target",
     "Version",
     "apply",

@@ -25,7 +25,7 @@ from prefect_cd.pipeline.models import Approval, Pipeline
 from prefect_cd.pipeline.types import duration_text
 from prefect_cd.release.model import Release
 from prefect_cd.tasks import markdown
-from prefect_cd.tasks.changes import Plan, commits_between
+from prefect_cd.tasks.changes import Plan, commits_between, refuse_blocked
 from prefect_cd.tasks.stage import log
 
 GRACE = timedelta(minutes=10)
@@ -54,9 +54,11 @@ def approve(
         note: why the question is asked again.
 
     Raises:
+        EnvironmentFrozen, Superseded: `deploy` would refuse the release; nobody is asked.
         Rejected: the answer is no.
         Expired: there was no answer in time.
     """
+    refuse_blocked(pipeline, release, planned)
     target = planned.target
     settings = target.environment.approval or Approval()
     prefix = f"approve-{target.name}-"

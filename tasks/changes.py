@@ -5,7 +5,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
 from prefect_cd.environment.apply import ChangeSet, compute_changes, unowned_objects
-from prefect_cd.environment.eligibility import EnvironmentState, blocked_by, content_digest
+from prefect_cd.environment.eligibility import EnvironmentState, blocked_by, content_digest, frozen_problem
 from prefect_cd.environment.ownership import namespace_exists
 from prefect_cd.environment.records import Record, RecordStore
 from prefect_cd.errors import UnknownRevision
@@ -29,7 +29,7 @@ class Plan(Result):
     changes: ChangeSet
     state: EnvironmentState
     unowned: tuple[Object, ...] = Field(
-        description="live objects that are not ours yet, where the environment takes them over for the first time"
+        description="live objects that are not ours yet and that the first release takes over"
     )
     findings: tuple[Finding, ...] = Field(description="what in the objects may lose requests during the rollout")
     server: str
@@ -37,8 +37,9 @@ class Plan(Result):
 
     @property
     def running(self) -> Record | None:
-        """What runs there, as far as the records say."""
-        return self.state.known_good
+        """What runs there, as far as the records say; None where that is nothing."""
+        known_good = self.state.known_good
+        return known_good if known_good and known_good.objects else None
 
     @property
     def force(self) -> bool:
@@ -81,8 +82,8 @@ def plan(target: Target, version: Version) -> Plan:
     for finding in planned.findings:
         log().warning("%s: %s. Fix: %s", finding.where, finding.summary, finding.fix)
     log().info("%s: %s", target.name, planned.changes)
-    if planned.running is None:
-        log().info("%s has no known-good yet: if this release fails, there is nothing to roll back to", target.name)
+    if planned.running is None and isinstance(version, Release):
+        log().info("nothing runs in %s yet: if this release fails, what it adds is removed again", target.name)
     return planned
 
 
@@ -97,7 +98,7 @@ async def _plan(cluster: Cluster, target: Target, version: Version) -> Plan:
         force=take_over or isinstance(version, Record),
         known_kinds=state.known_kinds,
     )
-    first = take_over and state.newest is None
+    first = take_over and state.known_good is None
     return Plan(
         target=target,
         version=version,
@@ -125,6 +126,8 @@ def refuse_blocked(pipeline: Pipeline, release: Release, planned: Plan) -> None:
     Raises:
         EnvironmentFrozen, Superseded: see `eligibility.blocked_by`.
     """
+    if frozen := frozen_problem(planned.state):  # before git is asked, which may be away
+        raise frozen
     running = planned.running
     older = None
     if running and running.commit and running.commit.sha != release.commit.sha:

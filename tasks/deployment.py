@@ -1,19 +1,25 @@
 """Stages: a release into an environment, and back out of it: rollback and recovery.
 
 Each holds the environment's lock from its first read to its last write. The order of the writes makes recovery
-possible: the record is in the cluster before the first object is written (I2). If something fails after that, the same
-process rolls back; if the process is killed, the next one finds the record (I4).
+possible: the record is in the cluster before the first object is written (I2). If anything fails after that, the same
+process goes back; if the process is killed or cancelled, the next one finds the record (I4): recovery, or the next
+release, which repairs before it looks at anything else.
+
+The way back needs the cluster and nothing else: no repository, no gate, and not Prefect's server.
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
-from prefect import task
+from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
+from typing_extensions import ParamSpec
 
+from prefect_cd.environment.apply import HOLDS_DATA
+from prefect_cd.environment.eligibility import frozen_problem, withdrawn_problem
 from prefect_cd.environment.lease import TAKEOVER_WAIT, Lock
-from prefect_cd.environment.records import Decision, Record, State
+from prefect_cd.environment.records import NOTHING, Decision, Record, State, baseline
 from prefect_cd.errors import (
-    ClusterUnreachable,
     DeliveryError,
     EnvironmentBusy,
     Errored,
@@ -22,27 +28,34 @@ from prefect_cd.errors import (
     RolledBack,
 )
 from prefect_cd.gates.evidence import Evidence
+from prefect_cd.kube.resources import Ref
 from prefect_cd.pipeline.models import Pipeline
 from prefect_cd.release.model import Release, Result
+from prefect_cd.rollout.watch.report import Report
 from prefect_cd.tasks.changes import Plan, plan, refuse_blocked
 from prefect_cd.tasks.gate import run_gate
 from prefect_cd.tasks.lock import hold_lock
-from prefect_cd.tasks.objects import apply, prune
+from prefect_cd.tasks.objects import Applied, apply, prune
 from prefect_cd.tasks.record import (
+    Started,
     find_record,
+    own_record,
     read_state,
     record_outcome,
     record_start,
     recorded_evidence,
-    withdraw,
 )
 from prefect_cd.tasks.rollout import watch_rollout, watch_soak
-from prefect_cd.tasks.stage import PERSISTED, log
+from prefect_cd.tasks.stage import log
 from prefect_cd.tasks.target import Target, id_of
 from prefect_cd.tasks.traffic import probe
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 _read_state_once = read_state.with_options(retries=0)
 """Without retries: the schedule starts the next recovery anyway, and retrying runs would pile up in an outage."""
+_run_gate_once = run_gate.with_options(retries=0)
+"""After a rollback: the environment is whole, and others wait for its lock."""
 
 
 class Deployed(Result):
@@ -54,13 +67,13 @@ class Deployed(Result):
     evidence: tuple[Evidence, ...]
 
 
-@task(name="deploy", task_run_name="deploy to {target.name}", **PERSISTED)
+@task(name="deploy", task_run_name="deploy to {target.name}", cache_policy=NO_CACHE)
 def deploy(pipeline: Pipeline, target: Target, release: Release, decision: Decision | None = None) -> Deployed:
     """Bring a release into an environment; when it fails there, restore the known-good.
 
-    Holds the lock, refuses a frozen environment and an older commit, writes the record, rolls out, runs the gates, and
-    records the outcome, so that a flow that calls it has the invariants I2 to I6. That every gate before has passed
-    (I1) is for the flow to ensure: nothing here looks at other environments.
+    Holds the lock, repairs what an interrupted rollout left, refuses a frozen environment and an older commit, writes
+    the record, rolls out, runs the gates, and records the outcome, so that a flow that calls it has the invariants I2
+    to I6. That every gate before has passed (I1) is for the flow to ensure: nothing here looks at other environments.
 
     Args:
         pipeline: its repository contains the suites and commands of the gates.
@@ -73,19 +86,44 @@ def deploy(pipeline: Pipeline, target: Target, release: Release, decision: Decis
         ContentChanged: nothing was written; ask for the approval again.
         RolledBack: it failed, and the environment is whole again.
         RollbackFailed: it failed, and so did the rollback.
-        DeliveryError: any other. It failed before the first write; or there was nothing to roll back to, or the
-            pipeline file says `rollback: never`; or the lock or the cluster was lost, and recovery does the rest.
+        DeliveryError: any other. It failed before the first write; or the pipeline file says `rollback: never`; or the
+            lock or the cluster was lost, and recovery does the rest.
     """
     with hold_lock(target) as lock:
+        _repair_first(pipeline, target, lock)
         planned = plan(target, release)
         if planned.already_runs and planned.running:
             log().info("%s runs %s already", target.name, release.id)
             return _deployed(planned.running, recorded_evidence(planned.running))
+        refuse_withdrawn(target, release)
         refuse_blocked(pipeline, release, planned)
-        record = record_start(planned, lock, decision)
-        evidence = _roll_out_or_restore(pipeline, planned, record, lock)
-        record_outcome(target, record, State.KNOWN_GOOD, lock, evidence=evidence)
-    return _deployed(record, evidence)
+        started = record_start(planned, lock, decision)
+        evidence = _roll_out_or_restore(pipeline, planned, started, lock)
+    return _deployed(started.record, evidence)
+
+
+def deployed_by_this_run(target: Target, release: Release) -> Deployed | None:
+    """What `deploy` returned earlier in this run, by the environment's records; None when there was nothing yet.
+
+    A run that was resumed after an approval starts from the top: the records decide what became of its release.
+
+    Raises:
+        Superseded: a rollback has withdrawn it since.
+    """
+    own = refuse_withdrawn(target, release)
+    return _deployed(own, recorded_evidence(own)) if own else None
+
+
+def refuse_withdrawn(target: Target, release: Release) -> Record | None:
+    """The record with which this run brought the release in before, if there is one.
+
+    Raises:
+        Superseded: a rollback has withdrawn it since; the run must not bring it in again.
+    """
+    own = own_record(target, release)
+    if error := withdrawn_problem(target.name, release, own):
+        raise error
+    return own
 
 
 @task(name="roll back", task_run_name="roll back {target.name}", cache_policy=NO_CACHE)
@@ -104,33 +142,59 @@ def rollback(pipeline: Pipeline, target: Target, to: str = "") -> Deployed:
     with hold_lock(target) as lock:
         chosen = find_record(target, to)
         planned = plan(target, chosen)
-        record = record_start(planned, lock)
-        evidence = _roll_out_or_restore(pipeline, planned, record, lock)
-        record_outcome(target, record, State.KNOWN_GOOD, lock, evidence=evidence)
-        withdraw(target, chosen, record, lock)
-    return _deployed(record, evidence)
+        started = record_start(planned, lock)
+        evidence = _roll_out_or_restore(pipeline, planned, started, lock)
+    return _deployed(started.record, evidence)
 
 
 def recover(pipeline: Pipeline, target: Target) -> DeliveryError | None:
     """Restore the known-good where a rollout was interrupted.
 
     Returns:
-        What is wrong with the environment now; None when nothing is, or another process is at work there.
+        What is wrong with the environment now, whatever it is, so that the others are recovered as well; None when
+        nothing is, or another process is at work there.
     """
     try:
-        if _read_state_once(target).interrupted is None:
-            return None
+        state = _read_state_once(target)
+        if state.interrupted is None:
+            return frozen_problem(state)
         with hold_lock(target, wait=TAKEOVER_WAIT) as lock:
-            state = read_state(target)
-            if state.interrupted is None:
-                return None
-            cause = Errored(f"the rollout of {state.interrupted.release_id} was interrupted: its process ended")
-            return restore_known_good(pipeline, target, state.interrupted, state.known_good, lock, cause)
+            return _repair(pipeline, target, lock)
     except EnvironmentBusy as busy:
         log().info("%s; nothing to recover", busy.reason)
         return None
-    except ClusterUnreachable as error:  # returned: the other environments may be on another cluster
-        return error
+    except Exception as error:  # noqa: BLE001  one environment's oddity ends no other one's recovery
+        return _as_delivery_error(error)
+
+
+def repair(pipeline: Pipeline, target: Target) -> None:
+    """Restore the known-good where a rollout was interrupted, before a user is asked about the environment.
+
+    Raises:
+        DeliveryError: the environment is not whole, and `deploy` would refuse it.
+    """
+    if error := recover(pipeline, target):
+        _refuse_unrepaired(target, error)
+
+
+def _repair_first(pipeline: Pipeline, target: Target, lock: Lock) -> None:
+    if error := _repair(pipeline, target, lock):
+        _refuse_unrepaired(target, error)
+
+
+def _refuse_unrepaired(target: Target, error: DeliveryError) -> None:
+    """Raise the error of a repair if the environment is still half or frozen after it."""
+    state = read_state(target)
+    if state.interrupted or state.frozen:
+        raise error
+
+
+def _repair(pipeline: Pipeline, target: Target, lock: Lock) -> DeliveryError | None:
+    state = read_state(target)
+    if state.interrupted is None:
+        return frozen_problem(state)
+    cause = Errored(f"the rollout of {state.interrupted.release_id} was interrupted: its process ended")
+    return restore_known_good(pipeline, target, state.interrupted, state.known_good, lock, cause)
 
 
 def _deployed(record: Record, evidence: Sequence[Evidence]) -> Deployed:
@@ -142,11 +206,36 @@ def _deployed(record: Record, evidence: Sequence[Evidence]) -> Deployed:
     )
 
 
-def _roll_out_or_restore(pipeline: Pipeline, planned: Plan, record: Record, lock: Lock) -> list[Evidence]:
+def _roll_out_or_restore(pipeline: Pipeline, planned: Plan, started: Started, lock: Lock) -> list[Evidence]:
+    """Roll a version out and record it as known-good; whatever fails leads back.
+
+    A cancelled run (a BaseException) has no time to go back: its record stays open, and a recovery is started.
+    """
+    target, record = planned.target, started.record
     try:
-        return roll_out(pipeline, planned, lock)
-    except DeliveryError as error:
-        raise restore_known_good(pipeline, planned.target, record, planned.running, lock, error) from error
+        evidence = roll_out(pipeline, planned, lock)
+    except Exception as error:
+        cause = _as_delivery_error(error)
+        raise restore_known_good(pipeline, target, record, started.base, lock, cause) from error
+    try:
+        record_outcome(target, record, State.KNOWN_GOOD, lock, evidence=evidence)
+    except Exception as error:
+        cause = _as_delivery_error(error)
+        if not _is_known_good(target, record, cause):
+            raise restore_known_good(pipeline, target, record, started.base, lock, cause) from error
+    return evidence
+
+
+def _is_known_good(target: Target, record: Record, error: DeliveryError) -> bool:
+    """Whether a record has this outcome in the cluster although writing it ended with `error`.
+
+    Going back from a record that says known-good would leave a half that no recovery finds, if it were interrupted.
+    """
+    try:
+        known_good = _stage(read_state, target).known_good
+    except Exception:  # noqa: BLE001
+        raise error from None  # either it is known-good and whole, or it is open and recovery finds it
+    return known_good is not None and known_good.number == record.number
 
 
 def roll_out(pipeline: Pipeline, planned: Plan, lock: Lock) -> list[Evidence]:
@@ -170,45 +259,129 @@ def roll_out(pipeline: Pipeline, planned: Plan, lock: Lock) -> list[Evidence]:
 def restore_known_good(
     pipeline: Pipeline, target: Target, record: Record, known_good: Record | None, lock: Lock, error: DeliveryError
 ) -> DeliveryError:
-    """Roll back to the known-good after `error`, record the outcome, and return the error that the run ends with."""
+    """Go back to the known-good after `error`, record the outcome, and return the error that the run ends with.
+
+    First the environment is made whole, which needs neither repository nor gates. Then its gates are run: what they
+    find is evidence, and changes the outcome no more.
+
+    Args:
+        pipeline: its repository contains the suites and commands of the gates.
+        target: the environment.
+        record: of the rollout that failed or was interrupted.
+        known_good: what to go back to; None, as older versions of prefect-cd left it: to an empty environment.
+        lock: held by the caller.
+        error: why.
+    """
     if isinstance(error, LockLost):
         return error  # recovery or the next release finds our record
-    if target.environment.rollback == "never" or known_good is None:
-        why = "the pipeline file says never to roll back" if known_good else "there is nothing to roll back to"
-        error.hint = f"{error.hint}; {target.name} stays as it is: {why}" if error.hint else f"{target.name}: {why}"
-        record_outcome(target, record, State.FAILED, lock, reason=str(error))
+    if target.environment.rollback == "never":
+        why = f"{target.name} stays as it is: the pipeline file says never to roll back"
+        error.hint = f"{error.hint}; {why}" if error.hint else why
+        _stage(record_outcome, target, record, State.FAILED, lock, reason=str(error))
         return error
-    log().warning("%s failed in %s; rolling back to %s", record.release_id, target.name, known_good.release_id)
+    base = known_good or baseline(target.ownership, (), record.started_at)
+    log().warning("%s failed in %s; rolling back to %s", record.release_id, target.name, base.release_id)
     try:
-        roll_out(pipeline, plan(target, known_good), lock)
-    except LockLost as lost:
-        return lost
-    except ClusterUnreachable as unreachable:  # the record keeps the state `started`, which recovery looks for
-        return _left_to_recovery(target, error, unreachable)
-    except DeliveryError as second:
-        return _frozen(target, record, known_good, lock, error, second)
-    record_outcome(target, record, State.ROLLED_BACK, lock, reason=str(error))
+        applied, report = _go_back(target, base, lock)
+        _stage(record_outcome, target, record, State.ROLLED_BACK, lock, reason=str(error))
+    except Exception as second:  # noqa: BLE001
+        return _not_restored(target, record, base, lock, error, _as_delivery_error(second))
+    return _restored(target, record, base, error, _failed_gates(pipeline, applied, report))
+
+
+def _go_back(target: Target, base: Record, lock: Lock) -> tuple[Applied, Report]:
+    """Make the environment whole: apply what `base` has, wait until it runs, and remove what it does not have."""
+    planned = _stage(plan, target, base)
+    with probe(planned):
+        applied = _stage(apply, planned, lock)
+        report = _stage(watch_rollout, applied)
+        _stage(prune, applied, lock)
+    return applied, report
+
+
+def _stage(stage: "Task[_P, _R]", *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    """Run a stage of the way back, without Prefect where its server is away; each of them can be repeated."""
+    try:
+        return stage(*args, **kwargs)
+    except DeliveryError:
+        raise
+    except Exception as error:  # noqa: BLE001  whatever Prefect's client may raise
+        log().warning("%s: %s; once more, without Prefect", stage.name, error)
+        return stage.fn(*args, **kwargs)
+
+
+def _failed_gates(pipeline: Pipeline, applied: Applied, report: Report) -> list[str]:
+    """What the gates say about the environment as it was restored, where they do not pass."""
+    problems: list[str] = []
+    for gate in applied.target.environment.gates if applied.commit else ():
+        try:
+            _run_gate_once(pipeline, applied, report, gate)
+        except Exception as error:  # noqa: BLE001  no gate changes what was restored
+            log().warning("after the rollback, %s did not pass: %s", gate.name, error)
+            problems.append(str(_as_delivery_error(error)))
+    return problems
+
+
+def _restored(
+    target: Target, record: Record, base: Record, error: DeliveryError, gate_problems: Sequence[str]
+) -> RolledBack:
+    now = "is empty again" if base.release_id == NOTHING else f"runs {id_of(base)} again"
+    hints = ["correct the cause, and push; nothing has to be repaired"]
+    if gate_problems:
+        hints = [f"correct the cause, and push; look at {target.name}, too: not all gates pass on what it runs again"]
+    if data := _data_left(record, base):
+        hints.append(f"{', '.join(data)} stayed, because removing it removes data")
     return RolledBack(
-        f"{record.release_id} failed in {target.name}, which runs {id_of(known_good)} again: {error.reason}",
-        detail=str(error),
-        hint="correct the cause, and push; nothing has to be repaired",
+        f"{record.release_id} failed in {target.name}, which {now}: {error.reason}",
+        detail="\n\n".join([str(error), *(f"after the rollback:\n\n{problem}" for problem in gate_problems)]),
+        hint="; ".join(hints),
     )
 
 
-def _left_to_recovery(target: Target, error: DeliveryError, unreachable: ClusterUnreachable) -> DeliveryError:
-    unreachable.detail = f"what failed before:\n\n{error}"
-    unreachable.hint = (
-        f"{target.name} may be between two releases; when its API server answers, `recover/{target.application}` "
-        "restores the known-good; a release that comes first rolls its own version out instead"
+def _data_left(record: Record, base: Record) -> list[str]:
+    """What the record has beyond the base, and a rollback does not remove."""
+    kept = {Ref.of(item) for item in base.objects}
+    holding = (item for item in record.objects if item["kind"] in HOLDS_DATA)
+    return [str(Ref.of(item)) for item in holding if Ref.of(item) not in kept]
+
+
+def _as_delivery_error(error: Exception) -> DeliveryError:
+    """The error as one of ours: we could not find out, whatever it is that nobody expected."""
+    if isinstance(error, DeliveryError):
+        return error
+    log().error("unexpected error", exc_info=error)
+    first_line = str(error).partition("\n")[0]
+    return Errored(
+        f"unexpected {type(error).__name__}: {first_line}",
+        hint="the log has the traceback; is the disk full, does Prefect's server answer? Else report it as a bug",
     )
-    return unreachable
+
+
+def _not_restored(
+    target: Target, record: Record, known_good: Record, lock: Lock, error: DeliveryError, second: DeliveryError
+) -> DeliveryError:
+    """The error of a rollback that ended with `second`; only a definite no freezes the environment."""
+    if isinstance(second, LockLost):
+        return second
+    if isinstance(second, Errored):  # the record keeps the state `started`, which recovery looks for
+        return _left_to_recovery(target, error, second)
+    return _frozen(target, record, known_good, lock, error, second)
+
+
+def _left_to_recovery(target: Target, error: DeliveryError, second: DeliveryError) -> DeliveryError:
+    second.detail = f"what failed before:\n\n{error}"
+    second.hint = (
+        f"{target.name} may be between two releases; `recover/{target.application}`, which runs every 10 minutes, "
+        "restores the known-good, and so does the next release before it begins"
+    )
+    return second
 
 
 def _frozen(
     target: Target, record: Record, known_good: Record, lock: Lock, error: DeliveryError, second: DeliveryError
 ) -> DeliveryError:
     reason = f"{error}\n\nand the rollback to {known_good.release_id} failed:\n\n{second}"
-    record_outcome(target, record, State.ROLLBACK_FAILED, lock, reason=reason)
+    _stage(record_outcome, target, record, State.ROLLBACK_FAILED, lock, reason=reason)
     return RollbackFailed(
         f"{target.name} is neither on {record.release_id} nor back on {known_good.release_id}, and is frozen",
         detail=reason,

@@ -6,26 +6,35 @@ from datetime import datetime, timezone
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
+from pydantic import Field
 
 from prefect_cd.environment.eligibility import EnvironmentState, approval_problem
 from prefect_cd.environment.lease import Lock
+from prefect_cd.environment.ownership import namespace_exists
 from prefect_cd.environment.records import (
     Decision,
     GateResult,
     Record,
     RecordStore,
     State,
+    baseline,
     finished,
     new_record,
-    preexisting_record,
 )
 from prefect_cd.gates.evidence import Evidence, Outcome
 from prefect_cd.kube.client import Cluster
-from prefect_cd.release.model import Release
+from prefect_cd.release.model import Release, Result
 from prefect_cd.tasks import artifacts
 from prefect_cd.tasks.changes import Plan, environment_state
 from prefect_cd.tasks.stage import RETRIES, log
 from prefect_cd.tasks.target import Target
+
+
+class Started(Result):
+    """A rollout that may begin: both records are in the cluster."""
+
+    record: Record = Field(description="of the version that is rolled out")
+    base: Record = Field(description="what to go back to when it fails: the known-good, or the baseline")
 
 
 @task(name="read state", task_run_name="read state of {target.name}", cache_policy=NO_CACHE, **RETRIES)
@@ -53,11 +62,11 @@ def find_record(target: Target, release: str) -> Record:
 
 
 @task(name="record start", task_run_name="record start in {planned.target.name}", cache_policy=NO_CACHE, **RETRIES)
-def record_start(planned: Plan, lock: Lock, decision: Decision | None = None) -> Record:
+def record_start(planned: Plan, lock: Lock, decision: Decision | None = None) -> Started:
     """Write the record of a version before its first object is written.
 
-    A rollout that was interrupted is marked as failed first. Objects that the environment takes over are recorded as
-    a release to roll back to.
+    Before the first release, the baseline is written: the objects that the environment takes over, or nothing. An
+    interrupted rollout, which `deploy` repairs before it comes here, is marked as failed once the new record exists.
 
     Args:
         planned: what will be applied.
@@ -71,21 +80,20 @@ def record_start(planned: Plan, lock: Lock, decision: Decision | None = None) ->
     if problem := approval_problem(planned.target.name, required=required, decision=decision, content=planned.content):
         raise problem
 
-    async def run(cluster: Cluster) -> Record:
+    async def run(cluster: Cluster) -> Started:
         return await _start(cluster, planned, lock, decision)
 
-    record = planned.target.run(run)
-    log().info("record %d of %s is in the cluster", record.number, planned.target.name)
-    return record
+    started = planned.target.run(run)
+    log().info("record %d of %s is in the cluster", started.record.number, planned.target.name)
+    return started
 
 
-async def _start(cluster: Cluster, planned: Plan, lock: Lock, decision: Decision | None) -> Record:
+async def _start(cluster: Cluster, planned: Plan, lock: Lock, decision: Decision | None) -> Started:
     store, now = RecordStore(cluster, planned.target.ownership, lock.epoch), datetime.now(timezone.utc)
-    if interrupted := planned.state.interrupted:
-        reason = "interrupted: its process ended before the rollout did"
-        await store.finish(finished(interrupted, State.FAILED, reason, now), guard=lock.guard)
-    if planned.unowned:
-        await store.start(preexisting_record(planned.target.ownership, planned.unowned, now), guard=lock.guard)
+    base = planned.state.known_good
+    if base is None:
+        base = baseline(planned.target.ownership, planned.unowned, now)
+        base = await store.start_baseline(base, guard=lock.guard)
     record = new_record(
         planned.target.ownership,
         planned.version,
@@ -94,7 +102,11 @@ async def _start(cluster: Cluster, planned: Plan, lock: Lock, decision: Decision
         decision=decision,
         run=flow_run.ui_url or "",
     )
-    return await store.start(record, guard=lock.guard)
+    record = await store.start(record, guard=lock.guard)
+    if interrupted := planned.state.interrupted:
+        reason = f"interrupted: its process ended before the rollout did; {record.release_id} was started over it"
+        await store.finish(finished(interrupted, State.FAILED, reason, now), guard=lock.guard)
+    return Started(record=record, base=base)
 
 
 @task(name="record outcome", task_run_name="record {state.value} in {target.name}", cache_policy=NO_CACHE, **RETRIES)
@@ -114,14 +126,18 @@ def record_outcome(
     return outcome
 
 
-@task(name="withdraw", task_run_name="withdraw newer records in {target.name}", cache_policy=NO_CACHE, **RETRIES)
-def withdraw(target: Target, chosen: Record, record: Record, lock: Lock) -> None:
-    """Mark the releases after `chosen` and before `record`, which restores it: no rollback chooses them unasked."""
+def own_record(target: Target, release: Release) -> Record | None:
+    """The record with which this run brought the release in and that was good; a rollback may have withdrawn it.
 
-    async def run(cluster: Cluster) -> None:
-        await RecordStore(cluster, target.ownership, lock.epoch).withdraw_between(chosen, record, guard=lock.guard)
+    A run that waited for an approval starts again from the top, and what it did before is in the records only.
+    """
 
-    target.run(run)
+    async def run(cluster: Cluster) -> Record | None:
+        if not await namespace_exists(cluster, target.environment.namespace):
+            return None
+        return await RecordStore(cluster, target.ownership).good_record_of_run(str(flow_run.id), release.id)
+
+    return target.run(run) if flow_run.id else None
 
 
 def recorded_evidence(record: Record) -> list[Evidence]:

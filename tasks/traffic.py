@@ -56,12 +56,12 @@ def probe(planned: Plan) -> Iterator[list[Evidence]]:
             yield proved
             sleep(settings.after.total_seconds() if judged else 0)
     except BaseException:
-        _show(target, load.traffic(), settings, gate)
+        _show_undecided(target, load, settings, gate)
         raise
     if judged:
         proved.append(_judge(target, load.traffic(), settings))
     else:
-        _show(target, load.traffic(), settings, gate)
+        _show_undecided(target, load, settings, gate)
 
 
 @task(name="probe", task_run_name="users of {target.name} during the rollout", cache_policy=NO_CACHE)
@@ -76,6 +76,14 @@ def _judge(target: Target, traffic: Traffic, settings: Probe) -> Evidence:
     if evidence.outcome is Outcome.ERRORED:
         log().warning("%s could not be measured: %s; %s", GATE, evidence.summary, evidence.hint)
     return evidence
+
+
+def _show_undecided(target: Target, load: LoadGenerator, settings: Probe, gate: str) -> None:
+    """Show the requests of a rollout that they decide nothing about; an error here must not hide its outcome."""
+    try:
+        _show(target, load.traffic(), settings, gate)
+    except Exception as error:  # noqa: BLE001  whatever it is, it is about a page only
+        log().warning("%s could not be measured: %s", gate, error)
 
 
 def _show(target: Target, traffic: Traffic, settings: Probe, gate: str) -> Evidence:

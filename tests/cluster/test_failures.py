@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.cluster.harness import (
+    HELLO,
     REGISTRY,
     SHOP,
     Application,
@@ -16,6 +18,7 @@ from tests.cluster.harness import (
     hello_manifests,
     hello_pipeline,
     images,
+    kubectl,
     namespaces,
     pods,
     records,
@@ -124,29 +127,61 @@ def test_a_crash_fails_early_with_the_last_line_of_the_traceback(
     repository.commit(shop_files(), "The shop")
     repository.patch(SHOP / "versions" / "crash.patch", "Tell people whom to ask")
     with server.serving(shop_pipeline("crash", repository.path)) as (shop,):
-        run = shop.release("main").wait("Failed")
-        assert "there is nothing to roll back to" in run.message
+        run = shop.release("main").wait("Rolled back")
+        assert "in staging, which is empty again" in run.message
         artifact = run.artifacts()["crash-staging-rollout-failed"]
         assert "KeyError: 'SHOP_SUPPORT_EMAIL'" in artifact["data"]
-        assert states(shop.staging) == ["failed"]
+        assert states(shop.staging) == ["rolled-back"]
         assert shop.production not in namespaces()
-        assert pods(shop.staging)
+        assert get(shop.staging, "deployment/shop") is None
+        wait_for(lambda: not pods(shop.staging), "the pods of the failed release are still there")
         assert any(tag for tag in tags(f"{REGISTRY}/test/shop"))
 
 
-def test_i6_a_rollback_that_fails_is_loud_and_freezes_the_environment(server: Server, tmp_path: Path) -> None:
-    """A gate that fails for the new release and for the old one."""
+def test_i4_a_gate_that_fails_on_the_known_good_too_is_evidence_and_freezes_nothing(
+    server: Server, tmp_path: Path
+) -> None:
     repository, obstacle = Repository(tmp_path / "repository"), tmp_path / "obstacle"
     repository.commit(hello_files(), "Say hello")
     gate = {"name": "outside world", "run": ["sh", "-c", f"test ! -e {obstacle}"]}
-    pipeline = hello_pipeline("frozen", repository.path)
+    pipeline = hello_pipeline("evidence", repository.path)
     pipeline["environments"] = [pipeline["environments"][0] | {"gates": [gate]}]
     with server.serving(pipeline) as (application,):
+        application.release("main").wait("Completed")
+        obstacle.touch()
+        second = repository.commit({STAGING: hello_manifests(greeting="second")}, "Second")
+        run = application.release(second).wait("Rolled back")
+        assert "look at staging, too: not all gates pass on what it runs again" in run.message
+        assert states(application.staging) == ["known-good", "rolled-back"]
+        obstacle.unlink()
+        application.release(repository.commit({}, "Third")).wait("Completed")
+
+
+def needs_outside(greeting: str) -> str:
+    """A version whose pods need a ConfigMap that is not part of it, and whose old pods end before new ones start."""
+    outside = {"configMapRef": {"name": "outside"}}
+    container = {"name": "sidecar", "image": HELLO, "command": ["sh", "-c", "sleep 100000"], "envFrom": [outside]}
+    objects = list(yaml.safe_load_all(hello_manifests(greeting=greeting, extra=[container])))
+    objects[1]["spec"]["strategy"] = {"type": "Recreate"}
+    return str(yaml.safe_dump_all(objects))
+
+
+def test_i6_a_rollback_that_fails_is_loud_and_freezes_the_environment(server: Server, tmp_path: Path) -> None:
+    """Something that both versions need is gone."""
+    repository = Repository(tmp_path / "repository")
+    repository.commit({**hello_files(), STAGING: needs_outside("hello")}, "Say hello")
+    pipeline = hello_pipeline("frozen", repository.path)
+    impatient = {"settle": "0s", "patience": {"configuration": "5s"}}
+    pipeline["environments"] = [pipeline["environments"][0] | {"rollout": impatient}]
+    with server.serving(pipeline) as (application,):
+        kubectl("create", "namespace", application.staging)
+        outside = ("-n", application.staging, "create", "configmap", "outside", "--from-literal=A=1")
+        kubectl(*outside)
         good = application.release("main").wait("Completed")
         good_id = records(application.staging)[0]["release_id"]
         assert good_id in good.message
-        obstacle.touch()
-        second = repository.commit({STAGING: hello_manifests(greeting="second")}, "Second")
+        kubectl("-n", application.staging, "delete", "configmap", "outside")
+        second = repository.commit({STAGING: needs_outside("second")}, "Second")
         run = application.release(second).wait("Rollback failed")
         command = f"prefect deployment run 'rollback/frozen' -p environment=staging -p to={good_id}"
         assert command in run.message
@@ -156,7 +191,8 @@ def test_i6_a_rollback_that_fails_is_loud_and_freezes_the_environment(server: Se
         assert "environment-frozen" in third.message
         assert states(application.staging) == ["known-good", "rollback-failed"]
 
-        obstacle.unlink()
+        assert "environment-frozen" in application.start("recover").wait("Failed").message
+        kubectl(*outside)
         application.start("rollback", environment="staging", to=good_id).wait("Completed")
         assert states(application.staging)[-1] == "known-good"
         application.release("main").wait("Completed")

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from tests.cluster.harness import (
     hello_manifests,
     hello_pipeline,
     holder,
+    kubectl,
     records,
     states,
     wait_for,
@@ -44,12 +46,13 @@ def go_on(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def applications(server: Server, repository: Repository, go_on: Path) -> Iterator[dict[str, Application]]:
-    """Three applications that run version 1 everywhere."""
+    """Four applications; all but "first" run version 1 everywhere."""
     gate = {"name": "go on", "run": ["sh", "-c", f"until test -e {go_on}; do sleep 0.2; done"]}
     pipelines = [hello_pipeline(name, repository.path) for name in ("killed", "cancelled")]
     pipelines.append(hello_pipeline("queued", repository.path, production={"gates": [gate]}))
+    pipelines.append(hello_pipeline("first", repository.path))
     with server.serving(*pipelines) as served:
-        for run in [application.release("main") for application in served]:
+        for run in [application.release("main") for application in served if application.name != "first"]:
             run.wait("Completed")
         yield {application.name: application for application in served}
 
@@ -75,13 +78,17 @@ def greeting(application: Application) -> str:
 
 def is_whole(application: Application) -> bool:
     """Whether production is version 1 again: settings, workload and record."""
+    return is_whole_with(application, records(application.production)[0])
+
+
+def is_whole_with(application: Application, good: dict[str, Any]) -> bool:
+    """Whether production is version 1, as this record has it."""
     deployment = get(application.production, "deployment/hello")
     assert deployment is not None
-    good = records(application.production)[0]["release_id"]
     return (
         greeting(application) == "hello"
         and deployment["spec"].get("minReadySeconds", 0) == 0
-        and deployment["metadata"]["annotations"]["prefect-cd.dev/release"] == good
+        and deployment["metadata"]["annotations"]["prefect-cd.dev/release"] == good["release_id"]
         and deployment["status"].get("updatedReplicas") == 1
         and deployment["status"].get("unavailableReplicas", 0) == 0
     )
@@ -109,6 +116,21 @@ def test_i4_a_killed_rollout_is_rolled_back_without_a_user(applications: dict[st
     recovery.wait_for_log("recover/")  # the lock of the dead holder was replaced
 
 
+def test_i4_a_killed_first_release_leaves_nothing_and_the_next_one_succeeds(
+    applications: dict[str, Application], repository: Repository, slow: str
+) -> None:
+    application = applications["first"]
+    run = application.release(slow)
+    wait_for(lambda: greeting(application) == "slow", run.log)
+    os.kill(run.process_id(), signal.SIGKILL)
+    run.wait("Crashed")
+    wait_for(lambda: states(application.production) == ["rolled-back"], "production is not whole again")
+    for what in ("deployment/hello", "configmap/hello-config", "service/hello"):
+        assert get(application.production, what) is None
+    application.release(repository.commit({PRODUCTION: hello_manifests()}, "Be quick")).wait("Completed")
+    assert is_whole_with(application, records(application.production)[1])
+
+
 def test_i4_a_cancelled_rollout_is_rolled_back_without_a_user(applications: dict[str, Application], slow: str) -> None:
     application = applications["cancelled"]
     run = in_the_middle(application, application.release(slow))
@@ -116,6 +138,27 @@ def test_i4_a_cancelled_rollout_is_rolled_back_without_a_user(applications: dict
     run.wait("Cancelled")
     wait_for(lambda: is_whole(application), "production is not whole again")
     wait_for(lambda: states(application.production)[-1] == "rolled-back", "the record is not settled")
+
+
+def test_i4_a_damaged_record_of_one_environment_keeps_no_other_one_from_recovery(
+    applications: dict[str, Application], slow: str
+) -> None:
+    application = applications["cancelled"]
+    before = len(states(application.production))
+    run = application.release(slow)
+    wait_for(lambda: greeting(application) == "slow", run.log)
+    label = ("-n", application.staging, "label", "--overwrite", "secret/prefect-cd.cancelled.1")
+    kubectl(*label, "prefect-cd.dev/state=odd")
+    try:
+        os.kill(run.process_id(), signal.SIGKILL)
+        run.wait("Crashed")
+        wait_for(lambda: states(application.production)[before:] == ["rolled-back"], "production is not whole again")
+        assert is_whole(application)
+        recovery = application.start("recover").wait("Failed")
+        assert "staging: the record cannot be read: its labels" in recovery.message
+        assert "production" not in recovery.message
+    finally:
+        kubectl(*label, "prefect-cd.dev/state=known-good")
 
 
 def test_i3_a_second_release_waits_for_the_first_ones_rollout(

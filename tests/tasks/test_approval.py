@@ -13,8 +13,9 @@ from prefect.runtime import flow_run
 from prefect.states import Paused, Running
 from pydantic import ValidationError
 
-from prefect_cd.environment.records import Decision
-from prefect_cd.errors import Expired, Rejected
+from prefect_cd.environment.eligibility import EnvironmentState
+from prefect_cd.environment.records import Decision, State
+from prefect_cd.errors import EnvironmentFrozen, Expired, Rejected, Superseded
 from prefect_cd.pipeline.models import Approval
 from prefect_cd.release.model import Release
 from prefect_cd.tasks import approval
@@ -22,7 +23,7 @@ from prefect_cd.tasks.approval import GRACE, ApprovalForm, _incomplete, approve
 from prefect_cd.tasks.changes import Plan
 from prefect_cd.tasks.target import Target
 from tests.tasks.conftest import Run
-from tests.tasks.examples import GitRepository, environment, evidence, pipeline, plan_of, release
+from tests.tasks.examples import GitRepository, environment, evidence, pipeline, plan_of, record, release
 
 ANYBODY, TWO = Approval(), Approval(approvers=("approver one", "approver two"))
 
@@ -119,6 +120,18 @@ def test_i5_an_approval_is_a_decision_on_exactly_what_was_shown(
     (form,) = approvers.forms
     for part in (f"# shop {candidate.commit.short} → staging", "✔ **unit tests**", "Sell more", candidate.id):
         assert part in form
+
+
+@pytest.mark.parametrize("state", [State.ROLLBACK_FAILED, State.KNOWN_GOOD])
+def test_i6_i8_nobody_is_asked_about_what_would_be_refused(
+    approvers: Approvers, repository: GitRepository, ask: Callable[..., Decision], candidate: Release, state: State
+) -> None:
+    newer = repository.commit({"app": "2"})
+    runs = EnvironmentState(newest=record(2, state, commit=newer), known_good=record(1, commit=newer))
+    plan = plan_of(planned_for(candidate).target, candidate, state=runs)
+    with pytest.raises(EnvironmentFrozen if state is State.ROLLBACK_FAILED else Superseded):
+        ask(plan=plan)
+    assert approvers.forms == []
 
 
 def test_a_rejection_ends_the_release_with_the_approvers_name_and_comment(

@@ -89,7 +89,7 @@ def test_a_release_that_runs_already_needs_nothing(target: Target, lock: Any) ->
     first = planned(target, config_map(greeting="hello"))
     started = record_start.fn(first, lock)
     apply.fn(first, lock)
-    record_outcome.fn(target, started, State.KNOWN_GOOD, lock)
+    record_outcome.fn(target, started.record, State.KNOWN_GOOD, lock)
     again = planned(target, config_map(greeting="hello"))
     assert again.already_runs
     assert again.running is not None
@@ -105,7 +105,7 @@ def test_what_was_changed_by_hand_is_applied_again_though_the_release_runs(
     first = planned(target, config_map(greeting="hello"))
     started = record_start.fn(first, lock)
     apply.fn(first, lock)
-    record_outcome.fn(target, started, State.KNOWN_GOOD, lock)
+    record_outcome.fn(target, started.record, State.KNOWN_GOOD, lock)
     labels = api.objects["configmaps"]["shop"]["metadata"]["labels"]
     api.put("configmaps", "shop", data={"greeting": "edited"}, metadata={"labels": labels})
     again = planned(target, config_map(greeting="hello"))
@@ -136,6 +136,14 @@ def test_i6_a_frozen_environment_is_refused_with_the_reason_and_the_next_command
         refuse_blocked(pipeline(), release(), ready)
     assert caught.value.detail == "its image is gone"
     assert "prefect deployment run 'rollback/shop'" in caught.value.hint
+
+
+def test_i6_a_frozen_environment_is_refused_even_when_git_is_away() -> None:
+    broken = record(2, State.ROLLBACK_FAILED)
+    good = record(1, commit=release().commit.model_copy(update={"sha": "b" * 40}))
+    ready = plan_of(ELSEWHERE, release(), state=EnvironmentState(newest=broken, known_good=good))
+    with pytest.raises(EnvironmentFrozen):
+        refuse_blocked(pipeline(repository="/nowhere"), release(), ready)
 
 
 def running(commit: Any) -> EnvironmentState:  # noqa: ANN401

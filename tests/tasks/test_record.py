@@ -9,18 +9,20 @@ import pytest
 from prefect_cd.environment.apply import ChangeSet
 from prefect_cd.environment.eligibility import EnvironmentState
 from prefect_cd.environment.records import Decision, Record, State
-from prefect_cd.errors import ContentChanged, Invalid, LockLost
+from prefect_cd.errors import ContentChanged, Forbidden, Invalid, LockLost
 from prefect_cd.gates.evidence import Outcome
+from prefect_cd.kube.client import Cluster
 from prefect_cd.pipeline.models import Approval, Environment
 from prefect_cd.release.model import BuiltImage, Commit, Release
 from prefect_cd.tasks.changes import Plan, plan
 from prefect_cd.tasks.record import (
+    Started,
     find_record,
+    own_record,
     read_state,
     record_outcome,
     record_start,
     recorded_evidence,
-    withdraw,
 )
 from prefect_cd.tasks.target import Target
 from tests.tasks.conftest import Run
@@ -74,21 +76,21 @@ def test_i5_without_an_approval_no_record_is_opened_where_one_is_wanted(planned:
 # --- in the cluster --------------------------------------------------------------------------------------------------
 
 
-def started(target: Target, lock: Any, greeting: str = "hello") -> Record:  # noqa: ANN401
+def started(target: Target, lock: Any, greeting: str = "hello") -> Started:  # noqa: ANN401
     return record_start.fn(plan.fn(target, release(config_map(greeting=greeting))), lock)
 
 
 def released(target: Target, lock: Any, greeting: str) -> Record:  # noqa: ANN401
-    return record_outcome.fn(target, started(target, lock, greeting), State.KNOWN_GOOD, lock)
+    return record_outcome.fn(target, started(target, lock, greeting).record, State.KNOWN_GOOD, lock)
 
 
 def test_i2_a_record_that_is_complete_enough_to_restore_the_version_is_written(
     target: Target, api: FakeApi, lock: HeldLock
 ) -> None:
     ready = plan.fn(target, release(config_map(greeting="hello")))
-    written = record_start.fn(ready, lock)
-    assert api.writes == ["POST secrets/prefect-cd.shop.1"]
-    assert lock.guarded == 1
+    written = record_start.fn(ready, lock).record
+    assert api.writes == ["POST secrets/prefect-cd.shop.0", "POST secrets/prefect-cd.shop.1"]
+    assert lock.guarded == 2
     state = read_state.fn(target)
     assert state.newest == written
     assert state.interrupted == written
@@ -102,26 +104,76 @@ def test_i3_without_the_lock_no_record_is_written(target: Target, api: FakeApi, 
     assert api.writes == []
 
 
-def test_i4_an_interrupted_rollout_is_marked_as_failed_before_the_next_record(
+def test_i4_an_interrupted_rollout_is_marked_as_failed_after_the_next_record_exists(
     target: Target, api: FakeApi, lock: HeldLock
 ) -> None:
+    """A process that is killed between the two writes leaves an open record, too: the environment may be half."""
     started(target, lock, "hello")
     api.requests.clear()
     second = started(target, lock, "good day")
-    assert api.writes == ["PATCH secrets/prefect-cd.shop.1", "POST secrets/prefect-cd.shop.2"]
-    assert second.number == 2
+    assert api.writes == ["POST secrets/prefect-cd.shop.2", "PATCH secrets/prefect-cd.shop.1"]
+    assert (second.record.number, second.base.number) == (2, 0)
     assert api.objects["secrets"]["prefect-cd.shop.1"]["metadata"]["labels"]["prefect-cd.dev/state"] == "failed"
+
+
+def taking_over(target: Target) -> Target:
+    return target.model_copy(update={"environment": target.environment.model_copy(update={"take_over": True})})
 
 
 def test_i2_a_takeover_first_records_the_objects_to_roll_back_to(target: Target, api: FakeApi, lock: HeldLock) -> None:
     api.put("configmaps", "shop", data={"greeting": "before us"})
-    taking_over = target.model_copy(update={"environment": target.environment.model_copy(update={"take_over": True})})
-    ready = plan.fn(taking_over, release(config_map(greeting="hello")))
-    assert record_start.fn(ready, lock).number == 2
-    known_good = read_state.fn(target).known_good
-    assert known_good is not None
-    assert (known_good.number, known_good.release_id) == (1, "before-prefect-cd")
-    assert [item["data"] for item in known_good.objects] == [{"greeting": "before us"}]
+    begun = record_start.fn(plan.fn(taking_over(target), release(config_map(greeting="hello"))), lock)
+    assert begun.record.number == 1
+    assert begun.base == read_state.fn(target).known_good
+    assert (begun.base.number, begun.base.release_id) == (0, "before-prefect-cd")
+    assert [item["data"] for item in begun.base.objects] == [{"greeting": "before us"}]
+
+
+def test_i4_before_the_first_release_it_is_recorded_that_there_was_nothing(target: Target, lock: HeldLock) -> None:
+    begun = started(target, lock)
+    assert begun.base == read_state.fn(target).known_good
+    assert (begun.base.number, begun.base.release_id, begun.base.objects) == (0, "nothing", ())
+    assert plan.fn(target, release()).running is None
+
+
+def test_i2_the_base_of_a_later_release_is_the_known_good(target: Target, lock: HeldLock) -> None:
+    first = released(target, lock, "hello")
+    assert started(target, lock, "good day").base == first
+
+
+def test_i2_a_start_that_is_tried_again_keeps_the_baseline_that_it_wrote(
+    target: Target, api: FakeApi, lock: HeldLock, run: Callable[[Callable[[], Any]], Run]
+) -> None:
+    """Its response was lost, and meanwhile the objects are ours: what was there before must not be written again."""
+    api.put("configmaps", "shop", data={"greeting": "before us"})
+    ready = plan.fn(taking_over(target), release(config_map(greeting="hello")))
+
+    def again() -> list[Started]:
+        first = record_start(ready, lock)
+        return [first, record_start(ready.model_copy(update={"unowned": ()}), lock)]
+
+    first, second = run(again).result
+    assert first == second
+    assert [item["data"] for item in second.base.objects] == [{"greeting": "before us"}]
+    assert sorted(api.objects["secrets"]) == ["prefect-cd.shop.0", "prefect-cd.shop.1"]
+
+
+def test_i4_an_outcome_does_not_depend_on_old_records_that_cannot_be_deleted(
+    target: Target,
+    api: FakeApi,
+    lock: HeldLock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def delete(*_: object, **__: object) -> None:
+        raise Forbidden("we may not delete secrets")
+
+    monkeypatch.setattr(Cluster, "delete", delete)
+    for greeting in "abcdefghijk":
+        newest = released(target, lock, greeting)
+    assert read_state.fn(target).known_good == newest
+    assert "old records of staging are kept: we may not delete secrets" in caplog.text
+    assert len(api.objects["secrets"]) == 12
 
 
 def test_an_outcome_is_written_with_its_gates_and_becomes_a_page(
@@ -130,7 +182,7 @@ def test_an_outcome_is_written_with_its_gates_and_becomes_a_page(
     lock: HeldLock,
     run: Callable[[Callable[[], Any]], Run],
 ) -> None:
-    first = started(target, lock)
+    first = started(target, lock).record
     proof = [evidence("smoke"), evidence("E2E")]
     played = run(lambda: record_outcome(target, first, State.KNOWN_GOOD, lock, evidence=proof))
     known_good = read_state.fn(target).known_good
@@ -155,8 +207,8 @@ def test_the_record_to_roll_back_to_is_the_known_good_before_what_runs_or_the_na
     assert find_record.fn(target, "").number == 2
     assert find_record.fn(target, "1") == records[0]
     assert find_record.fn(target, records[0].release_id) == records[0]
-    with pytest.raises(Invalid, match="no known-good record of release 'nothing'") as caught:
-        find_record.fn(target, "nothing")
+    with pytest.raises(Invalid, match="no known-good record of release 'nowhere'") as caught:
+        find_record.fn(target, "nowhere")
     assert "(number 3)" in caught.value.hint
 
 
@@ -166,16 +218,38 @@ def test_after_a_rollback_the_releases_in_between_are_chosen_by_name_only(
     lock: Any,  # noqa: ANN401
 ) -> None:
     one, two, three = (released(target, lock, greeting) for greeting in ("one", "two", "three"))
-    withdraw.fn(target, one, three, lock)
-    labels = {name: item["metadata"]["labels"] for name, item in api.objects["secrets"].items()}
-    states = [labels[f"prefect-cd.shop.{n}"]["prefect-cd.dev/state"] for n in (1, 2, 3)]
-    assert states == ["known-good", "withdrawn", "known-good"]
-    assert find_record.fn(target, "").number == 1
-    assert find_record.fn(target, two.release_id).number == 2
+    back = record_start.fn(plan.fn(target, two), lock).record
+    assert find_record.fn(target, "") == three  # it may run still: the rollback has no outcome yet
+    api.requests.clear()
+    record_outcome.fn(target, back, State.KNOWN_GOOD, lock)
+    assert api.writes == ["PATCH secrets/prefect-cd.shop.4"]
+    assert find_record.fn(target, "") == one
+    assert find_record.fn(target, three.release_id) == three
+
+
+def test_i8_what_a_run_released_is_found_by_the_run_until_a_rollback_withdraws_it(
+    target: Target,
+    lock: Any,  # noqa: ANN401
+    run: Callable[[Callable[[], Any]], Run],
+) -> None:
+    one, two = release(config_map(greeting="one")), release(config_map(greeting="two"))
+
+    def work() -> list[Record | None]:
+        first, second = released(target, lock, "one"), released(target, lock, "two")
+        seen = [own_record(target, one), own_record(target, two)]
+        back = record_start.fn(plan.fn(target, first), lock).record
+        record_outcome.fn(target, back, State.KNOWN_GOOD, lock)
+        return [first, second, *seen, own_record(target, two)]
+
+    first, second, own_first, own_second, own_afterwards = run(work).result
+    assert (own_first, own_second) == (first, second)
+    assert own_afterwards.state is State.WITHDRAWN
+    assert run(lambda: own_record(target, one)).result is None  # another run
+    assert own_record(target, one) is None  # no run
 
 
 def test_the_results_of_gates_are_read_from_a_record(target: Target, lock: Any) -> None:  # noqa: ANN401
-    first = started(target, lock)
+    first = started(target, lock).record
     proof = [evidence("smoke"), evidence("load", Outcome.ERRORED)]
     outcome = record_outcome.fn(target, first, State.KNOWN_GOOD, lock, evidence=proof)
     read = recorded_evidence(outcome)

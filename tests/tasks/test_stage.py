@@ -23,7 +23,6 @@ from prefect_cd.errors import (
     LockLost,
     RegistryUnreachable,
 )
-from prefect_cd.tasks.record import withdraw
 from prefect_cd.tasks.stage import PERSISTED, RETRIES, live, log, may_heal
 from tests.tasks.conftest import Run
 
@@ -102,13 +101,12 @@ def test_a_stage_that_writes_or_asks_a_cluster_is_retried_and_a_test_and_a_whole
         *("record_outcome", "record_start", "resolve", "run_gate"),
     }
     assert all(named[name].retry_condition_fn is may_heal for name in retried_stages)
-    assert withdraw.retry_condition_fn is may_heal
 
 
 def test_results_that_cost_time_or_decide_are_persisted_and_those_about_an_environment_are_not() -> None:
     named = {name: stage for name in tasks.__all__ if isinstance(stage := getattr(tasks, name), Task)}
     assert {name for name, stage in named.items() if stage.persist_result} == {
-        *("build", "compare_pipeline_file", "deploy", "preflight", "resolve", "run_check"),
+        *("build", "compare_pipeline_file", "preflight", "resolve", "run_check"),
     }
 
 

@@ -134,6 +134,28 @@ def test_a_rollout_that_failed_by_itself_keeps_its_reason_and_shows_the_requests
     assert list(played.descriptions) == ["shop-staging-zero-downtime-failed"]
 
 
+def test_i4_a_rollback_goes_on_when_its_requests_cannot_be_shown(
+    send: Callable[[Traffic], Load], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> Evidence:
+        raise ZeroDivisionError("no requests")
+
+    load = send(LOSSES)
+    monkeypatch.setattr(traffic.limits, "evaluate", broken)
+    assert roll_out(planned(record(1)), load) == []
+    with pytest.raises(RolloutFailed, match="the pods crash"):
+        roll_out(planned(), load, RolloutFailed("the pods crash"))
+    assert "zero downtime could not be measured: no requests" in caplog.text
+
+
+def test_before_the_first_release_there_are_no_users(send: Callable[[Traffic], Load]) -> None:
+    load = send(GOOD)
+    nothing = record(0, release_id="nothing", objects=())
+    ready = planned().model_copy(update={"state": EnvironmentState(newest=nothing, known_good=nothing)})
+    assert roll_out(ready, load) == []
+    assert load.events == ["rollout"]
+
+
 def test_the_requests_go_to_the_environments_url_by_a_connection_of_their_own(
     target: Target, api: FakeApi, run: Callable[[Callable[[], Any]], Run]
 ) -> None:

@@ -36,7 +36,7 @@ from prefect_cd.release.model import Result, digest_of
 # object carries our labels though we did not apply it.
 _ENDPOINTS_CONTROLLER = "endpoints.kubernetes.io/managed-by"
 # Deleting one of these deletes data that applying it again does not bring back: the user has to do it.
-_HOLDS_DATA = frozenset({"Namespace", "PersistentVolume", "PersistentVolumeClaim", "CustomResourceDefinition"})
+HOLDS_DATA = frozenset({"Namespace", "PersistentVolume", "PersistentVolumeClaim", "CustomResourceDefinition"})
 _DELETION_TIMEOUT = timedelta(minutes=2)
 """How long to wait for an object that is being deleted before it is created again; a load balancer takes a minute."""
 _DELETION_INTERVAL = timedelta(milliseconds=200)
@@ -384,7 +384,7 @@ def _prunable(live: Object) -> bool:
     metadata = live["metadata"]
     is_record_or_lock = RECORD in metadata["labels"]
     made_by_controller = _ENDPOINTS_CONTROLLER in metadata["labels"] or bool(metadata.get("ownerReferences"))
-    return not (live["kind"] in _HOLDS_DATA or is_record_or_lock or made_by_controller or _is_being_deleted(live))
+    return not (live["kind"] in HOLDS_DATA or is_record_or_lock or made_by_controller or _is_being_deleted(live))
 
 
 async def _dry_apply(

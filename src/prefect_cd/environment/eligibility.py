@@ -20,6 +20,11 @@ class EnvironmentState(Result):
         return self.newest if self.newest and self.newest.state == State.STARTED else None
 
     @property
+    def frozen(self) -> Record | None:
+        """The record of a rollback that failed, where nothing has repaired the environment since."""
+        return self.newest if self.newest and self.newest.state == State.ROLLBACK_FAILED else None
+
+    @property
     def known_kinds(self) -> set[tuple[str, str]]:
         """(apiVersion, kind) of the objects that earlier releases may have left here."""
         records = [record for record in (self.newest, self.known_good) if record]
@@ -46,13 +51,9 @@ def blocked_by(
         release: the candidate.
         older: whether the running commit contains the candidate's; None when git does not know.
     """
-    rollback = f"prefect deployment run 'rollback/{release.application}' -p environment={environment}"
-    if state.newest and state.newest.state == State.ROLLBACK_FAILED:
-        return EnvironmentFrozen(
-            f"{environment} is frozen: the rollback from {state.newest.release_id} failed",
-            detail=state.newest.reason,
-            hint=f"repair the cause, then `{rollback}`",
-        )
+    if error := frozen_problem(state):
+        return error
+    rollback = _rollback_command(release.application, environment)
     running = state.known_good
     if older and running and running.commit and running.commit.sha != release.commit.sha:
         return Superseded(
@@ -60,6 +61,39 @@ def blocked_by(
             hint=f"to roll back: `{rollback} -p to=RELEASE`",
         )
     return None
+
+
+def frozen_problem(state: EnvironmentState) -> EnvironmentFrozen | None:
+    """The error of a frozen environment, or None."""
+    if (frozen := state.frozen) is None:
+        return None
+    return EnvironmentFrozen(
+        f"{frozen.environment} is frozen: the rollback from {frozen.release_id} failed",
+        detail=frozen.reason,
+        hint=f"repair the cause, then `{_rollback_command(frozen.application, frozen.environment)}`",
+    )
+
+
+def withdrawn_problem(environment: str, release: Release, own: Record | None) -> Superseded | None:
+    """Why a run must not bring its own release in again, or None.
+
+    A run that waited for an approval starts again from the top; meanwhile, a user may have rolled its release back.
+
+    Args:
+        environment: its name.
+        release: the candidate.
+        own: the record of the candidate that this run wrote and that was good, if there is one.
+    """
+    if own is None or own.state != State.WITHDRAWN:
+        return None
+    return Superseded(
+        f"this run brought {release.id} to {environment}, and a rollback has withdrawn it since",
+        hint="to release it once more, start a new run",
+    )
+
+
+def _rollback_command(application: str, environment: str) -> str:
+    return f"prefect deployment run 'rollback/{application}' -p environment={environment}"
 
 
 def approval_problem(

@@ -3,11 +3,16 @@
 One Secret per deployed release in the environment's own namespace, as Helm stores releases. It is written before the
 first write of a rollout, and again, with the outcome, after the last write. The orchestrator's disk is never needed:
 the newest records are enough to know what runs, to roll back, and to recover from a process that was killed.
+
+Before the first release, the baseline is written: what was there before, often nothing. So there is always a known-good
+to go back to. A rollback by a user names the record that it restores; the records between the two are withdrawn by
+that alone, without a write of their own.
 """
 
 import base64
 import gzip
 import json
+import logging
 import zlib
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,7 +21,7 @@ from enum import Enum
 from pydantic import Field, ValidationError
 
 from prefect_cd.environment.ownership import Ownership
-from prefect_cd.errors import EnvironmentBusy, Invalid, InvalidManifest
+from prefect_cd.errors import DeliveryError, EnvironmentBusy, Invalid, InvalidManifest
 from prefect_cd.kube.client import Cluster, Guard, unguarded
 from prefect_cd.kube.concurrency import parallel
 from prefect_cd.kube.objects import Object
@@ -26,13 +31,19 @@ from prefect_cd.manifests.labels import ENVIRONMENT, PREFIX, RECORD
 from prefect_cd.release.model import BuiltImage, Commit, Release, Result
 
 KEPT = 10
+BASELINE = 0
+"""The number of the record of what was there before the first release."""
+BEFORE, NOTHING = "before-prefect-cd", "nothing"
+"""The release ids of a baseline with objects, and of an empty one."""
 _TYPE = PREFIX + "record.v1"
 _STATE, _RELEASE, _NUMBER = PREFIX + "state", PREFIX + "release-id", PREFIX + "number"
 _EPOCH = PREFIX + "epoch"  # an annotation: of the lock under which the record was written last
+_RESTORES = PREFIX + "restores"
 _LIMIT = 1_000_000  # bytes of a compressed record; a Secret holds 1 MiB (MaxSecretSize in k8s.io/api/core/v1)
 _RESERVE = 50_000  # bytes of it for the outcome, so that a record that could be started can also be finished
 _MAX_REASON_LENGTH = 20_000
 _MAX_DECOMPRESSED = 200_000_000  # bytes; a manipulated Secret must not exhaust our memory
+_log = logging.getLogger(__name__)
 
 
 class State(str, Enum):
@@ -44,6 +55,7 @@ class State(str, Enum):
     ROLLED_BACK = "rolled-back"
     ROLLBACK_FAILED = "rollback-failed"
     WITHDRAWN = "withdrawn"
+    """Older versions of prefect-cd wrote it; now `entries` derives it from the records that rollbacks restored."""
 
 
 _ROLLBACK_TARGETS = frozenset({State.KNOWN_GOOD, State.WITHDRAWN})  # withdrawn ones only by name
@@ -130,21 +142,27 @@ def finished(record: Record, state: State, reason: str, now: datetime, *, gates:
     return record.model_copy(update=changes)
 
 
-def preexisting_record(ownership: Ownership, objects: Sequence[Object], now: datetime) -> Record:
-    """The record of what an environment contained when it was taken over: a known-good to roll back to."""
+def baseline(ownership: Ownership, objects: Sequence[Object], now: datetime) -> Record:
+    """The record of what an environment contained before its first release: a known-good to go back to.
+
+    Args:
+        ownership: the environment.
+        objects: the objects that the first release takes over; often none.
+        now: when they were read.
+    """
     return Record(
-        number=0,
+        number=BASELINE,
         application=ownership.application,
         environment=ownership.environment,
         state=State.KNOWN_GOOD,
-        release_id="before-prefect-cd",
+        release_id=BEFORE if objects else NOTHING,
         release_hash="",
         commit=None,
         image=None,
         objects=tuple(ownership.label(item) for item in objects),
         started_at=now,
         settled_at=now,
-        reason="what was there when the environment was taken over",
+        reason="what was there before the first release",
     )
 
 
@@ -154,6 +172,7 @@ class Entry(Result):
     number: int
     state: State
     release_id: str
+    restores: int | None = None
 
 
 class RecordStore:
@@ -171,16 +190,18 @@ class RecordStore:
         self._epoch = epoch
 
     async def entries(self) -> tuple[Entry, ...]:
-        """The metadata of all records, newest first."""
-        return tuple(sorted((_entry(secret) for secret in await self._listed()), key=lambda entry: -entry.number))
+        """The metadata of all records, newest first; those that a rollback has withdrawn have this state."""
+        entries = (_entry(secret) for secret in await self._secrets())
+        return _with_withdrawn(sorted(entries, key=lambda entry: -entry.number))
 
     async def last_epoch(self) -> int:
         """The highest epoch in which a record was written, also where a record cannot be read; 0 without records."""
-        return max((_epoch_of(secret) for secret in await self._listed()), default=0)
+        return max((_epoch_of(secret) for secret in await self._secrets()), default=0)
 
-    async def _listed(self) -> list[Object]:
+    async def _secrets(self) -> list[Object]:
+        """The Secrets of all records, without their content."""
         kind = await self._cluster.kind("v1", "Secret")
-        selector = f"{RECORD}=release,{self._ownership.selector}"
+        selector = f"{RECORD} in (release,baseline),{self._ownership.selector}"
         return await self._cluster.list(kind, self._ownership.namespace, labels=selector, only_metadata=True)
 
     async def read(self, number: int) -> Record:
@@ -242,12 +263,35 @@ class RecordStore:
         )
         raise Invalid(f"{environment} has no known-good record of {missing}", hint=hint)
 
-    async def withdraw_between(self, after: Record, before: Record, *, guard: Guard = unguarded) -> None:
-        """Mark the known-good records between two others as withdrawn: a rollback chooses them only by name."""
+    async def good_record_of_run(self, run_id: str, release_id: str) -> Record | None:
+        """The record of a release that a flow run brought in and that was good; its state may be withdrawn by now.
+
+        Args:
+            run_id: the flow run's id, a part of the URL in its records.
+            release_id: of the release.
+        """
         for entry in await self.entries():
-            if after.number < entry.number < before.number and entry.state == State.KNOWN_GOOD:
-                withdrawn = (await self.read(entry.number)).model_copy(update={"state": State.WITHDRAWN})
-                await self.finish(withdrawn, guard=guard)
+            if entry.release_id == release_id and entry.state in _ROLLBACK_TARGETS:
+                record = await self.read(entry.number)
+                if run_id in record.run:
+                    return record.model_copy(update={"state": entry.state})
+        return None
+
+    async def start_baseline(self, record: Record, *, guard: Guard = unguarded) -> Record:
+        """Write the baseline, unless there is one: then that is returned, which is older and therefore the right one.
+
+        Raises:
+            Invalid: its name is taken by another environment in this namespace.
+            InvalidManifest: the objects do not fit into a Secret.
+        """
+        try:
+            await self._cluster.create(self._secret(record, _LIMIT - _RESERVE), guard=guard)
+        except ApiError as error:
+            if error.cause != "AlreadyExists":
+                raise
+            await self._refuse_other_environment(record.number)
+            return await self.read(record.number)
+        return record
 
     async def start(self, record: Record, *, guard: Guard = unguarded) -> Record:
         """Write the record of a rollout before its first write, under the next number.
@@ -275,9 +319,18 @@ class RecordStore:
         return numbered
 
     async def finish(self, record: Record, *, guard: Guard = unguarded) -> None:
-        """Write the outcome of a record, and delete all records except the newest ten and the known-good."""
+        """Write the outcome of a record, and delete all records except the newest ten and the known-good.
+
+        Old records that cannot be deleted now are deleted after the next rollout: they change no outcome.
+        """
         shortened = record.model_copy(update={"reason": record.reason[:_MAX_REASON_LENGTH]})
         await self._cluster.apply(self._secret(shortened, _LIMIT), force=True, guard=guard)
+        try:
+            await self._delete_old(guard)
+        except DeliveryError as error:
+            _log.warning("old records of %s are kept: %s", self._ownership.environment, error.reason)
+
+    async def _delete_old(self, guard: Guard) -> None:
         entries = await self.entries()
         known_good = next((entry.number for entry in entries if entry.state == State.KNOWN_GOOD), 0)
         old = [entry.number for entry in entries[KEPT:] if entry.number != known_good]
@@ -316,31 +369,58 @@ class RecordStore:
             "data": {"record": base64.b64encode(content).decode()},
         }
         labelled = self._ownership.label(item)
-        labelled["metadata"]["labels"] |= {
-            RECORD: "release",
-            _STATE: record.state.value,
-            _RELEASE: record.release_id,
-            _NUMBER: str(record.number),
-        }
+        labelled["metadata"]["labels"] |= {RECORD: "baseline" if record.number == BASELINE else "release"}
+        labelled["metadata"]["labels"] |= _labels(record)
         return labelled
 
 
+def _labels(record: Record) -> dict[str, str]:
+    """What a list request returns of a record."""
+    restores = {} if record.restores is None else {_RESTORES: str(record.restores)}
+    return {_STATE: record.state.value, _RELEASE: record.release_id, _NUMBER: str(record.number), **restores}
+
+
 def _matching(entries: list[Entry], release: str) -> list[Entry]:
-    """The entries that `release` names, newest first; digits are a record's number first, then the start of an id."""
-    numbered = [entry for entry in entries if str(entry.number) == release]
-    return numbered or [entry for entry in entries if entry.release_id.startswith(release)]
+    """The entries that `release` names, newest first; digits are a record's number first, then the start of an id.
+
+    The baseline has to be named in full: going back to it may remove everything.
+    """
+    numbered = [entry for entry in entries if str(entry.number) == release and entry.number != BASELINE]
+    named = [entry for entry in entries if entry.release_id == release]
+    releases = [entry for entry in entries if entry.release_id not in {BEFORE, NOTHING}]
+    begun = [entry for entry in releases if entry.release_id.startswith(release)]
+    return numbered or named or begun
 
 
 def _before_running(entries: tuple[Entry, ...]) -> list[Entry]:
     """The known-good entries before what runs now, newest first.
 
-    A release that failed after the known-good may still run; one that was rolled back does not.
+    A release that failed after the known-good may still run; one that was rolled back does not, and neither does one
+    without an outcome over which another was started. From a release that is
+    good, nothing leads back to an empty environment, except its name.
     """
     known_good = [entry for entry in entries if entry.state == State.KNOWN_GOOD]
-    may_run = [entry for entry in entries if entry.state != State.ROLLED_BACK]
+    replaced = [entry for entry in entries[1:] if entry.state == State.STARTED]
+    may_run = [entry for entry in entries if entry.state != State.ROLLED_BACK and entry not in replaced]
     if known_good and known_good[0] == may_run[0]:
-        return [entry for entry in known_good if entry.release_id != known_good[0].release_id]
+        return [entry for entry in known_good if entry.release_id not in {known_good[0].release_id, NOTHING}]
     return known_good
+
+
+def _with_withdrawn(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """The entries, newest first, with the known-good ones that a good rollback went back behind as withdrawn."""
+    skipped = {
+        number
+        for entry in entries
+        if entry.restores is not None and entry.state in _ROLLBACK_TARGETS
+        for number in range(entry.restores + 1, entry.number)
+    }
+    return tuple(
+        entry.model_copy(update={"state": State.WITHDRAWN})
+        if entry.number in skipped and entry.state == State.KNOWN_GOOD
+        else entry
+        for entry in entries
+    )
 
 
 def _listed(entries: list[Entry]) -> str:
@@ -355,7 +435,12 @@ def _epoch_of(secret: Object) -> int:
 def _entry(secret: Object) -> Entry:
     labels = secret["metadata"]["labels"]
     try:
-        return Entry(number=int(labels[_NUMBER]), state=State(labels[_STATE]), release_id=labels[_RELEASE])
+        return Entry(
+            number=int(labels[_NUMBER]),
+            state=State(labels[_STATE]),
+            release_id=labels[_RELEASE],
+            restores=int(labels[_RESTORES]) if _RESTORES in labels else None,
+        )
     except (KeyError, ValueError) as error:
         raise _unreadable(secret, f"its labels: {error}") from error
 
@@ -367,12 +452,28 @@ def _decode(secret: Object) -> Record:
         content = unpacker.decompress(base64.b64decode(secret["data"]["record"]), _MAX_DECOMPRESSED)
         if not unpacker.eof:
             raise _unreadable(secret, "it is truncated, or too large")
-        return Record.model_validate(json.loads(content))
+        record = Record.model_validate(json.loads(content))
     except ValidationError as error:
         fields = sorted({".".join(map(str, problem["loc"])) for problem in error.errors(include_input=False)})
         raise _unreadable(secret, f"unexpected {', '.join(fields)}") from None
     except (KeyError, TypeError, ValueError, zlib.error) as error:
         raise _unreadable(secret, type(error).__name__) from None
+    _refuse_edited(secret, record)
+    return record
+
+
+def _refuse_edited(secret: Object, record: Record) -> None:
+    """Refuse a record whose labels do not say what its content says: a label could make a good one of an open one."""
+    labels = secret["metadata"].get("labels") or {}
+    wrong = {key: value for key, value in _labels(record).items() if key in labels and labels[key] != value}
+    if wrong:
+        ref = Ref.of(secret)
+        correct = " ".join(f"{key}={value}" for key, value in sorted(wrong.items()))
+        raise Invalid(
+            f"a label of record {record.number} was edited: its content says {correct}",
+            where=str(ref),
+            hint=f"`kubectl -n {ref.namespace} label secret {ref.name} {correct} --overwrite`",
+        )
 
 
 def _unreadable(secret: Object, reason: str) -> Invalid:

@@ -3,12 +3,13 @@
 # ruff: noqa: ANN401  a fixture that is a function is of no type that can be imported
 import secrets
 from collections.abc import Callable
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
 
 from prefect_cd.environment.ownership import Ownership
-from prefect_cd.environment.records import KEPT, Record, RecordStore, State
+from prefect_cd.environment.records import KEPT, Record, RecordStore, State, baseline
 from prefect_cd.errors import EnvironmentBusy, Forbidden, Invalid, InvalidManifest, LockLost
 from prefect_cd.kube.client import Cluster, connect
 from prefect_cd.kube.concurrency import parallel
@@ -17,6 +18,7 @@ from prefect_cd.pipeline.models import ClusterAccess
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(60)]
 ACCESS = ClusterAccess()
+WHEN = datetime(2026, 1, 1, tzinfo=timezone.utc)
 Kubectl = Callable[..., str]
 
 
@@ -133,8 +135,7 @@ async def test_a_release_that_was_rolled_back_from_is_withdrawn_and_found_only_b
         one = await add(store, record(ownership, release_id="one"), State.KNOWN_GOOD)
         await add(store, record(ownership, release_id="two"), State.KNOWN_GOOD)
         await add(store, record(ownership, release_id="three"), State.FAILED)
-        back = await add(store, record(ownership, release_id="one"), State.KNOWN_GOOD)
-        await store.withdraw_between(one, back)
+        await add(store, record(ownership, release_id="one", restores=one.number), State.KNOWN_GOOD)
         assert [entry.state for entry in await store.entries()] == [
             State.KNOWN_GOOD,
             State.FAILED,
@@ -144,6 +145,55 @@ async def test_a_release_that_was_rolled_back_from_is_withdrawn_and_found_only_b
         with pytest.raises(Invalid):
             await store.find_rollback_target()
         assert (await store.find_rollback_target("two")).number == 2
+
+
+async def test_i2_the_baseline_is_written_once_and_is_the_known_good_until_a_release_is(
+    ownership: Ownership, record: Any, objects: Any
+) -> None:
+    before = baseline(ownership, [objects.config_map(ownership.namespace, a="before us")], WHEN)
+    async with connect(ACCESS) as cluster:
+        store = RecordStore(cluster, ownership)
+        assert await store.start_baseline(before) == before
+        # a retry after a lost response, which reads the objects when they are ours already
+        assert await store.start_baseline(baseline(ownership, [], WHEN)) == before
+        assert [(entry.number, entry.release_id) for entry in await store.entries()] == [(0, "before-prefect-cd")]
+        assert await store.latest() == (before, before)
+        first = await add(store, record(ownership), State.KNOWN_GOOD)
+        assert first.number == 1
+        assert await store.known_good() == first
+        assert await store.find_rollback_target() == before
+        renamed = Ownership(ownership.application, "pre-production", ownership.namespace)
+        with pytest.raises(Invalid, match="has records of environment 'staging', not of 'pre-production'"):
+            await RecordStore(cluster, renamed).start_baseline(baseline(renamed, [], WHEN))
+
+
+async def test_nothing_but_its_name_leads_back_to_an_empty_environment(ownership: Ownership, record: Any) -> None:
+    async with connect(ACCESS) as cluster:
+        store = RecordStore(cluster, ownership)
+        nothing = await store.start_baseline(baseline(ownership, [], WHEN))
+        await add(store, record(ownership), State.KNOWN_GOOD)
+        for name in ("", "0", "no"):
+            with pytest.raises(Invalid, match="no known-good record of") as caught:
+                await store.find_rollback_target(name)
+            assert "nothing (number 0)" in caught.value.hint
+        assert await store.find_rollback_target("nothing") == nothing
+
+
+async def test_i8_the_release_of_a_run_is_found_by_the_runs_id_and_says_whether_it_is_withdrawn(
+    ownership: Ownership, record: Any
+) -> None:
+    async with connect(ACCESS) as cluster:
+        store = RecordStore(cluster, ownership)
+        one = await add(store, record(ownership, release_id="one", run="http://ui/runs/1"), State.KNOWN_GOOD)
+        two = await add(store, record(ownership, release_id="two", run="http://ui/runs/2"), State.KNOWN_GOOD)
+        await add(store, record(ownership, release_id="three", run="http://ui/runs/3"), State.FAILED)
+        assert await store.good_record_of_run("runs/2", "two") == two
+        assert await store.good_record_of_run("runs/2", "one") is None
+        assert await store.good_record_of_run("runs/3", "three") is None
+        await add(store, record(ownership, release_id="one", restores=one.number), State.KNOWN_GOOD)
+        withdrawn = await store.good_record_of_run("runs/2", "two")
+        assert withdrawn is not None
+        assert withdrawn.state == State.WITHDRAWN
 
 
 # --- what does not fit -----------------------------------------------------------------------------------------------
@@ -206,17 +256,10 @@ async def test_i3_no_record_is_written_without_the_lock(ownership: Ownership, re
         with pytest.raises(LockLost):
             await store.start(record(ownership), guard=lost)
         started = await store.start(record(ownership))
-        for write in (
-            store.finish(started.model_copy(update={"state": State.KNOWN_GOOD}), guard=lost),
-            store.withdraw_between(
-                started.model_copy(update={"number": 0}), started.model_copy(update={"number": 2}), guard=lost
-            ),
-        ):
-            if write.__name__ == "finish":
-                with pytest.raises(LockLost):
-                    await write
-            else:
-                await write  # no known-good between the two, so nothing is written
+        with pytest.raises(LockLost):
+            await store.finish(started.model_copy(update={"state": State.KNOWN_GOOD}), guard=lost)
+        with pytest.raises(LockLost):
+            await store.start_baseline(baseline(ownership, [], WHEN), guard=lost)
         assert await store.newest() == started
 
 

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from prefect_cd.environment.eligibility import EnvironmentState, approval_problem, blocked_by, content_digest
+from prefect_cd.environment.eligibility import (
+    EnvironmentState,
+    approval_problem,
+    blocked_by,
+    content_digest,
+    frozen_problem,
+    withdrawn_problem,
+)
 from prefect_cd.environment.records import Decision, Record, State
 from prefect_cd.errors import ContentChanged, EnvironmentFrozen, Superseded
 from prefect_cd.kube.objects import Object
@@ -93,6 +100,22 @@ def test_i6_an_environment_whose_rollback_failed_is_blocked(known_good: Record |
     assert isinstance(error, EnvironmentFrozen)
     assert error.detail == "disk full"
     assert "prefect deployment run 'rollback/shop' -p environment=staging" in error.hint
+
+
+@pytest.mark.parametrize("state", State)
+def test_i6_only_an_environment_whose_newest_record_is_a_failed_rollback_is_frozen(state: State) -> None:
+    error = frozen_problem(state_of(record(2, state, reason="disk full"), GOOD))
+    assert (error is not None) == (state == State.ROLLBACK_FAILED)
+    assert error is None or error.reason.startswith("staging is frozen: the rollback from aaaaaaa-")
+    assert frozen_problem(EnvironmentState()) is None
+
+
+@pytest.mark.parametrize("state", State)
+def test_i8_a_run_does_not_bring_its_own_release_in_again_after_a_rollback_has_withdrawn_it(state: State) -> None:
+    error = withdrawn_problem("staging", release(), record(1, state))
+    assert (error is not None) == (state == State.WITHDRAWN)
+    assert error is None or "a rollback has withdrawn it since" in error.reason
+    assert withdrawn_problem("staging", release(), None) is None
 
 
 @pytest.mark.parametrize("state", [state for state in State if state != State.ROLLBACK_FAILED])

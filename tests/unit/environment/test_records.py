@@ -16,9 +16,9 @@ from prefect_cd.environment.records import (
     GateResult,
     Record,
     State,
+    baseline,
     finished,
     new_record,
-    preexisting_record,
 )
 from prefect_cd.errors import Invalid
 from prefect_cd.kube.objects import Object
@@ -28,9 +28,9 @@ NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 GOOD, FAILED, ROLLED_BACK, WITHDRAWN = State.KNOWN_GOOD, State.FAILED, State.ROLLED_BACK, State.WITHDRAWN
 
 
-def entries(*newest_first: tuple[str, State]) -> tuple[Entry, ...]:
-    many = len(newest_first)
-    return tuple(Entry(number=many - i, state=state, release_id=id_) for i, (id_, state) in enumerate(newest_first))
+def entries(*newest_first: tuple[str, State], first: int = 1) -> tuple[Entry, ...]:
+    last = first + len(newest_first) - 1
+    return tuple(Entry(number=last - i, state=state, release_id=id_) for i, (id_, state) in enumerate(newest_first))
 
 
 def record(**fields: Any) -> Record:  # noqa: ANN401
@@ -95,10 +95,15 @@ def test_a_finished_record_keeps_everything_but_its_outcome() -> None:
 
 
 def test_i2_what_ran_before_prefect_cd_is_a_known_good_without_a_commit() -> None:
-    before = preexisting_record(SHOP, [CONFIG], NOW)
-    assert (before.state, before.commit, before.image) == (GOOD, None, None)
+    before = baseline(SHOP, [CONFIG], NOW)
+    assert (before.number, before.state, before.commit, before.image) == (0, GOOD, None, None)
     assert (before.release_id, before.started_at, before.settled_at) == ("before-prefect-cd", NOW, NOW)
     assert before.objects == (SHOP.label(CONFIG),)
+
+
+def test_i4_an_environment_in_which_nothing_ran_has_a_known_good_too() -> None:
+    nothing = baseline(SHOP, [], NOW)
+    assert (nothing.number, nothing.state, nothing.release_id, nothing.objects) == (0, GOOD, "nothing", ())
 
 
 # --- which record is rolled back to ----------------------------------------------------------------------------------
@@ -119,6 +124,11 @@ def test_i2_what_ran_before_prefect_cd_is_a_known_good_without_a_commit() -> Non
         ([("a", GOOD)], None),
         ([("b", GOOD), ("a", FAILED)], None),
         ([("c", State.ROLLBACK_FAILED), ("a", GOOD)], 1),
+        ([("c", State.STARTED), ("b", GOOD), ("a", GOOD)], 2),
+        ([("d", ROLLED_BACK), ("c", State.STARTED), ("b", GOOD), ("a", GOOD)], 1),
+        ([("a", GOOD), ("nothing", GOOD)], None),
+        ([("a", FAILED), ("nothing", GOOD)], 1),
+        ([("a", GOOD), ("before-prefect-cd", GOOD)], 1),
         ([], None),
     ],
 )
@@ -127,6 +137,43 @@ def test_without_a_name_a_rollback_goes_to_the_known_good_before_what_runs(
 ) -> None:
     candidates = records._before_running(entries(*newest_first))
     assert (candidates[0].number if candidates else None) == number
+
+
+def restoring(number: int, restores: int, state: State = GOOD) -> Entry:
+    return Entry(number=number, state=state, release_id="a", restores=restores)
+
+
+@pytest.mark.parametrize(
+    ("newest_first", "states"),
+    [
+        # killed right after the outcome of a rollback was written: nothing more has to be written
+        ([restoring(3, 1), *entries(("b", GOOD), ("a", GOOD))], [GOOD, WITHDRAWN, GOOD]),
+        ([restoring(3, 2), *entries(("b", GOOD), ("a", GOOD))], [GOOD, GOOD, GOOD]),
+        ([restoring(4, 1), *entries(("c", FAILED), ("b", GOOD), ("a", GOOD))], [GOOD, FAILED, WITHDRAWN, GOOD]),
+        ([restoring(2, 0), *entries(("a", GOOD), ("nothing", GOOD), first=0)], [GOOD, WITHDRAWN, GOOD]),
+        # a rollback that did not succeed withdraws nothing
+        ([restoring(3, 1, State.STARTED), *entries(("b", GOOD), ("a", GOOD))], [State.STARTED, GOOD, GOOD]),
+        ([restoring(3, 1, ROLLED_BACK), *entries(("b", GOOD), ("a", GOOD))], [ROLLED_BACK, GOOD, GOOD]),
+        # forth again, by name: the first rollback is withdrawn, and what it withdrew stays so
+        (
+            [restoring(4, 2), restoring(3, 1), *entries(("b", GOOD), ("a", GOOD))],
+            [GOOD, WITHDRAWN, WITHDRAWN, GOOD],
+        ),
+        # as older versions of prefect-cd wrote it
+        ([*entries(("a", GOOD), ("b", WITHDRAWN), ("a", GOOD))], [GOOD, WITHDRAWN, GOOD]),
+    ],
+)
+def test_what_a_good_rollback_went_back_behind_is_withdrawn_by_that_alone(
+    newest_first: list[Entry], states: list[State]
+) -> None:
+    assert [entry.state for entry in records._with_withdrawn(newest_first)] == states
+
+
+@pytest.mark.parametrize("name", ["0", "n", "not", "bef", ""])
+def test_the_baseline_is_not_chosen_by_digits_or_the_start_of_its_name(name: str) -> None:
+    for release_id in ("nothing", "before-prefect-cd"):
+        assert records._matching(list(entries((release_id, GOOD), first=0)), name) == []
+        assert len(records._matching(list(entries((release_id, GOOD), first=0)), release_id)) == 1
 
 
 @pytest.mark.parametrize(
@@ -145,6 +192,34 @@ def test_digits_are_the_number_of_a_record_first_and_then_the_start_of_an_id(nam
 def test_a_record_is_read_as_it_was_written() -> None:
     written = record(objects=({"kind": "A", "x": [1, None, "ü"]},), reason="why")
     assert records._decode(secret(gzip.compress(written.model_dump_json().encode()))) == written
+
+
+EDITED = [
+    ("state", "known-good", "started"),
+    ("number", "7", "1"),
+    ("release-id", "b-1", "a-1"),
+    ("restores", "4", "5"),
+]
+
+
+@pytest.mark.parametrize(("label", "edited", "right"), EDITED, ids=[label for label, _, _ in EDITED])
+def test_i4_a_label_that_was_edited_is_recognized_and_the_hint_corrects_it(label: str, edited: str, right: str) -> None:
+    written = record(state=State.STARTED, restores=5)
+    item = secret(gzip.compress(written.model_dump_json().encode()), **records._labels(written))
+    assert records._decode(item) == written
+    item["metadata"]["labels"][f"prefect-cd.dev/{label}"] = edited
+    with pytest.raises(Invalid, match=f"a label of record 1 was edited: .*{label}={right}") as caught:
+        records._decode(item)
+    assert caught.value.where == "secret/prefect-cd.shop.1"
+    assert caught.value.hint == (
+        f"`kubectl -n n label secret prefect-cd.shop.1 prefect-cd.dev/{label}={right} --overwrite`"
+    )
+
+
+def test_a_record_of_an_older_version_without_the_newer_labels_is_read() -> None:
+    written = record(restores=5)
+    labels = {key: value for key, value in records._labels(written).items() if "restores" not in key}
+    assert records._decode(secret(gzip.compress(written.model_dump_json().encode()), **labels)) == written
 
 
 BROKEN: dict[str, Object] = {
