@@ -1,4 +1,4 @@
-"""The command `prefect-cd`: check a pipeline file, serve it, print the schema; and the verdict on any rollout.
+"""The command `prefect-cd`: check a pipeline file, serve it, show what its environments run; the verdict on a rollout.
 
 Releases are started by Prefect's own means: its UI, `prefect deployment run`, schedules, automations.
 """
@@ -39,6 +39,11 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="register release, rollback and recover, and execute their runs")
     serve.add_argument("files", type=Path, nargs="+", metavar="FILE")
     serve.set_defaults(run=_load_later("pipeline_commands", "serve"))
+    status = commands.add_parser("status", help="what each environment runs, what is half done, and who is at work")
+    status.description = "Exit code: 0 every environment is whole, 1 one needs work, 2 one could not be read."
+    status.add_argument("file", type=Path, metavar="FILE")
+    _add_output(status)
+    status.set_defaults(run=_load_later("status_command", "run"))
     _add_rollout(
         commands.add_parser("rollout", help="the verdict on rollouts in seconds; replaces `kubectl rollout status`")
     )
@@ -60,10 +65,14 @@ def _add_rollout(parser: argparse.ArgumentParser) -> None:
         help="how long a complete rollout is watched, since its pods may crash under the first load; default 30s, "
         "counted from when it became complete",
     )
+    _add_output(parser)
+    parser.set_defaults(run=_load_later("rollout_command", "run"))
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", choices=["text", "json"], default="text", help="json: one document at the end"
     )
-    parser.set_defaults(run=_load_later("rollout_command", "run"))
 
 
 def _load_later(module: str, command: str) -> Callable[[argparse.Namespace], int]:

@@ -101,6 +101,11 @@ def hold(access: Access, ownership: Ownership, holder: str, *, wait: timedelta) 
         yield lock
 
 
+def lease_ref(ownership: Ownership) -> Ref:
+    """The Lease of an environment."""
+    return Ref("coordination.k8s.io/v1", "Lease", ownership.namespace, f"prefect-cd.{ownership.application}")
+
+
 class Lock:
     """A held lock; every write awaits its `guard` first.
 
@@ -299,9 +304,7 @@ class Lock:
 
     @property
     def _ref(self) -> Ref:
-        return Ref(
-            "coordination.k8s.io/v1", "Lease", self._ownership.namespace, f"prefect-cd.{self._ownership.application}"
-        )
+        return lease_ref(self._ownership)
 
     @property
     def _location(self) -> str:

@@ -1,0 +1,134 @@
+"""`prefect-cd status pipeline.yaml`: what each environment runs, what is half done there, and who is at work."""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+
+from prefect_cd.environment.ownership import Ownership
+from prefect_cd.environment.status import Condition, EnvironmentStatus, Version, read_status
+from prefect_cd.errors import DeliveryError
+from prefect_cd.kube.client import connect
+from prefect_cd.kube.kubeconfig import Access
+from prefect_cd.pipeline.load import load
+from prefect_cd.pipeline.models import Environment, Pipeline
+
+_ALL_WHOLE, _NEEDS_WORK, _UNKNOWN = 0, 1, 2
+_FIRST_PATIENCE = timedelta(seconds=5)
+"""For an API server that does not answer: a person waits for the command."""
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+_ID_LENGTH = 12
+
+Answer = EnvironmentStatus | DeliveryError
+"""The status of an environment, or why it could not be read."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show the status of the pipeline's environments.
+
+    Returns:
+        0 when every environment is whole; 1 when one is interrupted, failed or frozen; 2 when one could not be read.
+
+    Raises:
+        InvalidPipeline: the file has mistakes.
+    """
+    pipeline = load(arguments.file)
+    answers = asyncio.run(_read_all(pipeline))
+    if arguments.output == "json":
+        sys.stdout.write(f"{json.dumps(document(pipeline, answers), indent=2)}\n")
+    else:
+        sys.stdout.write(text(pipeline, answers, datetime.now(timezone.utc)))
+    statuses = [answer for answer in answers if isinstance(answer, EnvironmentStatus)]
+    if not all(status.is_whole for status in statuses):
+        return _NEEDS_WORK
+    return _ALL_WHOLE if len(statuses) == len(answers) else _UNKNOWN
+
+
+async def _read_all(pipeline: Pipeline) -> list[Answer]:
+    return list(await asyncio.gather(*(_read(pipeline, environment) for environment in pipeline.environments)))
+
+
+async def _read(pipeline: Pipeline, environment: Environment) -> Answer:
+    try:
+        access = await asyncio.to_thread(_access, pipeline, environment)
+        async with connect(access, patience=_FIRST_PATIENCE) as cluster:
+            return await read_status(cluster, Ownership(pipeline.application, environment.name, environment.namespace))
+    except DeliveryError as error:  # the other environments may be on another cluster
+        return error
+
+
+def _access(pipeline: Pipeline, environment: Environment) -> Access:
+    if environment.cluster.credentials is None:
+        return environment.cluster
+    # only a block needs Prefect, whose import takes longer than all the rest
+    from prefect_cd.tasks.target import Target  # noqa: PLC0415
+
+    return Target.of(pipeline, environment.name).access()
+
+
+# --- for programs ----------------------------------------------------------------------------------------------------
+
+
+def document(pipeline: Pipeline, answers: Sequence[Answer]) -> dict[str, object]:
+    """The JSON document: one entry for each environment, with `error` in the place of the status if there is none."""
+    environments = [
+        {"environment": environment.name, "namespace": environment.namespace, "error": str(answer)}
+        if isinstance(answer, DeliveryError)
+        else {**answer.model_dump(mode="json"), "error": None}
+        for environment, answer in zip(pipeline.environments, answers, strict=True)
+    ]
+    return {"application": pipeline.application, "environments": environments}
+
+
+# --- for people ------------------------------------------------------------------------------------------------------
+
+
+def text(pipeline: Pipeline, answers: Sequence[Answer], now: datetime) -> str:
+    """A paragraph for each environment: its condition, what runs, what is under way, and the next command."""
+    paragraphs = [
+        _paragraph(pipeline.application, environment, answer, now)
+        for environment, answer in zip(pipeline.environments, answers, strict=True)
+    ]
+    return "\n".join(f"{line}" for lines in paragraphs for line in lines) + "\n"
+
+
+def _paragraph(application: str, environment: Environment, answer: Answer, now: datetime) -> list[str]:
+    if isinstance(answer, DeliveryError):
+        return [f"{environment.name}: unknown", *(f"  {line}" for line in str(answer).splitlines())]
+    lines = [f"{answer.environment}: {answer.condition}"]
+    lines += [f"  runs    {_described(answer.runs, now)}"] if answer.runs else []
+    lines += [f"  newest  {_described(answer.newest, now)}, {answer.newest.state.value}"] if answer.newest else []
+    if answer.newest and answer.newest.reason:
+        lines.append(f"  why     {answer.newest.reason.splitlines()[0]}")
+    if answer.holder:
+        renewed = f"renewed {_ago(answer.holder.renewed, now)}" if answer.holder.renewed else "never renewed"
+        lines.append(f"  lock    {answer.holder.name}, {renewed}")
+    lines += [f"  next    {command}"] if (command := _next(application, answer.environment, answer.condition)) else []
+    return lines
+
+
+def _described(version: Version, now: datetime) -> str:
+    commit = f"{version.commit.short} {version.commit.subject}" if version.commit else "no commit"
+    approved = f", approved by {version.decision.name}" if version.decision else ""
+    return f"{version.release_id} ({commit}), record {version.record}, started {_ago(version.since, now)}{approved}"
+
+
+def _next(application: str, environment: str, condition: Condition) -> str:
+    """The command that helps; empty when none is needed."""
+    commands = {
+        "interrupted": f"prefect deployment run 'recover/{application}'",
+        "frozen": f"repair the cause, then: prefect deployment run 'rollback/{application}' "
+        f"-p environment={environment}",
+        "failed": f"prefect deployment run 'rollback/{application}' -p environment={environment}, or release a fix",
+    }
+    return commands.get(condition, "")
+
+
+def _ago(moment: datetime, now: datetime) -> str:
+    seconds = max(0, int((now - moment).total_seconds()))
+    for unit, size in (("d", _DAY), ("h", _HOUR), ("min", _MINUTE)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"

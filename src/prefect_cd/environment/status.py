@@ -1,0 +1,129 @@
+"""What an environment runs, what is half done there, and who holds its lock: for people and programs that ask.
+
+Only for show: nothing decides by it. A lock's age is measured with the clock of this machine.
+"""
+
+from datetime import datetime, timedelta, timezone
+from typing import Literal
+
+from pydantic import Field
+
+from prefect_cd.environment.lease import lease_ref
+from prefect_cd.environment.ownership import Ownership, namespace_exists
+from prefect_cd.environment.records import Decision, Record, RecordStore, State
+from prefect_cd.kube.client import Cluster
+from prefect_cd.kube.objects import Object, as_time
+from prefect_cd.release.model import Commit, Result
+
+Condition = Literal["empty", "whole", "changing", "interrupted", "failed", "frozen"]
+"""How an environment is:
+
+empty: no release was ever good here, and none is on its way.
+whole: it runs its known-good.
+changing: a rollout is under way, and its process renews the lock.
+interrupted: a rollout has no outcome, and no process works on it; recovery restores the known-good.
+failed: the newest release failed and was left as it is, because nothing was to be rolled back.
+frozen: a rollback failed; a person is needed.
+"""
+
+
+class Version(Result):
+    """A release that an environment runs, or that is being rolled out."""
+
+    release_id: str
+    record: int
+    commit: Commit | None = Field(description="None for what ran before prefect-cd")
+    image: str = Field(description="the image by digest; empty for what ran before prefect-cd")
+    state: State
+    since: datetime = Field(description="when its rollout started")
+    run: str = Field(description="URL of the flow run; empty when Prefect has no UI")
+    decision: Decision | None
+    reason: str
+
+
+class Holder(Result):
+    """The process that holds the environment's lock."""
+
+    name: str
+    since: datetime | None
+    renewed: datetime | None
+    alive: bool = Field(description="whether it renewed the lock within the lock's duration")
+
+
+class EnvironmentStatus(Result):
+    """One environment at one moment."""
+
+    environment: str
+    namespace: str
+    condition: Condition
+    runs: Version | None = Field(description="the known-good")
+    newest: Version | None = Field(description="the newest release, when it is another one than `runs`")
+    holder: Holder | None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is half done and nobody is needed."""
+        return self.condition in {"empty", "whole", "changing"}
+
+
+async def read_status(cluster: Cluster, ownership: Ownership) -> EnvironmentStatus:
+    """The status of an environment; one whose namespace does not exist is empty.
+
+    Raises:
+        Invalid: a record cannot be read.
+        ClusterUnreachable, Forbidden: as for every request.
+    """
+    newest = good = holder = None
+    if await namespace_exists(cluster, ownership.namespace):
+        newest, good = await RecordStore(cluster, ownership).latest()
+        holder = holder_of(await cluster.get(lease_ref(ownership)), datetime.now(timezone.utc))
+    return EnvironmentStatus(
+        environment=ownership.environment,
+        namespace=ownership.namespace,
+        condition=condition_of(newest, good, holder),
+        runs=_version(good),
+        newest=None if newest and good and newest.number == good.number else _version(newest),
+        holder=holder,
+    )
+
+
+def condition_of(newest: Record | None, known_good: Record | None, holder: Holder | None) -> Condition:
+    """The condition that follows from the newest record, the known-good and the lock. Pure."""
+    if newest and newest.state == State.STARTED:
+        return "changing" if holder and holder.alive else "interrupted"
+    if newest and newest.state == State.ROLLBACK_FAILED:
+        return "frozen"
+    if newest and newest.state == State.FAILED:
+        return "failed"
+    return "whole" if known_good else "empty"
+
+
+def holder_of(lease: Object | None, now: datetime) -> Holder | None:
+    """The holder that a Lease names; None when nobody holds it. Pure."""
+    spec = (lease or {}).get("spec") or {}
+    if not spec.get("holderIdentity"):
+        return None
+    renewed = as_time(spec.get("renewTime"))
+    duration = timedelta(seconds=spec.get("leaseDurationSeconds") or 0)
+    return Holder(
+        name=str(spec["holderIdentity"]),
+        since=as_time(spec.get("acquireTime")),
+        renewed=renewed,
+        alive=renewed is not None and now - renewed < duration,
+    )
+
+
+def _version(record: Record | None) -> Version | None:
+    if record is None:
+        return None
+    return Version(
+        release_id=record.release_id,
+        record=record.number,
+        commit=record.commit,
+        image=record.image.reference if record.image else "",
+        state=record.state,
+        since=record.started_at,
+        run=record.run,
+        decision=record.decision,
+        reason=record.reason,
+    )

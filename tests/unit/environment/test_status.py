@@ -1,0 +1,113 @@
+"""What the status of an environment says, from its records and its lock."""
+
+import asyncio
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from prefect_cd.environment.ownership import Ownership
+from prefect_cd.environment.records import Record, RecordStore, State
+from prefect_cd.environment.status import Condition, Holder, condition_of, holder_of, read_status
+from prefect_cd.kube.client import connect
+from prefect_cd.kube.kubeconfig import LoadedKubeconfig
+from tests.unit.fake_api import FakeApi
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
+SHOP = Ownership("shop", "staging", "shop")
+
+
+def record(number: int, state: State) -> Record:
+    return Record(
+        number=number,
+        application="shop",
+        environment="staging",
+        state=state,
+        release_id=f"release-{number}",
+        release_hash=str(number) * 64,
+        commit=None,
+        image=None,
+        objects=(),
+        started_at=NOW,
+        reason="the gate failed" if state is State.ROLLBACK_FAILED else "",
+    )
+
+
+def holder(*, alive: bool) -> Holder:
+    return Holder(name="release/1", since=NOW, renewed=NOW, alive=alive)
+
+
+@pytest.mark.parametrize(
+    ("newest", "held", "condition"),
+    [
+        (None, None, "empty"),
+        (State.KNOWN_GOOD, None, "whole"),
+        (State.ROLLED_BACK, None, "whole"),
+        (State.STARTED, True, "changing"),
+        (State.STARTED, False, "interrupted"),
+        (State.STARTED, None, "interrupted"),
+        (State.FAILED, None, "failed"),
+        (State.ROLLBACK_FAILED, True, "frozen"),
+    ],
+)
+def test_the_newest_record_and_the_lock_decide(newest: State | None, held: bool | None, condition: Condition) -> None:  # noqa: FBT001
+    good = record(1, State.KNOWN_GOOD) if newest else None
+    lock = None if held is None else holder(alive=held)
+    assert condition_of(newest and record(2, newest), good, lock) == condition
+
+
+def test_a_first_release_that_is_under_way_is_not_whole() -> None:
+    assert condition_of(record(1, State.STARTED), None, None) == "interrupted"
+
+
+@pytest.mark.parametrize(("age", "alive"), [(19, True), (21, False)])
+def test_a_holder_is_alive_while_its_lease_has_not_expired(age: int, alive: bool) -> None:  # noqa: FBT001
+    renewed = (NOW - timedelta(seconds=age)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    spec = {"holderIdentity": "release/1", "renewTime": renewed, "leaseDurationSeconds": 20}
+    found = holder_of({"spec": spec}, NOW)
+    assert found
+    assert (found.name, found.alive) == ("release/1", alive)
+
+
+@pytest.mark.parametrize("lease", [None, {}, {"spec": {"holderIdentity": ""}}])
+def test_a_lock_that_nobody_holds_has_no_holder(lease: dict[str, object] | None) -> None:
+    assert holder_of(lease, NOW) is None
+
+
+def test_a_holder_that_never_renewed_is_not_alive() -> None:
+    found = holder_of({"spec": {"holderIdentity": "someone"}}, NOW)
+    assert found
+    assert not found.alive
+
+
+async def statuses(api: FakeApi, *records: Record) -> tuple[object, ...]:
+    async with connect(LoadedKubeconfig(api.kubeconfig)) as cluster:
+        store = RecordStore(cluster, SHOP)
+        for one in records:
+            await store.start(one.model_copy(update={"state": State.STARTED}))
+            await store.finish(one)
+        status = await read_status(cluster, SHOP)
+    return status.condition, status.runs and status.runs.release_id, status.newest and status.newest.release_id
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        ([], ("empty", None, None)),
+        ([State.KNOWN_GOOD], ("whole", "release-1", None)),
+        ([State.KNOWN_GOOD, State.ROLLED_BACK], ("whole", "release-1", "release-2")),
+        ([State.KNOWN_GOOD, State.ROLLBACK_FAILED], ("frozen", "release-1", "release-2")),
+    ],
+)
+def test_it_is_read_from_the_cluster(records: list[State], expected: tuple[object, ...]) -> None:
+    api = FakeApi()
+    api.put("namespaces", "shop")
+    with api.serving():
+        numbered = [record(number, state) for number, state in enumerate(records, 1)]
+        assert asyncio.run(statuses(api, *numbered)) == expected
+
+
+def test_an_environment_without_a_namespace_is_empty() -> None:
+
+    api = FakeApi()
+    with api.serving():
+        assert asyncio.run(statuses(api)) == ("empty", None, None)

@@ -1,0 +1,121 @@
+"""`prefect-cd status`: what it prints, and its exit code."""
+
+import json
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+import yaml
+
+from prefect_cd.deployments.cli import main
+from prefect_cd.deployments.status_command import document, text
+from prefect_cd.environment.records import Decision, State
+from prefect_cd.environment.status import EnvironmentStatus, Holder, Version
+from prefect_cd.errors import ClusterUnreachable
+from prefect_cd.pipeline.load import load
+from prefect_cd.release.model import Commit
+from tests.unit.fake_api import FakeApi
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
+PIPELINE = """\
+application: shop
+source: {{repository: https://example.org/shop.git}}
+image: {{name: registry.example.org/shop}}
+environments:
+  - {{name: staging, namespace: shop-staging, manifests: k8s/staging, cluster: {{kubeconfig: {kubeconfig}}}}}
+  - {{name: production, namespace: shop, manifests: k8s/production, cluster: {{kubeconfig: {other}}}}}
+"""
+
+
+def pipeline_file(folder: Path, kubeconfig: object = "one", other: object = "two") -> Path:
+    file = folder / "pipeline.yaml"
+    file.write_text(PIPELINE.format(kubeconfig=kubeconfig, other=other))
+    return file
+
+
+def kubeconfig_of(api: FakeApi, folder: Path) -> Path:
+    file = folder / "kubeconfig"
+    file.write_text(yaml.safe_dump(api.kubeconfig))
+    return file
+
+
+def version(release_id: str, state: State, *, minutes: int, reason: str = "") -> Version:
+    commit = Commit(repository="r", sha="a" * 40, revision="main", subject="Sell more", author="x", committed_at=NOW)
+    decision = Decision(approved=True, name="approver one", comment="", decided_at=NOW, content="c")
+    return Version(
+        release_id=release_id,
+        record=7,
+        commit=commit,
+        image="registry.example.org/shop@sha256:1",
+        state=state,
+        since=NOW - timedelta(minutes=minutes),
+        run="",
+        decision=decision,
+        reason=reason,
+    )
+
+
+def status(**fields: object) -> EnvironmentStatus:
+    defaults = {"environment": "staging", "namespace": "shop-staging", "condition": "whole"}
+    return EnvironmentStatus.model_validate(
+        {**defaults, "runs": version("good-1", State.KNOWN_GOOD, minutes=200), "newest": None, "holder": None, **fields}
+    )
+
+
+def test_it_says_what_runs_what_failed_who_holds_the_lock_and_what_to_do_next(tmp_path: Path) -> None:
+    pipeline = load(pipeline_file(tmp_path))
+    frozen = status(
+        environment="production",
+        condition="frozen",
+        newest=version("bad-2", State.ROLLBACK_FAILED, minutes=3, reason="[gate_failed] E2E failed\nmore"),
+        holder=Holder(name="rollback/9", since=NOW, renewed=NOW - timedelta(seconds=2), alive=True),
+    )
+    assert text(pipeline, [status(), frozen], NOW) == (
+        "staging: whole\n"
+        "  runs    good-1 (aaaaaaa Sell more), record 7, started 3 h ago, approved by approver one\n"
+        "production: frozen\n"
+        "  runs    good-1 (aaaaaaa Sell more), record 7, started 3 h ago, approved by approver one\n"
+        "  newest  bad-2 (aaaaaaa Sell more), record 7, started 3 min ago, approved by approver one, rollback-failed\n"
+        "  why     [gate_failed] E2E failed\n"
+        "  lock    rollback/9, renewed 2 s ago\n"
+        "  next    repair the cause, then: prefect deployment run 'rollback/shop' -p environment=production\n"
+    )
+
+
+def test_an_environment_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path) -> None:
+    pipeline = load(pipeline_file(tmp_path))
+    answers = [status(), ClusterUnreachable("nobody answers", where="https://10.0.0.1")]
+    assert "production: unknown\n" in text(pipeline, answers, NOW)
+    staging, production = document(pipeline, answers)["environments"]  # type: ignore[misc]
+    assert (staging["condition"], staging["error"]) == ("whole", None)  # type: ignore[has-type]
+    assert "nobody answers" in production["error"]  # type: ignore[has-type]
+
+
+def test_the_command_reads_every_environment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    api = FakeApi()
+    with api.serving():
+        kubeconfig = kubeconfig_of(api, tmp_path)
+        code = main(["status", str(pipeline_file(tmp_path, kubeconfig, kubeconfig)), "-o", "json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["application"] == "shop"
+    assert [(one["environment"], one["condition"]) for one in answer["environments"]] == [
+        ("staging", "empty"),
+        ("production", "empty"),
+    ]
+    assert code == 0
+
+
+def test_the_exit_code_is_2_when_a_cluster_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    api = FakeApi()
+    with api.serving():
+        file = pipeline_file(tmp_path, kubeconfig_of(api, tmp_path), tmp_path / "missing")
+        assert main(["status", str(file)]) == 2
+    printed = capsys.readouterr().out
+    assert "staging: empty\n" in printed
+    assert "production: unknown\n" in printed
+
+
+def test_a_pipeline_file_with_mistakes_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "pipeline.yaml").write_text("application: [\n")
+    assert main(["status", str(tmp_path / "pipeline.yaml")]) == 1
+    assert "pipeline.yaml:" in capsys.readouterr().err
