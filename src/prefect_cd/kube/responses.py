@@ -41,6 +41,9 @@ class Conflict(ApiError):
     Not for fields of another manager: that is an OwnershipConflict.
     """
 
+    code = "write-conflict"
+    remedy = "start again; where it persists, find out who else writes to the object, by its managedFields"
+
 
 class Retryable:
     """Which errors of one request are worth a retry.
