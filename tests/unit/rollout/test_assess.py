@@ -499,6 +499,18 @@ def test_a_service_that_selects_no_pods_fails_although_the_pods_are_complete() -
     assert at("fresh", seen, 31).phase is FAILED
 
 
+def test_a_service_that_selects_a_label_set_by_the_program_may_be_waited_for_as_its_hint_says() -> None:
+    """For example on its leader only: the label is in no pod template."""
+    seen = fronted("fresh", ready=None, selector="leader")
+    _, since, now = recorded("fresh")
+    verdict = at("fresh", seen, 31)
+    assert verdict.phase is FAILED
+    assert "raise `rollout.patience.service` in the pipeline file" in verdict.causes[0].hint
+    settings = RolloutSettings.model_validate({"patience": {"service": "5m"}})
+    patience = Patience.from_settings(settings)
+    assert assess(seen, since=since, now=now + timedelta(seconds=31), patience=patience).phase is PROGRESSING
+
+
 @pytest.mark.parametrize(
     ("selector", "processed"),
     [("shop", True), ("shop", False), ("shopp", False)],

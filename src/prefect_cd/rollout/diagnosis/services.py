@@ -85,7 +85,8 @@ def selector_problem(service: Object, slices: Sequence[Object], *, since: dateti
         category=Category.SERVICE,
         fact=f"{kind_and_name(service)}: selector {selector} matches no pods",
         evidence=f"{'no ready endpoint' if processed else _NOT_PROCESSED}; selector {selector}",
-        hint="correct spec.selector of the Service, or the labels of the pod template",
+        hint="correct spec.selector of the Service, or the labels of the pod template; if the program sets the label "
+        "itself (on its leader only), raise `rollout.patience.service` in the pipeline file",
         object=kind_and_name(service),
         since=since,
         grace=timedelta() if processed else _CONTROLLER_GRACE,
