@@ -10,6 +10,7 @@ has no log, and puts the credentials on command lines, where every user of the m
 import difflib
 import os
 import re
+import shlex
 import shutil
 import tempfile
 import time
@@ -19,7 +20,15 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from prefect_cd.errors import DeliveryError, Errored, Forbidden, Invalid, RepositoryUnreachable, UnknownRevision
+from prefect_cd.errors import (
+    DeliveryError,
+    Errored,
+    Forbidden,
+    Invalid,
+    MissingTool,
+    RepositoryUnreachable,
+    UnknownRevision,
+)
 from prefect_cd.process import Finished, clean_environment, run
 from prefect_cd.release.model import Commit
 
@@ -109,6 +118,7 @@ def checkout(
         RepositoryUnreachable: the repository does not answer within `timeout`.
         Forbidden: the repository denies access.
         Invalid: there is no such repository, or the folder holds something else.
+        MissingTool: the commit has files in Git LFS, and git-lfs is not installed.
     """
     if not _FULL.fullmatch(sha):
         raise UnknownRevision(f"{sha!r} is not a full commit SHA", hint="resolve the revision first")
@@ -233,7 +243,20 @@ _SETTINGS = {
     "log.showSignature": "false",
     "i18n.logOutputEncoding": "UTF-8",
     "color.ui": "false",
+    "core.quotePath": "true",
 }
+# As `git lfs install` sets them; without git-lfs, a setting of the operator's would only fail.
+_LFS_SETTINGS = {
+    "filter.lfs.clean": "git-lfs clean -- %f",
+    "filter.lfs.smudge": "git-lfs smudge -- %f",
+    "filter.lfs.process": "git-lfs filter-process",
+    "filter.lfs.required": "true",
+    "lfs.fetchinclude": "",  # over the .lfsconfig of the commit, which could leave files out
+    "lfs.fetchexclude": "",
+}
+_NO_LFS_SETTINGS = {**dict.fromkeys(("filter.lfs.smudge", "filter.lfs.process"), ""), "filter.lfs.required": "false"}
+_LFS_POINTER = "version https://git-lfs.github.com/spec/"
+_LFS_FILES = ":(attr:filter=lfs)"
 # A credential helper that prints variables of its environment. A URL with credentials would be an argument of git's own
 # helper programs (git-remote-https), and so be visible in the process list. git runs this helper only for the host that
 # its setting names.
@@ -250,7 +273,8 @@ def _environment(repository: Repository, *, online: bool) -> dict[str, str]:
         if name in _OPERATOR_VARIABLES or name.startswith("GIT_CONFIG_")
     }
     variables = {**inherited, "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": ""}
-    settings = list(_SETTINGS.items())
+    lfs_settings = _LFS_SETTINGS if shutil.which("git-lfs") else _NO_LFS_SETTINGS
+    settings = [*_SETTINGS.items(), *lfs_settings.items()]
     if repository.authenticated_url:
         settings += _credential_settings(repository.url, repository.authenticated_url)
         variables.update(_credential_variables(repository.authenticated_url))
@@ -354,6 +378,31 @@ def _check_out(git: _Git, tree: Path, sha: str) -> None:
     if git.repository.submodules:
         git("submodule", "--quiet", "deinit", "--all", "--force", at=tree)
         git("submodule", "--quiet", "update", "--init", "--recursive", "--force", at=tree)
+    _refuse_pointers(git, tree)
+
+
+def _refuse_pointers(git: _Git, tree: Path) -> None:
+    """Refuse a checkout in which Git LFS pointers stand for contents; with git-lfs, git has replaced them."""
+    if shutil.which("git-lfs"):
+        return
+    arguments = ("grep", "--files-with-matches", "--fixed-strings", "-e", _LFS_POINTER, "--", _LFS_FILES)
+    commands: list[tuple[str, ...]] = [arguments]
+    if git.repository.submodules:
+        script = f"git {shlex.join(arguments)} || test $? = 1"
+        commands.append(("submodule", "--quiet", "foreach", "--recursive", script))
+    pointers: list[str] = []
+    for command in commands:
+        finished, files = git.attempt(*command, at=tree, online=False)
+        if finished.code not in (0, 1):
+            raise _git_error(finished, git.repository)
+        pointers += files
+    if pointers:
+        more = f" and {len(pointers) - 1} more" if len(pointers) > 1 else ""
+        raise MissingTool(
+            f"{pointers[0]}{more}: the commit has a Git LFS pointer instead of the content, and git-lfs is not on PATH",
+            where=git.repository.url,
+            hint="install git-lfs where the release runs, for example: apt-get install git-lfs",
+        )
 
 
 def _has(git: _Git, tree: Path, sha: str) -> bool:
@@ -391,6 +440,12 @@ def _unknown(repository: Repository, revision: str, refs: Iterable[str]) -> Unkn
 
 _ACCESS_HINT = "give credentials that may read it (source.credentials), or an ssh key that the server knows"
 _KNOWN_FAILURES: tuple[tuple[str, type[DeliveryError], str, str], ...] = (
+    (
+        r"Object does not exist on the server|remote missing object",
+        Invalid,
+        "the server lacks the content of a file in Git LFS, or denies access to it",
+        "from a clone that has it: git lfs push --all origin",
+    ),
     (
         r"dubious ownership in repository at '(?P<path>[^']+)'",
         Invalid,

@@ -3,6 +3,7 @@
 import base64
 import http.server
 import os
+import shutil
 import socket
 import subprocess
 import threading
@@ -14,7 +15,14 @@ from pathlib import Path
 import pytest
 
 from prefect_cd import process
-from prefect_cd.errors import DeliveryError, Forbidden, Invalid, RepositoryUnreachable, UnknownRevision
+from prefect_cd.errors import (
+    DeliveryError,
+    Forbidden,
+    Invalid,
+    MissingTool,
+    RepositoryUnreachable,
+    UnknownRevision,
+)
 from prefect_cd.release import git as git_module
 from prefect_cd.release.git import Repository, checkout, is_ancestor, log, refresh, resolve
 
@@ -298,6 +306,94 @@ def test_a_submodule_on_a_path_is_refused_unless_the_operator_allows_it(
     (home / ".gitconfig").write_text("")
     with pytest.raises(Invalid, match="refuses this kind of URL"):
         checkout(Repository(str(origin), submodules=True), sha, tmp_path / "tree", timeout=TIME)
+
+
+# --- Git LFS ---------------------------------------------------------------------------------------------------------
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 9\n".format("a" * 64)
+ATTRIBUTES = {".gitattributes": "*.bin filter=lfs diff=lfs merge=lfs -text\n"}
+
+
+@pytest.fixture
+def without_git_lfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All programs of PATH but git-lfs."""
+    if shutil.which("git-lfs"):
+        (tmp_path / "bin").mkdir()
+        for program in (program for folder in os.get_exec_path() for program in Path(folder).glob("*")):
+            if program.name != "git-lfs" and not (tmp_path / "bin" / program.name).exists():
+                (tmp_path / "bin" / program.name).symlink_to(program)
+        monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+
+
+@pytest.mark.usefixtures("without_git_lfs")
+def test_a_commit_with_lfs_pointers_is_refused_where_git_lfs_is_not_installed(
+    origin: Path, repository: Repository, tmp_path: Path, home: Path
+) -> None:
+    with (home / ".gitconfig").open("a") as config:  # git-lfs was removed, and its settings were not
+        config.write('[filter "lfs"]\n process = git-lfs filter-process\n required = true\n')
+    pointers = {"ä.bin": POINTER, "more.bin": POINTER}
+    git(origin, "config", "filter.lfs.process", "")
+    git(origin, "config", "filter.lfs.required", "false")
+    sha = commit(origin, "large files", **ATTRIBUTES, **pointers, **{"no-pointer.bin": "1"})
+    with pytest.raises(MissingTool) as caught:
+        checkout(repository, sha, tmp_path / "tree", timeout=TIME)
+    assert caught.value.reason.startswith("more.bin and 1 more: the commit has a Git LFS pointer")
+    assert "apt-get install git-lfs" in caught.value.hint
+    assert str(caught.value).encode()
+    with pytest.raises(MissingTool):  # nor is the folder good the second time
+        checkout(repository, sha, tmp_path / "tree", timeout=TIME)
+    checkout(repository, git(origin, "rev-parse", "main~1"), tmp_path / "tree", timeout=TIME)
+
+
+@pytest.mark.usefixtures("without_git_lfs")
+def test_a_pointer_in_a_submodule_is_refused_too(origin: Path, tmp_path: Path) -> None:
+    library = new_repository(tmp_path / "library")
+    commit(library, "library", **ATTRIBUTES, **{"large.bin": POINTER})
+    git(origin, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library), "lib")
+    sha = commit(origin, "with library")
+    with pytest.raises(MissingTool, match=r"large\.bin"):
+        checkout(Repository(str(origin), submodules=True), sha, tmp_path / "tree", timeout=TIME)
+
+
+@pytest.mark.usefixtures("without_git_lfs")
+def test_a_text_that_looks_like_a_pointer_is_none_where_the_attributes_do_not_say_so(
+    origin: Path, repository: Repository, tmp_path: Path
+) -> None:
+    sha = commit(origin, "a test of git-lfs", **ATTRIBUTES, **{"pointer.txt": POINTER})
+    checkout(repository, sha, tmp_path / "tree", timeout=TIME)
+    assert (tmp_path / "tree" / "pointer.txt").read_text() == POINTER
+
+
+@pytest.mark.skipif(not shutil.which("git-lfs"), reason="git-lfs is not installed")
+def test_git_lfs_replaces_pointers_by_contents(origin: Path, repository: Repository, tmp_path: Path) -> None:
+    git(origin, "lfs", "install", "--local")
+    ignored = {".lfsconfig": "[lfs]\n fetchexclude = *\n"}
+    sha = commit(origin, "large files", **ATTRIBUTES, **ignored, **{"large.bin": "the content"})
+    assert git(origin, "show", f"{sha}:large.bin").startswith("version https://git-lfs.github.com/spec/v1")
+    for _ in range(2):
+        checkout(repository, sha, tmp_path / "tree", timeout=TIME)
+        assert (tmp_path / "tree" / "large.bin").read_text() == "the content"
+        (tmp_path / "tree" / "large.bin").write_text("changed")
+
+
+@pytest.mark.skipif(not shutil.which("git-lfs"), reason="git-lfs is not installed")
+def test_git_lfs_replaces_pointers_in_submodules(origin: Path, tmp_path: Path) -> None:
+    library = new_repository(tmp_path / "library")
+    git(library, "lfs", "install", "--local")
+    commit(library, "library", **ATTRIBUTES, **{"large.bin": "the content"})
+    git(origin, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library), "lib")
+    sha = commit(origin, "with library")
+    checkout(Repository(str(origin), submodules=True), sha, tmp_path / "tree", timeout=TIME)
+    assert (tmp_path / "tree" / "lib" / "large.bin").read_text() == "the content"
+
+
+@pytest.mark.skipif(not shutil.which("git-lfs"), reason="git-lfs is not installed")
+def test_a_content_that_the_server_lacks_is_an_error(origin: Path, repository: Repository, tmp_path: Path) -> None:
+    git(origin, "config", "filter.lfs.process", "")
+    git(origin, "config", "filter.lfs.required", "false")
+    sha = commit(origin, "never pushed", **ATTRIBUTES, **{"large.bin": POINTER})
+    with pytest.raises(Invalid, match="the server lacks the content of a file in Git LFS"):
+        checkout(repository, sha, tmp_path / "tree", timeout=TIME)
 
 
 def test_hooks_are_not_run(origin: Path, repository: Repository, tmp_path: Path, home: Path) -> None:
