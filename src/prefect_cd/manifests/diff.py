@@ -11,7 +11,7 @@ HIDDEN = "(hidden)"
 HIDDEN_CHANGED = "(hidden, changed)"
 # libyaml where PyYAML was built with it, as its wheels are: several times faster, which a thousand objects need
 _DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-_SERVER_METADATA = (
+SERVER_METADATA = (
     "managedFields", "uid", "resourceVersion", "generation", "creationTimestamp", "selfLink", "deletionTimestamp",
     "deletionGracePeriodSeconds",
 )  # fmt: skip
@@ -24,7 +24,7 @@ _LAST_APPLIED = _SERVER_ANNOTATIONS[0]
 
 def strip(item: Object) -> Object:
     """The object without fields that only the server writes, to compare it or to apply it again."""
-    metadata = {key: value for key, value in item["metadata"].items() if key not in _SERVER_METADATA}
+    metadata = {key: value for key, value in item["metadata"].items() if key not in SERVER_METADATA}
     live_annotations = metadata.get("annotations") or {}
     annotations = {key: value for key, value in live_annotations.items() if key not in _SERVER_ANNOTATIONS}
     metadata.pop("annotations", None)

@@ -1,0 +1,46 @@
+"""Files of a commit: read only inside of its checkout, and named in messages so that every terminal can print it."""
+
+from pathlib import Path
+
+from prefect_cd.errors import InvalidManifest
+
+
+def shown(path: Path, top: Path) -> str:
+    r"""A path relative to the checkout, for messages: `a\xff.yaml` where its name is not UTF-8.
+
+    Args:
+        path: the file or folder.
+        top: the checkout.
+    """
+    return printable(str(path.relative_to(top)))
+
+
+def printable(text: str) -> str:
+    """The text with escapes for bytes that are not UTF-8, and for line ends and other control characters."""
+    decoded = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in decoded)
+
+
+def is_inside(path: Path, top: Path) -> bool:
+    """Whether a path lies in the checkout once its links are followed; it need not exist."""
+    try:
+        return path.resolve().is_relative_to(top.resolve())
+    except (OSError, RuntimeError, ValueError):  # links in a circle, a name that no file can have
+        return False
+
+
+def read_text(path: Path, top: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        InvalidManifest: it is a link out of the commit, or cannot be read, or is not UTF-8.
+    """
+    location = shown(path, top)
+    if not is_inside(path, top):
+        raise InvalidManifest("a link that leads out of the commit", where=location)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidManifest(f"not UTF-8: {error.reason} at byte {error.start}", where=location) from None
+    except OSError as error:
+        raise InvalidManifest(f"cannot be read: {error.strerror}", where=location) from error
