@@ -49,7 +49,8 @@ def planned_changes(
     application: str, environment: str, changes: ChangeSet, place: str, findings: Sequence[Finding]
 ) -> None:
     """What a release would change and where, and what of it may lose requests."""
-    description = f"{environment}: {changes}" + ("; may lose requests" if findings else "")
+    may_lose_requests = any(finding.loses_requests for finding in findings)
+    description = f"{environment}: {changes}" + ("; may lose requests" if may_lose_requests else "")
     page = "\n\n".join(filter(None, [place, markdown.may_lose_requests(findings), markdown.changes(changes)]))
     _page([application, environment, "plan"], description, page)
 

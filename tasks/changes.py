@@ -31,7 +31,9 @@ class Plan(Result):
     unowned: tuple[Object, ...] = Field(
         description="live objects that are not ours yet and that the first release takes over"
     )
-    findings: tuple[Finding, ...] = Field(description="what in the objects may lose requests during the rollout")
+    findings: tuple[Finding, ...] = Field(
+        description="what in the objects may lose requests during the rollout, or run another image"
+    )
     server: str
     kubernetes: str = Field(description="the server's version, for people: an upgrade does not change the plan")
 
@@ -106,7 +108,7 @@ async def _plan(cluster: Cluster, target: Target, version: Version) -> Plan:
         changes=changes,
         state=state,
         unowned=await unowned_objects(cluster, target.ownership, objects) if first else (),
-        findings=lint(objects),
+        findings=lint(objects, version.image.name if version.image else ""),
         server=cluster.server,
         kubernetes=await cluster.version(),
     )

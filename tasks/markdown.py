@@ -233,8 +233,16 @@ def _gap(traffic: Traffic) -> str:
 
 
 def may_lose_requests(findings: Sequence[Finding]) -> str:
-    """What may lose requests, with the fix; empty when nothing may. A list, since a form is narrow."""
-    lines = (
-        f"**{_cell(finding.where)}**: {_cell(finding.summary)}. *Fix:* {_cell(finding.fix)}." for finding in findings
-    )
-    return f"## What may lose requests\n\n{bullets(*lines)}" if findings else ""
+    """What may lose requests or run another image, with the fix; empty when nothing may.
+
+    A list, since a form is narrow.
+    """
+    sections = {
+        "What may lose requests": [finding for finding in findings if finding.loses_requests],
+        "What may run another image": [finding for finding in findings if not finding.loses_requests],
+    }
+    return "\n\n".join(f"## {title}\n\n{bullets(*map(_finding, those))}" for title, those in sections.items() if those)
+
+
+def _finding(finding: Finding) -> str:
+    return f"**{_cell(finding.where)}**: {_cell(finding.summary)}. *Fix:* {_cell(finding.fix)}."

@@ -108,7 +108,8 @@ def _check_suites(environment: Environment, tree: Path) -> None:
 def _manifests_of(pipeline: Pipeline, environment: Environment, tree: Path) -> tuple[Manifest, ...]:
     manifests = load(tree / environment.manifests, tree)
     unbuilt = BuiltImage(name=pipeline.image.name, digest=_UNBUILT, built=False)
-    pin_image([manifest.item for manifest in manifests], unbuilt, where=environment.manifests)
+    items = [manifest.item for manifest in manifests]
+    pin_image(items, unbuilt, where=environment.manifests, fields=pipeline.image.fields)
     return manifests
 
 

@@ -38,7 +38,10 @@ def render(pipeline: Pipeline, commit: Commit, image: BuiltImage, checked: Prefl
         )
     rendered = {
         environment.name: pin_image(
-            [manifest.item for manifest in manifests[environment.name]], image, where=environment.manifests
+            [manifest.item for manifest in manifests[environment.name]],
+            image,
+            where=environment.manifests,
+            fields=pipeline.image.fields,
         )
         for environment in pipeline.environments
     }

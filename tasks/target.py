@@ -15,6 +15,7 @@ from prefect_cd.kube.kubeconfig import Access, LoadedKubeconfig
 from prefect_cd.kube.objects import Object
 from prefect_cd.kube.service_url import open_url
 from prefect_cd.manifests.load import Manifest, display_name
+from prefect_cd.manifests.prepare import encode_string_data
 from prefect_cd.pipeline.models import ClusterAccess, Environment, Pipeline
 from prefect_cd.release.model import Release, Result
 from prefect_cd.tasks.connection import CONNECTIONS
@@ -112,7 +113,7 @@ class Target(Result):
     async def objects(self, cluster: Cluster, version: Version) -> tuple[Object, ...]:
         """The full set of objects of a version: namespaces filled in, labelled as ours."""
         if isinstance(version, Record):
-            return version.objects
+            return tuple(map(encode_string_data, version.objects))  # an older version recorded `stringData`
         manifests = [Manifest(item, display_name(item)) for item in version.manifests[self.name]]
         prepared = await prepare_objects(
             cluster, manifests, self.environment.namespace, self.environment.cluster_scoped

@@ -184,9 +184,10 @@ def lint_page() -> str:
 
 # Lint rules for manifests
 
-`plan` reads the manifests of an environment and warns of what will lose requests during a rollout. The warnings are
-shown in the log, in the plan and in the approval form, and never fail a release: an application may shut down
-gracefully by itself. Only pods behind a Service of the same environment are checked. The rules are in
+`plan` reads the manifests of an environment and warns of what will lose requests during a rollout, and of references to
+the pipeline's image that keep their tag. The warnings are shown in the log, in the plan and in the approval form, and
+never fail a release: an application may shut down gracefully by itself. Only pods behind a Service of the same
+environment are checked for lost requests. The rules are in
 [`src/prefect_cd/manifests/lint.py`](../src/prefect_cd/manifests/lint.py); their names are a stable contract.
 
 {table(("rule", "finding", "consequence", "fix"), ((f"`{rule.value}`", *RULE_TEXTS[rule]) for rule in Rule))}
@@ -212,6 +213,11 @@ def pipeline_page() -> str:
 - **Cluster**, per environment: `cluster: {{kubeconfig: PATH, context: NAME}}`, `{{in_cluster: true}}` or
   `{{credentials: BLOCK}}` (a prefect-kubernetes `KubernetesCredentials` block). Default: in-cluster when the pod has a
   service account, else `$KUBECONFIG` or `~/.kube/config`.
+- **Manifests** are read as kubectl reads them. Labels of a manifest stay as they are. Fields that only the server
+  writes (`uid`, `resourceVersion`, `status` …) are refused with their line, and so is an overlay that refers to
+  anything outside of the commit.
+- **Digest**: it replaces the tag of `image.name` in containers and in image volumes. Where else the name stands, in the
+  value of a variable or in a custom resource, `image.fields` lists the paths, and lint warns of those that are missing.
 - **Private repository**: `source.credentials: github-credentials/NAME`, also GitLab, Bitbucket, or a token in
   `secret/NAME`.
 - **Registry**: prefect-cd uses the login of docker or podman on the machine that serves. It reaches loopback addresses

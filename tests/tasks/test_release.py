@@ -129,3 +129,13 @@ def kept_results() -> set[str]:
     """What Prefect keeps on the disk as results."""
     storage = get_current_settings().results.local_storage_path
     return {path.read_text(errors="replace") for path in storage.rglob("*") if path.is_file()}
+
+
+def test_the_pipelines_fields_get_the_digest_too(repository: GitRepository, two: Pipeline) -> None:
+    crawler = {"kind": "Crawler", "apiVersion": "v1", "metadata": {"name": "c"}, "spec": {"image": f"{IMAGE}:main"}}
+    commit, built, checked = committed(repository, two, (deployment(), crawler), (deployment(),))
+    settings = two.image.model_copy(update={"fields": ("spec.image",)})
+    for update, expected in (({}, f"{IMAGE}:main"), ({"image": settings}, f"{IMAGE}@{built.digest}")):
+        release = render.fn(two.model_copy(update=update), commit, built, checked)
+        items = {item["kind"]: item for item in release.manifests["staging"]}
+        assert items["Crawler"]["spec"]["image"] == expected

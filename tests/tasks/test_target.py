@@ -20,7 +20,6 @@ def test_a_target_is_found_by_the_environments_name() -> None:
     target = Target.of(pipeline(environment(), environment(name="production", namespace="live")), "production")
     assert (target.application, target.name, target.environment.namespace) == ("shop", "production", "live")
     assert target.ownership.labels == {
-        "app.kubernetes.io/managed-by": "prefect-cd",
         "prefect-cd.dev/application": "shop",
         "prefect-cd.dev/environment": "production",
     }
@@ -104,7 +103,8 @@ def objects_of(target: Target, version: Version) -> tuple[Object, ...]:
 def test_a_releases_objects_are_placed_and_labelled_and_workloads_name_the_release(target: Target) -> None:
     candidate = release(config_map(greeting="hello"), deployment())
     settings, workload = objects_of(target, candidate)
-    assert settings["metadata"] == {"name": "shop", "namespace": "shop", "labels": target.ownership.labels}
+    marks = {"app.kubernetes.io/managed-by": "prefect-cd", **target.ownership.labels}
+    assert settings["metadata"] == {"name": "shop", "namespace": "shop", "labels": marks}
     assert workload["metadata"]["annotations"] == {"prefect-cd.dev/release": candidate.id}
     assert workload["spec"] == deployment()["spec"]  # pods that did not change are not restarted
 
@@ -112,6 +112,9 @@ def test_a_releases_objects_are_placed_and_labelled_and_workloads_name_the_relea
 def test_a_records_objects_are_those_that_were_recorded(target: Target) -> None:
     old = record(1)
     assert objects_of(target, old) == old.objects
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "login"}}
+    older = old.model_copy(update={"objects": ({**secret, "stringData": {"user": "alpha"}},)})
+    assert objects_of(target, older) == ({**secret, "data": {"user": "YWxwaGE="}},)
 
 
 def test_a_kind_that_the_cluster_lacks_is_refused_by_name(target: Target) -> None:

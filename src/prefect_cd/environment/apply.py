@@ -27,7 +27,7 @@ from prefect_cd.kube.concurrency import parallel
 from prefect_cd.kube.objects import Object
 from prefect_cd.kube.resources import Identity, Ref, group_of
 from prefect_cd.manifests.diff import changed_lines, diff, strip
-from prefect_cd.manifests.labels import APPLICATION, ENVIRONMENT, MANAGED_BY, MANAGER, RECORD
+from prefect_cd.manifests.labels import APPLICATION, ENVIRONMENT, RECORD
 from prefect_cd.manifests.load import Manifest
 from prefect_cd.manifests.prepare import set_namespaces, waves
 from prefect_cd.release.model import Result, digest_of
@@ -424,9 +424,8 @@ def _refuse_others(ownership: Ownership, live: Object) -> None:
     labels = live["metadata"].get("labels") or {}
     managers = sorted({entry.get("manager", "?") for entry in live["metadata"].get("managedFields") or []})
     owner = " and ".join(managers) or "another manager"
-    if labels.get(MANAGED_BY) == MANAGER:
-        application, environment = labels.get(APPLICATION), labels.get(ENVIRONMENT)
-        owner = f"application {application} in environment {environment}"
+    if APPLICATION in labels:
+        owner = f"application {labels[APPLICATION]} in environment {labels.get(ENVIRONMENT)}"
     raise OwnershipConflict(
         f"{ownership.application} in {ownership.environment} would change an object of {owner}",
         where=str(Ref.of(live)),

@@ -19,7 +19,7 @@ class Ownership:
 
     @property
     def labels(self) -> dict[str, str]:
-        """The labels of everything that we applied here."""
+        """The labels that mark what we applied here."""
         return ownership_labels(self.application, self.environment)
 
     @property

@@ -1,7 +1,8 @@
-"""Find what will lose requests during a rollout, before it starts. Pure.
+"""Find what will lose requests during a rollout, or run another image than the tested one, before it starts. Pure.
 
 Decides from the manifests alone, with the defaults of the API server (one replica, 25 % surge and unavailable, 30 s
-grace period). Only pods behind a Service of the same set are checked: a worker without a Service receives no requests.
+grace period). Only pods behind a Service of the same set are checked for lost requests: a worker without a Service
+receives none.
 The findings are warnings with a fix and never fail a release: an application may shut down gracefully by itself.
 
 Sources of the rules: Kubernetes' documentation of pod termination (a pod is removed from endpoints at the same time as
@@ -18,6 +19,7 @@ from typing import NamedTuple
 
 from prefect_cd.kube.objects import Object, as_int, as_objects, as_text, dig, dig_mapping, kind_and_name
 from prefect_cd.kube.selectors import has_selector, selector_matches, service_selects
+from prefect_cd.manifests.image_references import moving_references
 from prefect_cd.manifests.pod_templates import PodTemplate, pod_template_of, resolve_amount
 from prefect_cd.release.model import Result
 
@@ -38,6 +40,7 @@ class Rule(str, Enum):
     ALL_AT_ONCE = "all-at-once"
     NO_BUDGET = "no-disruption-budget"
     BLOCKING_BUDGET = "blocking-disruption-budget"
+    MOVING_TAG = "moving-tag"
 
 
 class RuleText(NamedTuple):
@@ -99,6 +102,11 @@ RULE_TEXTS = {
         "Draining a node hangs.",
         "Use `maxUnavailable: 1`, with two replicas or more.",
     ),
+    Rule.MOVING_TAG: RuleText(
+        "A field outside of containers and volumes names the pipeline's image by a tag, or by none.",
+        "What runs from it may be another image than the tested one, and changes without a release.",
+        "Add the field's path to `image.fields` of the pipeline file: the digest is filled in there.",
+    ),
 }
 """The documentation of every rule."""
 
@@ -111,12 +119,18 @@ class Finding(Result):
     summary: str
     fix: str
 
+    @property
+    def loses_requests(self) -> bool:
+        """Whether requests are lost because of it during the rollout."""
+        return self.rule is not Rule.MOVING_TAG
 
-def lint(manifests: Sequence[Object]) -> tuple[Finding, ...]:
-    """What will lose requests; the same finding of an object is reported once.
+
+def lint(manifests: Sequence[Object], image: str = "") -> tuple[Finding, ...]:
+    """What will lose requests, or run another image; the same finding of an object is reported once.
 
     Args:
-        manifests: the full set of objects of an environment.
+        manifests: the full set of objects of an environment, with their image pinned.
+        image: the pipeline's image without a tag; empty: references to it are not checked.
     """
     templates = [template for item in manifests if (template := pod_template_of(item, manifests))]
     services = [item for item in manifests if item.get("kind") == "Service" and has_selector(item)]
@@ -125,12 +139,23 @@ def lint(manifests: Sequence[Object]) -> tuple[Finding, ...]:
         their_services = [service for service in services if _selects(service, pods)]
         if their_services and pods.replicas:
             findings += [*_containers(pods, their_services), *_strategy(pods), *_budget(pods, manifests)]
+    findings += [finding for item in manifests if image for finding in _moving_tags(item, image)]
     return tuple({(finding.rule, finding.where, finding.summary): finding for finding in findings}.values())
 
 
 def _selects(service: Object, pods: PodTemplate) -> bool:
     same_namespace = (dig(service, "metadata", "namespace") or "") == pods.namespace
     return same_namespace and service_selects(service, pods.labels)
+
+
+def _moving_tags(item: Object, image: str) -> Iterator[Finding]:
+    for reference in moving_references(item, image):
+        yield Finding(
+            rule=Rule.MOVING_TAG,
+            where=kind_and_name(item),
+            summary=f"{reference.path} names {reference.text}, which may become another image than the tested one",
+            fix=f"add `{reference.path}` to `image.fields` of the pipeline file: the digest is filled in there",
+        )
 
 
 # --- services --------------------------------------------------------------------------------------------------------

@@ -3,12 +3,14 @@
 A commit's manifests are not trusted: objects outside of the environment's namespace are refused with file:line.
 """
 
+import base64
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from prefect_cd.errors import InvalidManifest
 from prefect_cd.kube.objects import Object
+from prefect_cd.manifests.image_references import ImagePattern, places
 from prefect_cd.manifests.load import Manifest, display_name, name_of, refuse_duplicates
 from prefect_cd.release.model import BuiltImage
 
@@ -26,12 +28,13 @@ _WAVES: tuple[frozenset[str], ...] = (
 _LAST = frozenset(
     {"HorizontalPodAutoscaler", "Ingress", "ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"}
 )
+_CONTAINERS = frozenset({"containers", "initContainers", "ephemeralContainers"})
 
 
 def set_namespaces(
     manifests: Sequence[Manifest], namespace: str, namespaced: Mapping[tuple[str, str], bool], allowed: Sequence[str]
 ) -> tuple[Object, ...]:
-    """The objects with their namespace filled in.
+    """The objects as they are applied: with their namespace filled in, and Secrets without `stringData`.
 
     Args:
         manifests: the objects of the commit, and where they are defined.
@@ -50,7 +53,9 @@ def set_namespaces(
             item = _in_namespace(manifest, namespace)
         else:
             _check_cluster_scoped(manifest, namespace, allowed)
-        placed.append(Manifest(item, manifest.where))
+            # The server ignores it. With it, the object would not be the one that the server lists.
+            item = {**item, "metadata": {key: value for key, value in item["metadata"].items() if key != "namespace"}}
+        placed.append(Manifest(encode_string_data(item), manifest.where))
     refuse_duplicates(placed)
     return tuple(manifest.item for manifest in placed)
 
@@ -78,54 +83,81 @@ def _check_cluster_scoped(manifest: Manifest, namespace: str, allowed: Sequence[
         )
 
 
-def pin_image(objects: Sequence[Object], image: BuiltImage, *, where: str) -> tuple[Object, ...]:
+def encode_string_data(item: Object) -> Object:
+    """A Secret whose `stringData` is written as `data`; any other object as it is.
+
+    The server does the same when it stores the Secret, but server-side apply then knows nothing of the keys: one that
+    leaves `stringData` would stay in `data` for ever. A value that is not a string is left to the server to refuse.
+    """
+    if (item["apiVersion"], item["kind"]) != ("v1", "Secret") or "stringData" not in item:
+        return item
+    plain, data = item["stringData"] or {}, item.get("data") or {}
+    if not isinstance(data, dict) or not isinstance(plain, dict) or not all(isinstance(v, str) for v in plain.values()):
+        return item
+    encoded = {key: base64.b64encode(value.encode()).decode() for key, value in plain.items()}
+    others = {key: value for key, value in item.items() if key != "stringData"}
+    return {**others, "data": {**data, **encoded}}
+
+
+def pin_image(
+    objects: Sequence[Object], image: BuiltImage, *, where: str, fields: Sequence[str] = ()
+) -> tuple[Object, ...]:
     """The objects with every reference to the image, under any tag or digest, replaced by name@digest.
+
+    References are replaced where Kubernetes expects an image, which is in containers and in volumes, and in `fields`.
+
+    Args:
+        objects: the objects of one environment.
+        image: the image of the release.
+        where: the folder of the manifests, for the error.
+        fields: paths of more fields, as in `image.fields` of the pipeline file.
 
     Raises:
         InvalidManifest: no container uses the image.
     """
-    pinned = tuple(_pinned(item, image) for item in objects)
-    if not any(image.reference in images_of(item) for item in pinned):
+    pattern = ImagePattern(image.name)
+    pinned, uses = [], 0
+    for item in objects:
+        result = copy.deepcopy(item)
+        for holder, key in _image_fields(result):
+            if pattern.is_reference(holder[key]):
+                holder[key] = image.reference
+                uses += 1
+        for place in places(result, fields):
+            text = pattern.replace(place.value, image.reference)
+            uses += text != place.value or image.reference in text
+            place.write(text)
+        pinned.append(result)
+    if not uses:
         others = sorted({name for item in objects for name in images_of(item)})
         raise InvalidManifest(
             f"no container uses the image {image.name}; images: {', '.join(others) or 'none'}",
             where=where,
             hint="use `image.name` of the pipeline file, without a tag, as the image of a container",
         )
-    return pinned
+    return tuple(pinned)
 
 
 def images_of(item: Object) -> list[str]:
-    """The image references of all containers of an object."""
-    return [container["image"] for container in _containers(item) if isinstance(container.get("image"), str)]
+    """The image references of all containers and volumes of an object."""
+    return [holder[key] for holder, key in _image_fields(item)]
 
 
-def _pinned(item: Object, image: BuiltImage) -> Object:
-    pinned = copy.deepcopy(item)
-    for container in _containers(pinned):
-        if _repository(str(container.get("image", ""))) == image.name:
-            container["image"] = image.reference
-    return pinned
-
-
-def _containers(value: object) -> Iterator[dict[str, Any]]:
-    """Every container below `value`: a custom resource may have its pod template anywhere."""
+def _image_fields(value: object) -> Iterator[tuple[dict[str, Any], str]]:
+    """Where images stand below `value`, as (map, key): a custom resource may have its pod template anywhere."""
     if isinstance(value, list):
         for item in value:
-            yield from _containers(item)
+            yield from _image_fields(item)
     elif isinstance(value, dict):
         for key, child in value.items():
-            if key in {"containers", "initContainers", "ephemeralContainers"} and isinstance(child, list):
-                yield from (container for container in child if isinstance(container, dict))
-            else:
-                yield from _containers(child)
-
-
-def _repository(reference: str) -> str:
-    """`host:5000/name:tag@sha256:…` -> `host:5000/name` (distribution/reference grammar)."""
-    without_digest = reference.partition("@")[0]
-    head, slash, last = without_digest.rpartition("/")
-    return head + slash + last.partition(":")[0]
+            entries = [entry for entry in child if isinstance(entry, dict)] if isinstance(child, list) else []
+            if key in _CONTAINERS and entries:
+                yield from ((entry, "image") for entry in entries if isinstance(entry.get("image"), str))
+                continue
+            if key == "volumes":
+                sources = [entry["image"] for entry in entries if isinstance(entry.get("image"), dict)]
+                yield from ((source, "reference") for source in sources if isinstance(source.get("reference"), str))
+            yield from _image_fields(child)
 
 
 def waves(objects: Sequence[Object]) -> list[list[Object]]:

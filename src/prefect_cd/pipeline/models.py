@@ -19,6 +19,7 @@ from prefect_cd.pipeline.types import (
     DURATION,
     Command,
     Duration,
+    FieldPath,
     Label,
     Name,
     RelativePath,
@@ -74,6 +75,13 @@ class ImageSettings(Settings):
         ),
     ] = None
     options: Annotated[tuple[str, ...], Field(description="additional flags for the builder's build command")] = ()
+    fields: Annotated[
+        tuple[FieldPath, ...],
+        Field(
+            description="further fields in which the digest is filled in, besides the images of containers and "
+            "volumes: of custom resources, environment variables, annotations; ignored where an object lacks the field"
+        ),
+    ] = ()
     insecure: Annotated[
         bool | None,
         Field(description="use plain HTTP for the registry; default: only for localhost and loopback addresses"),

@@ -75,6 +75,14 @@ Label = Annotated[str, Field(min_length=1, max_length=60, description="a short n
 RelativePath = Annotated[
     str, AfterValidator(_relative), Field(min_length=1, description="a path relative to the root of the repository")
 ]
+FieldPath = Annotated[
+    str,
+    Field(
+        pattern=r'^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+|\[\]|\["[^"\]]+"\])*$',
+        description="a path of fields; [] stands for every item of a list or map",
+        examples=["spec.image", "spec.template.spec.containers[].env[].value"],
+    ),
+]
 Command = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
@@ -82,6 +90,7 @@ __all__ = [
     "DURATION",
     "Command",
     "Duration",
+    "FieldPath",
     "Label",
     "Name",
     "RelativePath",

@@ -495,6 +495,54 @@ async def test_a_missing_namespace_is_created_as_ours_and_an_existing_one_is_lef
             assert ownership.owns(live) == ours
 
 
+# --- manifests as the commit has them --------------------------------------------------------------------------------
+
+
+async def release(cluster: Cluster, ownership: Ownership, *items: Object, before: Sequence[Object] = ()) -> ChangeSet:
+    """Prepare, plan, write and prune, as a release does it."""
+    manifests = [load.Manifest(item, f"k8s/app.yaml:{number}") for number, item in enumerate(items, start=1)]
+    prepared = await core.prepare_objects(cluster, manifests, ownership.namespace, ["ClusterRole"])
+    return await bring(cluster, ownership, *prepared, before=before)
+
+
+async def test_a_key_that_leaves_string_data_leaves_the_secret_and_comes_back_with_it(ownership: Ownership) -> None:
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "login"}}
+    old = {**secret, "stringData": {"user": "alpha", "token": "one"}}
+    new = {**secret, "stringData": {"account": "alpha", "token": "one"}}
+    async with connect(ACCESS) as cluster:
+        for item in (old, new, old):
+            assert (await release(cluster, ownership, item)).changes_something
+            live = await cluster.get(Ref("v1", "Secret", ownership.namespace, "login"))
+            assert live is not None
+            assert live["data"].keys() == item["stringData"].keys()
+            assert not (await release(cluster, ownership, item)).changes_something
+
+
+async def test_a_label_of_the_manifest_stays_and_the_object_is_ours(ownership: Ownership, objects: Any) -> None:
+    item = objects.config_map(ownership.namespace, x="1")
+    item["metadata"]["labels"] = {labels.MANAGED_BY: "team-a"}
+    async with connect(ACCESS) as cluster:
+        await release(cluster, ownership, item)
+        live = await cluster.get(Ref.of(item))
+        assert live is not None
+        assert live["metadata"]["labels"][labels.MANAGED_BY] == "team-a"
+        other = Ownership("other", "staging", ownership.namespace)
+        with pytest.raises(OwnershipConflict, match="an object of application shop in environment staging"):
+            await release(cluster, other, item)
+        assert actions(await release(cluster, ownership, before=[item])) == {"configmap/shop": "pruned"}
+
+
+@pytest.mark.needs("clusterroles.rbac.authorization.k8s.io")
+async def test_a_cluster_scoped_object_with_a_namespace_is_unchanged_the_second_time(
+    ownership: Ownership, role: str, objects: Any
+) -> None:
+    item = objects.cluster_role(role)
+    item["metadata"]["namespace"] = ownership.namespace
+    async with connect(ACCESS) as cluster:
+        assert actions(await release(cluster, ownership, item)) == {f"clusterrole/{role}": "created"}
+        assert actions(await release(cluster, ownership, item, before=[item])) == {f"clusterrole/{role}": "unchanged"}
+
+
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 

@@ -205,6 +205,11 @@ def test_the_page_shows_the_result_the_fix_and_the_numbers() -> None:
 def test_weaknesses_are_listed_with_their_fix_and_escaped() -> None:
     finding = Finding(rule=Rule.RECREATE, where=HOSTILE, summary="it stops", fix="do not")
     page = markdown.may_lose_requests([finding])
+    assert page.startswith("## What may lose requests\n\n- ")
     assert "it stops. *Fix:* do not." in page
     assert "<script>" not in page
     assert markdown.may_lose_requests([]) == ""
+    moving = finding.model_copy(update={"rule": Rule.MOVING_TAG})
+    assert markdown.may_lose_requests([moving]).startswith("## What may run another image\n\n- ")
+    both = markdown.may_lose_requests([moving, finding])
+    assert both.index("## What may lose requests") < both.index("## What may run another image")
