@@ -21,8 +21,8 @@ from enum import Enum
 from pydantic import Field, ValidationError
 
 from prefect_cd.environment.ownership import Ownership
-from prefect_cd.errors import DeliveryError, EnvironmentBusy, Invalid, InvalidManifest
-from prefect_cd.kube.client import Cluster, Guard, unguarded
+from prefect_cd.errors import DeliveryError, EnvironmentBusy, Errored, Invalid, InvalidManifest, LockLost
+from prefect_cd.kube.client import ABSENT, Cluster, Conflict, Guard, unguarded
 from prefect_cd.kube.concurrency import parallel
 from prefect_cd.kube.objects import Object
 from prefect_cd.kube.resources import Ref
@@ -41,6 +41,7 @@ _EPOCH = PREFIX + "epoch"  # an annotation: of the lock under which the record w
 _RESTORES = PREFIX + "restores"
 _LIMIT = 1_000_000  # bytes of a compressed record; a Secret holds 1 MiB (MaxSecretSize in k8s.io/api/core/v1)
 _RESERVE = 50_000  # bytes of it for the outcome, so that a record that could be started can also be finished
+_ATTEMPTS = 10  # to write a record; beside us, only people write to it
 _MAX_REASON_LENGTH = 20_000
 _MAX_DECOMPRESSED = 200_000_000  # bytes; a manipulated Secret must not exhaust our memory
 _log = logging.getLogger(__name__)
@@ -322,13 +323,36 @@ class RecordStore:
         """Write the outcome of a record, and delete all records except the newest ten and the known-good.
 
         Old records that cannot be deleted now are deleted after the next rollout: they change no outcome.
+
+        Raises:
+            LockLost: a later holder of the lock has written the record.
+            Errored: it changes faster than it can be written.
         """
         shortened = record.model_copy(update={"reason": record.reason[:_MAX_REASON_LENGTH]})
-        await self._cluster.apply(self._secret(shortened, _LIMIT), force=True, guard=guard)
+        await self._overwrite(self._secret(shortened, _LIMIT), guard)
         try:
             await self._delete_old(guard)
         except DeliveryError as error:
             _log.warning("old records of %s are kept: %s", self._ownership.environment, error.reason)
+
+    async def _overwrite(self, secret: Object, guard: Guard) -> None:
+        """Write a record over the version that we read: what a later holder of the lock has made of it stays."""
+        ref = Ref.of(secret)
+        for _ in range(_ATTEMPTS):
+            live = await self._cluster.get(ref)
+            if live and self._epoch and _epoch_of(live) > self._epoch:
+                raise LockLost(
+                    f"no longer the writer of {self._ownership.environment}: a later holder of the lock has written it",
+                    where=str(ref),
+                    hint="this run wrote nothing more; the next release or recovery takes over",
+                )
+            uid, version = (live["metadata"][key] if live else "" for key in ("uid", "resourceVersion"))
+            try:
+                await self._cluster.apply(secret, force=True, uid=uid, version=version or ABSENT, guard=guard)
+            except Conflict:  # somebody wrote it meanwhile, or we did, and the answer was lost
+                continue
+            return
+        raise Errored(f"it changed before each of {_ATTEMPTS} attempts to write it", where=str(ref))
 
     async def _delete_old(self, guard: Guard) -> None:
         entries = await self.entries()

@@ -55,6 +55,49 @@ async def test_i2_a_record_is_read_as_it_was_started_and_as_it_was_finished(
         ]
 
 
+async def test_i3_an_outcome_that_comes_too_late_does_not_replace_that_of_a_later_holder_of_the_lock(
+    ownership: Ownership, record: Any
+) -> None:
+    """A holder that is stopped between guard and request, and goes on when its successor has taken the release back."""
+    async with connect(ACCESS) as cluster:
+        stale, later = (RecordStore(cluster, ownership, epoch) for epoch in (3, 4))
+        started = await stale.start(record(ownership))
+        good, back = (started.model_copy(update={"state": state}) for state in (State.KNOWN_GOOD, State.ROLLED_BACK))
+        guarded = 0
+
+        async def stopped() -> None:  # the last thing before the request
+            nonlocal guarded
+            guarded += 1
+            await later.finish(back)
+
+        with pytest.raises(LockLost, match="a later holder of the lock has written it"):
+            await stale.finish(good, guard=stopped)
+        assert guarded == 1
+        with pytest.raises(LockLost):
+            await stale.finish(good)
+        assert await later.newest() == back
+        assert await later.last_epoch() == 4
+
+
+async def test_an_outcome_is_written_though_somebody_edits_the_record(
+    ownership: Ownership, record: Any, kubectl: Kubectl
+) -> None:
+    async with connect(ACCESS) as cluster:
+        store = RecordStore(cluster, ownership, 1)
+        good = (await store.start(record(ownership))).model_copy(update={"state": State.KNOWN_GOOD})
+        edits = iter(("annotate", "delete"))
+
+        async def edit() -> None:
+            what = next(edits, "")
+            if what == "annotate":
+                kubectl("-n", ownership.namespace, "annotate", "secret", "prefect-cd.shop.1", "note=beside")
+            elif what == "delete":
+                kubectl("-n", ownership.namespace, "delete", "secret", "prefect-cd.shop.1")
+
+        await store.finish(good, guard=edit)
+        assert await store.newest() == await store.known_good() == good
+
+
 async def test_a_new_record_gets_the_number_after_the_newest(ownership: Ownership, record: Any) -> None:
     async with connect(ACCESS) as cluster:
         store = RecordStore(cluster, ownership)
