@@ -104,9 +104,16 @@ class Scene:
         assert process.exitcode is not None, f"{act.name} did not end:\n{act.log.read_text()}"
         return process.exitcode
 
-    def release_first(self, namespace: str) -> None:
-        act = self.act("release", namespace, self.api_server, versions.old(self.image), self.first)
-        assert self.play(act) == 0, act.log.read_text()
+    def release(self, namespace: str, url: str, version: str) -> Act:
+        """The release of a version: the older commit has the objects `old`, the newer one all others."""
+        objects: list[Object] = getattr(versions, version)(self.image)
+        return self.act("release", namespace, url, objects, self.first if version == "old" else self.second)
+
+    def prepare(self, namespace: str, scenario: "Scenario") -> None:
+        """Release what runs before the scenario."""
+        for version in scenario.before:
+            act = self.release(namespace, self.api_server, version)
+            assert self.play(act) == 0, act.log.read_text()
 
     def trace(self, namespace: str, scenario: "Scenario") -> list[Boundary]:
         """The writes of a run that nobody disturbs."""
@@ -142,21 +149,28 @@ class Scenario:
 
     Args:
         name: for reports.
-        version: of the objects that are released; None: a rollback.
+        flow: `release` or `rollback`.
+        before: the versions that run before, one after the other.
+        version: that is released.
         exit_code: of the run when nobody disturbs it.
-        first: whether version 1 runs before.
     """
 
     name: str
-    version: str
+    flow: str = "release"
+    before: tuple[str, ...] = ("old",)
+    version: str = "new"
     exit_code: int = 0
-    first: bool = True
 
     def act(self, scene: Scene, namespace: str, url: str) -> Act:
-        objects: list[Object] = getattr(versions, self.version)(scene.image)
-        return scene.act("release", namespace, url, objects, scene.second)
+        """The run that is killed."""
+        if self.flow == "rollback":
+            return scene.act("rollback", namespace, url)
+        return scene.release(namespace, url, self.version)
 
 
-GOOD = Scenario("a good release", "new")
-BROKEN = Scenario("a release whose rollout fails", "broken", exit_code=1)
-SCENARIOS = (GOOD, BROKEN)
+SCENARIOS = (
+    Scenario("the first release", before=()),
+    Scenario("a release"),
+    Scenario("a release whose rollout fails", version="broken", exit_code=1),
+    Scenario("a rollback", flow="rollback", before=("old", "new")),
+)

@@ -5,6 +5,7 @@ while a stage blocks. The rules are those of client-go's leader election (`tools
 
 * A Lease counts as abandoned only when this process *observed* it unchanged for its whole duration. Clocks of two
   machines are never compared, and time in which this process could not reach the API server does not count.
+* Where the holder was a process of this machine that has ended, a few seconds are enough: for its last requests.
 * A holder whose renewal is overdue holds back its writes until it has renewed the Lease; when another holder has
   taken the Lease over, it stops.
 * A write takes at most WRITE_SECONDS, and none starts in the last WRITE_SECONDS of a Lease: no write outlives it.
@@ -27,6 +28,7 @@ from types import TracebackType
 
 from typing_extensions import Self
 
+from prefect_cd.environment.holder import has_ended, this_process
 from prefect_cd.environment.ownership import Ownership, ensure_namespace
 from prefect_cd.environment.records import RecordStore
 from prefect_cd.errors import ClusterUnreachable, DeliveryError, EnvironmentBusy, Forbidden, LockLost
@@ -35,11 +37,14 @@ from prefect_cd.kube.kubeconfig import Access
 from prefect_cd.kube.objects import Object
 from prefect_cd.kube.resources import Ref
 from prefect_cd.kube.responses import ApiError
-from prefect_cd.manifests.labels import RECORD
+from prefect_cd.manifests.labels import PREFIX, RECORD
 
 DURATION = timedelta(seconds=20)
 TAKEOVER_WAIT = DURATION + timedelta(seconds=10)
 """The longest wait for the lock of a holder that died: its duration, and time to observe and acquire."""
+_LAST_REQUESTS = timedelta(seconds=2)
+"""For requests of a holder that has ended: a server may still execute what it has received."""
+_PROCESS = PREFIX + "process"  # an annotation: the holder's process
 _RENEW_INTERVAL = timedelta(seconds=3)
 _ACQUIRE_INTERVAL = timedelta(milliseconds=500)
 _GUARD_INTERVAL = timedelta(milliseconds=100)
@@ -59,16 +64,20 @@ class ObservedLease:
         holder: its holder; empty when it was released.
         unchanged: for how long this process has observed no change of it.
         duration: how long it is valid without renewal, as its holder wrote it.
+        ended: whether the holder's process has ended for sure.
     """
 
     holder: str
     unchanged: timedelta
     duration: timedelta
+    ended: bool = False
 
 
 def may_acquire(candidate: str, lease: ObservedLease | None) -> bool:
     """Whether `candidate` may acquire the Lease: there is none, or it is its own, released, or abandoned."""
-    return lease is None or lease.holder in {"", candidate} or lease.unchanged >= lease.duration
+    if lease is None or lease.holder in {"", candidate}:
+        return True
+    return lease.unchanged >= (min(_LAST_REQUESTS, lease.duration) if lease.ended else lease.duration)
 
 
 def next_epoch(lease: Object | None, recorded: int) -> int:
@@ -331,6 +340,7 @@ class Lock:
         # with its uid: a server would create a Lease that was deleted again, and so hide that the lock was lost
         item = self._ownership.label(lease or fresh)
         item["metadata"]["labels"][RECORD] = "lock"  # so that it is never pruned
+        item["metadata"]["annotations"] = {**(item["metadata"].get("annotations") or {}), _PROCESS: this_process()}
         return {**item, "spec": spec}
 
 
@@ -346,4 +356,5 @@ def _observe(lease: Object | None, unchanged: timedelta) -> ObservedLease | None
         holder=spec.get("holderIdentity") or "",
         unchanged=unchanged,
         duration=timedelta(seconds=spec.get("leaseDurationSeconds") or DURATION.total_seconds()),
+        ended=has_ended((lease["metadata"].get("annotations") or {}).get(_PROCESS, "")),
     )

@@ -184,7 +184,7 @@ from datetime import timedelta
 from prefect_cd.environment import lease
 from prefect_cd.environment.ownership import Ownership
 from prefect_cd.pipeline.models import ClusterAccess
-lease.DURATION, lease.WRITE_SECONDS = timedelta(seconds=4), 2
+lease.DURATION, lease.WRITE_SECONDS = timedelta(seconds=int(sys.argv[2])), 2
 lease._RENEW_INTERVAL = timedelta(seconds=0.5)
 with lease.hold(ClusterAccess(), Ownership("shop", "staging", sys.argv[1]), "victim", wait=timedelta()):
     print("held", flush=True)
@@ -192,14 +192,32 @@ with lease.hold(ClusterAccess(), Ownership("shop", "staging", sys.argv[1]), "vic
 """
 
 
-@pytest.mark.usefixtures("quick")
-def test_i4_a_holder_that_was_killed_is_replaced_after_the_duration_and_not_before(ownership: Ownership) -> None:
+def kill_a_holder(ownership: Ownership, seconds: int = 4) -> None:
+    """Kill a process that holds the lock with a Lease of this duration."""
     with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, ownership.namespace], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLDER, ownership.namespace, str(seconds)], stdout=subprocess.PIPE, text=True
     ) as victim:
         assert victim.stdout is not None
         assert victim.stdout.readline() == "held\n"
         os.kill(victim.pid, signal.SIGKILL)
+
+
+def test_i4_a_holder_that_was_killed_on_this_machine_is_replaced_before_its_lease_expires(
+    ownership: Ownership,
+) -> None:
+    kill_a_holder(ownership, seconds=300)
+    with held(ownership, "successor", timedelta(seconds=60)) as lock:
+        run_guard(lock)
+        assert lock.holder == spec_of(ownership)["holderIdentity"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_i4_a_holder_that_was_killed_elsewhere_is_replaced_after_the_duration_and_not_before(
+    ownership: Ownership, kubectl: Kubectl
+) -> None:
+    kill_a_holder(ownership)
+    elsewhere = "prefect-cd.dev/process=another-boot:1/2/3"
+    kubectl("-n", ownership.namespace, "annotate", "--overwrite", "lease", "prefect-cd.shop", elsewhere)
     started = time.monotonic()
     with held(ownership, "successor", timedelta(seconds=30)) as lock:
         waited = time.monotonic() - started
@@ -284,7 +302,7 @@ from prefect_cd.kube.client import Cluster, connect
 from prefect_cd.pipeline.models import ClusterAccess
 
 namespace, preconditions = sys.argv[1:]
-lease.DURATION, lease.WRITE_SECONDS = timedelta(seconds=4), 2
+lease.DURATION, lease.WRITE_SECONDS = timedelta(seconds=int(sys.argv[2])), 2
 lease._RENEW_INTERVAL = timedelta(seconds=0.5)
 ownership, writes = Ownership("shop", "staging", namespace), 3
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -53,6 +54,18 @@ def test_i3_the_lease_of_another_holder_is_never_acquired_before_its_duration_is
     unchanged: int, duration: int
 ) -> None:
     assert may_acquire("me", observed("you", unchanged, duration)) == (unchanged >= duration)
+
+
+@pytest.mark.parametrize(
+    ("unchanged", "duration", "allowed"), [(0, 20, False), (1, 20, False), (2, 20, True), (1, 1, True)]
+)
+def test_a_lease_of_a_process_that_has_ended_may_be_acquired_after_its_last_requests(
+    unchanged: int,
+    duration: int,
+    allowed: bool,  # noqa: FBT001  a column of the table
+) -> None:
+    lease = replace(observed("you", unchanged, duration), ended=True)
+    assert may_acquire("me", lease) is allowed
 
 
 def test_i3_two_locks_of_one_name_are_two_holders() -> None:
