@@ -15,8 +15,9 @@ from prefect.states import Completed, Failed
 
 from prefect_cd import tasks
 from prefect_cd.flows import served
-from prefect_cd.flows.outcome import returning_state, state_name
+from prefect_cd.flows.outcome import returning_state, state_name, summary
 from prefect_cd.tasks import Target
+from prefect_cd.tasks.stage import log
 
 
 @flow(name="recover", persist_result=True)
@@ -27,7 +28,9 @@ def recover() -> State[Any]:
         targets = [Target.of(pipeline, environment.name) for environment in pipeline.environments]
         errors = {target.name: error for target in targets if (error := tasks.recover(pipeline, target))}
         if errors:
-            message = "; ".join(f"{name}: {error.reason}" for name, error in errors.items())
+            for name, error in errors.items():
+                log().error("%s: %s", name, error)
+            message = "\n\n".join(f"{name}: {summary(error)}" for name, error in errors.items())
             outcome.state = Failed(name=state_name(next(iter(errors.values()))), message=message)
         else:
             outcome.state = Completed(message="no rollout was interrupted")

@@ -191,7 +191,9 @@ def test_i6_a_rollback_that_fails_is_loud_and_freezes_the_environment(server: Se
         assert "environment-frozen" in third.message
         assert states(application.staging) == ["known-good", "rollback-failed"]
 
-        assert "environment-frozen" in application.start("recover").wait("Failed").message
+        recovery = application.start("recover").wait("Failed")
+        assert "[environment-frozen] staging is frozen" in recovery.message
+        assert "'rollback/frozen' -p environment=staging" in recovery.message
         kubectl(*outside)
         application.start("rollback", environment="staging", to=good_id).wait("Completed")
         assert states(application.staging)[-1] == "known-good"

@@ -155,8 +155,10 @@ def test_i4_a_damaged_record_of_one_environment_keeps_no_other_one_from_recovery
         wait_for(lambda: states(application.production)[before:] == ["rolled-back"], "production is not whole again")
         assert is_whole(application)
         recovery = application.start("recover").wait("Failed")
-        assert "staging: the record cannot be read: its labels" in recovery.message
-        assert "production" not in recovery.message
+        assert "staging: [invalid] secret/prefect-cd.cancelled.1: the record cannot be read: its labels" in (
+            recovery.message
+        )
+        assert "production: " not in recovery.message
     finally:
         kubectl(*label, "prefect-cd.dev/state=known-good")
 

@@ -420,8 +420,8 @@ def _before_running(entries: tuple[Entry, ...]) -> list[Entry]:
     """The known-good entries before what runs now, newest first.
 
     A release that failed after the known-good may still run; one that was rolled back does not, and neither does one
-    without an outcome over which another was started. From a release that is
-    good, nothing leads back to an empty environment, except its name.
+    without an outcome over which another was started. From a good release, nothing but its name leads back to an empty
+    environment.
     """
     known_good = [entry for entry in entries if entry.state == State.KNOWN_GOOD]
     replaced = [entry for entry in entries[1:] if entry.state == State.STARTED]
@@ -433,15 +433,14 @@ def _before_running(entries: tuple[Entry, ...]) -> list[Entry]:
 
 def _with_withdrawn(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     """The entries, newest first, with the known-good ones that a good rollback went back behind as withdrawn."""
-    skipped = {
-        number
+    skips = [
+        (entry.restores, entry.number)
         for entry in entries
         if entry.restores is not None and entry.state in _ROLLBACK_TARGETS
-        for number in range(entry.restores + 1, entry.number)
-    }
+    ]
     return tuple(
         entry.model_copy(update={"state": State.WITHDRAWN})
-        if entry.number in skipped and entry.state == State.KNOWN_GOOD
+        if entry.state == State.KNOWN_GOOD and any(first < entry.number < last for first, last in skips)
         else entry
         for entry in entries
     )
