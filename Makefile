@@ -61,7 +61,7 @@ RESTARTS := -m restarts
 EMBEDDED := $(BIN)/python -m prefect_cd_local --
 NO_CLUSTER := tests/unit tests/effects tests/tasks tests/flows
 PACKAGING := tests/packaging
-SCENARIOS := tests/cluster
+SCENARIOS := tests/cluster tests/crash
 CONFORMANCE := $(LOCAL)/tests/conformance
 AT_ONCE := $(MAKE) --no-print-directory --jobs=2 --output-sync=recurse
 
@@ -81,7 +81,7 @@ endif
 # Where KUBE_CLUSTER names the program that starts and ends the parts of that cluster.
 test-restarts: $(STAMP)
 	@test -n "$(KUBE_CLUSTER)" || echo "restarts of the control plane left out: KUBE_CLUSTER is not set"
-	test -z "$(KUBE_CLUSTER)" || $(PYTEST) $(RESTARTS) $(SCENARIOS)
+	test -z "$(KUBE_CLUSTER)" || $(PYTEST) $(RESTARTS) tests/cluster
 
 # The scenarios on the embedded cluster.
 test-embedded: $(STAMP) browser

@@ -28,6 +28,7 @@ def deployment(image: str, greeting: str) -> Object:
         "name": "web",
         "image": image,
         "command": ["sleep", "3600"],
+        "readinessProbe": {"exec": {"command": ["true"]}, "periodSeconds": 1},
         "env": [{"name": "GREETING", "value": greeting}],
     }
     template = {

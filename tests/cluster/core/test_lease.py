@@ -302,7 +302,7 @@ from prefect_cd.kube.client import Cluster, connect
 from prefect_cd.pipeline.models import ClusterAccess
 
 namespace, preconditions = sys.argv[1:]
-lease.DURATION, lease.WRITE_SECONDS = timedelta(seconds=int(sys.argv[2])), 2
+lease.DURATION, lease.WRITE_SECONDS = timedelta(seconds=4), 2
 lease._RENEW_INTERVAL = timedelta(seconds=0.5)
 ownership, writes = Ownership("shop", "staging", namespace), 3
 
