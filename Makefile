@@ -8,7 +8,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 # Each Prefect server and most runs are new processes that import for seconds, twice as long without compiled files.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-all test-restarts test-embedded test-versions test-lowest test-newest wheels check typed coverage unit format docs graph schema browser bench-apply bench-embedded bench-overhead bench-verdict dist clean
+.PHONY: setup demo test test-all test-restarts test-embedded test-versions test-lowest test-newest wheels check typed coverage unit format docs graph schema browser bench-apply bench-crash bench-embedded bench-overhead bench-verdict dist clean
 
 setup: $(STAMP)
 
@@ -145,6 +145,9 @@ schema: $(STAMP)
 
 bench-apply: $(STAMP)
 	$(BIN)/python benchmarks/apply/run.py
+
+bench-crash: $(STAMP)
+	$(BIN)/python benchmarks/crash/run.py
 
 bench-embedded: $(STAMP)
 	$(BIN)/python benchmarks/embedded/run.py

@@ -98,7 +98,7 @@ async def _plan(cluster: Cluster, target: Target, version: Version) -> Plan:
         target.ownership,
         objects,
         force=take_over or isinstance(version, Record),
-        known_kinds=state.known_kinds,
+        known=state.known,
     )
     first = take_over and state.known_good is None
     return Plan(

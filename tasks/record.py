@@ -99,6 +99,7 @@ async def _start(cluster: Cluster, planned: Plan, lock: Lock, decision: Decision
         planned.version,
         planned.objects,
         now,
+        known=planned.state.known,
         decision=decision,
         run=flow_run.ui_url or "",
     )

@@ -2,21 +2,26 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
+from tests.cluster.harness import Server
 from tests.crash import versions
 from tests.crash.actor import Act
 from tests.crash.proxy import Boundary, Moment, WriteProxy
+from tests.tasks.examples import GitRepository
 
 Object = dict[str, Any]
 SECONDS = 120
@@ -109,38 +114,92 @@ class Scene:
         objects: list[Object] = getattr(versions, version)(self.image)
         return self.act("release", namespace, url, objects, self.first if version == "old" else self.second)
 
-    def prepare(self, namespace: str, scenario: "Scenario") -> None:
-        """Release what runs before the scenario."""
+    def undisturbed(self, scenario: "Scenario") -> tuple[list[Boundary], list[View]]:
+        """The writes of a run that nobody disturbs, and the whole versions: before the scenario, and after it."""
+        with self.namespace() as namespace:
+            before = self._prepare(namespace, scenario)
+            proxy = WriteProxy(self.api_server)
+            with proxy.serving() as url:
+                code = self.play(scenario.act(self, namespace, url))
+            assert code == scenario.exit_code, (self.folder / f"{namespace}.log").read_text()
+            return proxy.trace, [before, view_of(namespace)]
+
+    def trial(self, scenario: "Scenario", whole: list[View], kill: "Kill") -> "Outcome":
+        """Kill a run at one of its writes, recover, and compare the namespace with the whole versions."""
+        with self.namespace() as namespace:
+            self._prepare(namespace, scenario)
+            killed = self._kill(namespace, scenario.act, kill)
+            started = time.monotonic()
+            recovery = self.act("recover", namespace, self.api_server)
+            assert self.play(recovery) == 0, recovery.log.read_text()
+            seconds = time.monotonic() - started
+            after = view_of(namespace)
+        if not killed:
+            return Outcome(kill, "the run has no such write", seconds)
+        return Outcome(kill, _problem(after, whole), seconds)
+
+    def _prepare(self, namespace: str, scenario: "Scenario") -> View:
+        """Play what comes before the scenario; returns the view before anything is interrupted."""
         for version in scenario.before:
             act = self.release(namespace, self.api_server, version)
             assert self.play(act) == 0, act.log.read_text()
+        view = view_of(namespace)
+        if scenario.interrupted:
+            assert self._kill(namespace, Scenario("interrupted").act, IN_THE_MIDDLE)
+        return view
 
-    def trace(self, namespace: str, scenario: "Scenario") -> list[Boundary]:
-        """The writes of a run that nobody disturbs."""
-        proxy = WriteProxy(self.api_server)
-        with proxy.serving() as url:
-            code = self.play(scenario.act(self, namespace, url))
-        assert code == scenario.exit_code, (self.folder / f"{namespace}.log").read_text()
-        return proxy.trace
-
-    def kill(self, namespace: str, scenario: "Scenario", boundary: Boundary, moment: Moment) -> bool:
+    def _kill(self, namespace: str, act: Callable[["Scene", str, str], Act], kill: "Kill") -> bool:
         """Run until the write, and kill the run there; False when it ended without this write."""
         proxy = WriteProxy(self.api_server)
         with proxy.serving() as url:
-            process = scenario.act(self, namespace, url).start()
-            proxy.kill_at(boundary, moment, lambda: _kill(process))
+            process = act(self, namespace, url).start()
+            proxy.kill_at(kill.boundary, kill.moment, lambda: _end(process))
             process.join(SECONDS)
         assert process.exitcode is not None, f"it did not end:\n{(self.folder / f'{namespace}.log').read_text()}"
         return proxy.killed
 
-    def recover(self, namespace: str) -> None:
-        act = self.act("recover", namespace, self.api_server)
-        assert self.play(act) == 0, act.log.read_text()
 
-
-def _kill(process: BaseProcess) -> None:
+def _end(process: BaseProcess) -> None:
     with suppress(ProcessLookupError):
         os.kill(process.pid or 0, signal.SIGKILL)
+
+
+def _problem(after: View, whole: list[View]) -> str:
+    """How the view differs from every whole version; empty when it does not."""
+    if after.objects not in [view.objects for view in whole]:
+        names = sorted({*after.objects, *(name for view in whole for name in view.objects)})
+        views = {name: [view.objects.get(name) for view in (after, *whole)] for name in names}
+        return f"neither the old version nor the new one: {[v for v in views.values() if v.count(v[0]) < len(v)]}"
+    return "" if after.is_settled else f"a record without an outcome is left: {after.states}"
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Where and when a run is killed."""
+
+    boundary: Boundary
+    moment: Moment
+
+    def __str__(self) -> str:
+        return f"{self.boundary}, {self.moment.value}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the environment after a kill and a recovery.
+
+    Args:
+        kill: of the run.
+        problem: what is not whole; empty when the environment is exactly the old or the new version.
+        seconds: from the start of the recovery to its end.
+    """
+
+    kill: Kill
+    problem: str
+    seconds: float
+
+
+IN_THE_MIDDLE = Kill(Boundary("PATCH deployments/web", 1), Moment.ANSWERED)
 
 
 @dataclass(frozen=True)
@@ -149,8 +208,9 @@ class Scenario:
 
     Args:
         name: for reports.
-        flow: `release` or `rollback`.
+        flow: `release`, `rollback` or `recover`.
         before: the versions that run before, one after the other.
+        interrupted: whether a release of the newer version was killed in the middle after that.
         version: that is released.
         exit_code: of the run when nobody disturbs it.
     """
@@ -158,14 +218,15 @@ class Scenario:
     name: str
     flow: str = "release"
     before: tuple[str, ...] = ("old",)
+    interrupted: bool = False
     version: str = "new"
     exit_code: int = 0
 
     def act(self, scene: Scene, namespace: str, url: str) -> Act:
         """The run that is killed."""
-        if self.flow == "rollback":
-            return scene.act("rollback", namespace, url)
-        return scene.release(namespace, url, self.version)
+        if self.flow == "release":
+            return scene.release(namespace, url, self.version)
+        return scene.act(self.flow, namespace, url)
 
 
 SCENARIOS = (
@@ -173,4 +234,32 @@ SCENARIOS = (
     Scenario("a release"),
     Scenario("a release whose rollout fails", version="broken", exit_code=1),
     Scenario("a rollback", flow="rollback", before=("old", "new")),
+    Scenario("a release over an interrupted one", version="broken", interrupted=True, exit_code=1),
+    Scenario("a rollback over an interrupted release", flow="rollback", interrupted=True),
+    Scenario("a recovery", flow="recover", interrupted=True),
 )
+
+
+@contextmanager
+def open_scene(folder: Path) -> Iterator[Scene]:
+    """A Prefect server, the cluster's API server without TLS, and a git repository with two commits."""
+    server = Server(folder)
+    with server.running(), pytest.MonkeyPatch.context() as patch, _without_tls() as api_server:
+        for name, value in {**server.environment, "GIT_CONFIG_GLOBAL": "/dev/null"}.items():
+            patch.setenv(name, value)  # the processes inherit it
+        repository = GitRepository(folder / "repository")
+        first, second = (repository.commit({"version": version}).sha for version in ("1", "2"))
+        image = os.environ.get("BASE_IMAGE") or f"{os.environ.get('REGISTRY', '')}/base/busybox:1"
+        yield Scene(api_server, image, repository.path, first, second, folder)
+
+
+@contextmanager
+def _without_tls() -> Iterator[str]:
+    """The URL of `kubectl proxy`, which adds TLS and credentials."""
+    command = ["kubectl", "proxy", "--port=0", "--disable-filter=true"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as proxy:
+        assert proxy.stdout
+        address = re.search(r"127\.0\.0\.1:\d+", proxy.stdout.readline())
+        assert address
+        yield f"http://{address[0]}"
+        proxy.terminate()

@@ -200,7 +200,7 @@ async def compute_changes(
     objects: Sequence[Object],
     *,
     force: bool = False,
-    known_kinds: Iterable[tuple[str, str]] = (),
+    known: Iterable[Ref] = (),
 ) -> ChangeSet:
     """What applying `objects` would change; nothing is written.
 
@@ -209,8 +209,8 @@ async def compute_changes(
         ownership: the environment.
         objects: the full set, labelled and with namespaces.
         force: take fields over from other managers.
-        known_kinds: (apiVersion, kind) of earlier releases, so that pruning finds objects of kinds that are no longer
-            in the set. An object is the same under all versions of its group.
+        known: the objects that releases have brought in here, by the records. Only these are pruned, and only where
+            they carry our labels, too: a copy of an object has its labels and another name.
 
     Raises:
         InvalidManifest: the server refuses an object; with the server's message.
@@ -220,13 +220,14 @@ async def compute_changes(
         await parallel(_dry_create(cluster, item) for item in objects)
         return ChangeSet(changes=tuple(_created(item) for item in objects))
     # the versions of the set come first: those are served, and live objects can be compared with what is applied
-    kinds = [*((item["apiVersion"], item["kind"]) for item in objects), *sorted(known_kinds)]
+    known = sorted(known)
+    kinds = [*((item["apiVersion"], item["kind"]) for item in objects), *((ref.api_version, ref.kind) for ref in known)]
     ours = await _owned_objects(cluster, ownership, kinds)
     changes = await parallel(
         _dry_apply(cluster, ownership, item, ours.get(Ref.of(item).identity), force=force) for item in objects
     )
-    wanted = {Ref.of(item).identity for item in objects}
-    surplus = [live for identity, live in sorted(ours.items()) if identity not in wanted and _prunable(live)]
+    no_longer_wanted = {ref.identity for ref in known} - {Ref.of(item).identity for item in objects}
+    surplus = [live for identity, live in sorted(ours.items()) if identity in no_longer_wanted and _prunable(live)]
     pruned = [_change(live, Action.PRUNED, diff(strip(live), None), live) for live in surplus]
     return ChangeSet(changes=(*changes, *pruned))
 

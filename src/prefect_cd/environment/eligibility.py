@@ -5,7 +5,10 @@ It makes no requests: callers pass records and one answer of git, and get an err
 
 from prefect_cd.environment.records import Decision, Record, State
 from prefect_cd.errors import ContentChanged, DeliveryError, EnvironmentFrozen, Superseded
+from prefect_cd.kube.resources import Ref
 from prefect_cd.release.model import Release, Result, digest_of
+
+_WHOLE = frozenset({State.KNOWN_GOOD, State.ROLLED_BACK})
 
 
 class EnvironmentState(Result):
@@ -25,10 +28,15 @@ class EnvironmentState(Result):
         return self.newest if self.newest and self.newest.state == State.ROLLBACK_FAILED else None
 
     @property
-    def known_kinds(self) -> set[tuple[str, str]]:
-        """(apiVersion, kind) of the objects that earlier releases may have left here."""
+    def known(self) -> set[Ref]:
+        """The objects that releases have brought in here and that may still exist.
+
+        A version that is whole has pruned what it does not contain; one that is not may have left it, and so may those
+        before it.
+        """
         records = [record for record in (self.newest, self.known_good) if record]
-        return {(item["apiVersion"], item["kind"]) for record in records for item in record.objects}
+        left = self.newest.known if self.newest and self.newest.state not in _WHOLE else ()
+        return {Ref.of(item) for record in records for item in record.objects} | set(left)
 
     def runs(self, release: Release) -> bool:
         """Whether this release is the known-good, and no other rollout started after it."""

@@ -14,7 +14,7 @@ import gzip
 import json
 import logging
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from enum import Enum
 
@@ -92,6 +92,7 @@ class Record(Result):
     commit: Commit | None = Field(description="None for what ran before prefect-cd")
     image: BuiltImage | None
     objects: tuple[Object, ...] = Field(description="the full set, labelled and with namespaces")
+    known: tuple[Ref, ...] = Field(default=(), description="objects that may have been here when its rollout started")
     decision: Decision | None = None
     gates: tuple[GateResult, ...] = ()
     started_at: datetime
@@ -107,6 +108,7 @@ def new_record(
     objects: Sequence[Object],
     now: datetime,
     *,
+    known: Iterable[Ref] = (),
     decision: Decision | None = None,
     run: str = "",
 ) -> Record:
@@ -117,6 +119,7 @@ def new_record(
         version: a new release, or the record that a rollback restores.
         objects: the full set, labelled and with namespaces.
         now: when the rollout starts.
+        known: the objects that earlier releases may have left.
         decision: the approval, where the environment requires one.
         run: URL of the flow run.
     """
@@ -130,6 +133,7 @@ def new_record(
         commit=version.commit,
         image=version.image,
         objects=tuple(objects),
+        known=tuple(sorted(known)),
         decision=decision,
         started_at=now,
         run=run,

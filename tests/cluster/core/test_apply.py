@@ -5,6 +5,7 @@ import asyncio
 import json
 import threading
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -51,13 +52,17 @@ def role(kubectl: Kubectl) -> Iterator[str]:
     kubectl("delete", "clusterrole", name, f"{name}-2", "--ignore-not-found")
 
 
+BROUGHT: defaultdict[Ownership, set[Ref]] = defaultdict(set)
+
+
 async def bring(
     cluster: Cluster, ownership: Ownership, *items: Object, force: bool = False, before: Sequence[Object] = ()
 ) -> ChangeSet:
-    """Plan, write and prune, as a release does it."""
+    """Plan, write and prune, as a release does it; like the records, it knows what it has brought in before."""
     objects = [ownership.label(item, "r1") for item in items]
-    kinds = {(item["apiVersion"], item["kind"]) for item in before}
-    planned = await compute_changes(cluster, ownership, objects, force=force, known_kinds=kinds)
+    known = [*(Ref.of(item) for item in before), *BROUGHT[ownership]]
+    planned = await compute_changes(cluster, ownership, objects, force=force, known=known)
+    BROUGHT[ownership] |= {Ref.of(item) for item in objects}
     await core.apply(cluster, ownership, objects, planned, force=force)
     await prune(cluster, ownership, planned)
     return planned
@@ -179,21 +184,29 @@ async def test_i1_nothing_is_written_when_the_server_refuses_one_of_many_objects
         assert [(item["metadata"]["name"], item["data"]) for item in config_maps] == [("theirs", {"a": "1"})]
 
 
-async def test_i2_an_object_of_a_kind_that_is_no_longer_in_the_set_is_pruned_if_earlier_releases_had_the_kind(
-    ownership: Ownership, objects: Any
+async def test_only_what_releases_brought_in_is_pruned_and_a_copy_of_it_by_somebody_else_stays(
+    ownership: Ownership, objects: Any, kubectl: Kubectl
 ) -> None:
     n = ownership.namespace
     async with connect(ACCESS) as cluster:
         await bring(cluster, ownership, objects.config_map(n), objects.service(n))
-        unknown = await bring(cluster, ownership, objects.config_map(n))
+        copy = json.loads(kubectl("-n", n, "get", "configmap", "shop", "-o", "json"))
+        copy["metadata"] = {"name": "copy", "namespace": n, "labels": copy["metadata"]["labels"]}
+        kubectl("apply", "-f", "-", stdin=json.dumps(copy))
+        unknown = await compute_changes(cluster, ownership, [ownership.label(objects.config_map(n), "r1")])
         assert actions(unknown) == {"configmap/shop": "unchanged"}
-        known = await bring(cluster, ownership, objects.config_map(n), before=[objects.service(n)])
-        assert actions(known) == {"configmap/shop": "unchanged", "service/shop": "pruned"}
+        planned = await bring(cluster, ownership, objects.config_map(n, "other"))
+        assert actions(planned) == {
+            "configmap/other": "created",
+            "configmap/shop": "pruned",
+            "service/shop": "pruned",
+        }
         assert await cluster.get(Ref("v1", "Service", n, "shop")) is None
+        assert await cluster.get(Ref("v1", "ConfigMap", n, "copy")) is not None
 
 
 async def test_a_kind_that_the_cluster_no_longer_has_needs_no_pruning(ownership: Ownership, objects: Any) -> None:
-    gone = {"apiVersion": "example.com/v1", "kind": "Widget"}
+    gone = {"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "gone"}}
     async with connect(ACCESS) as cluster:
         assert actions(await bring(cluster, ownership, objects.config_map(ownership.namespace), before=[gone])) == {
             "configmap/shop": "created"
@@ -255,7 +268,8 @@ async def test_an_object_that_is_no_longer_ours_is_not_pruned(
     n = ownership.namespace
     async with connect(ACCESS) as cluster:
         await bring(cluster, ownership, objects.config_map(n, "a"), objects.config_map(n, "b"))
-        planned = await compute_changes(cluster, ownership, [ownership.label(objects.config_map(n, "a"))])
+        known = BROUGHT[ownership]
+        planned = await compute_changes(cluster, ownership, [ownership.label(objects.config_map(n, "a"))], known=known)
         assert actions(planned)["configmap/b"] == "pruned"
         kubectl("-n", n, "label", "configmap", "b", f"{labels.APPLICATION}=other", "--overwrite")
         await prune(cluster, ownership, planned)

@@ -299,6 +299,7 @@ from prefect_cd.environment import lease
 from prefect_cd.environment.apply import apply, compute_changes, prune
 from prefect_cd.environment.ownership import Ownership
 from prefect_cd.kube.client import Cluster, connect
+from prefect_cd.kube.resources import Ref
 from prefect_cd.pipeline.models import ClusterAccess
 
 namespace, preconditions = sys.argv[1:]
@@ -335,7 +336,8 @@ class StoppedWriter:
 async def write(lock):
     async with connect(ClusterAccess()) as cluster:
         objects = [config_map("changed"), config_map("made")]
-        planned = await compute_changes(cluster, ownership, objects)
+        known = [Ref.of(config_map(name)) for name in ("changed", "dropped")]
+        planned = await compute_changes(cluster, ownership, objects, known=known)
         print(planned, flush=True)
         if preconditions == "without":
             Cluster.apply, Cluster.delete = map(without_preconditions, (Cluster.apply, Cluster.delete))

@@ -93,13 +93,14 @@ def test_a_plan_knows_for_which_live_object_it_was_made_and_its_digest_does_not(
     async def work(api: FakeApi, cluster: Cluster) -> None:
         metadata = put(api, config_map(a="1"))["metadata"]
         put(api, config_map("old"))
-        planned = await compute_changes(cluster, SHOP, [config_map(a="2"), config_map("new")])
+        known = [Ref.of(config_map("old"))]
+        planned = await compute_changes(cluster, SHOP, [config_map(a="2"), config_map("new")], known=known)
         versions = {str(change.ref): (change.uid, change.version) for change in planned.changes}
         assert versions["configmap/shop"] == (metadata["uid"], metadata["resourceVersion"])
         assert versions["configmap/new"] == ("", ABSENT)
         assert versions["configmap/old"][0] == "uid-old"
         put(api, config_map(a="1"))  # a new version
-        again = await compute_changes(cluster, SHOP, [config_map(a="2"), config_map("new")])
+        again = await compute_changes(cluster, SHOP, [config_map(a="2"), config_map("new")], known=known)
         assert again != planned
         assert again.digest == planned.digest
 
@@ -113,7 +114,7 @@ def test_i3_whatever_a_successor_did_no_write_of_the_plan_before_lands(what: str
         put(api, config_map("old", by="us"))
         if what != "made":
             put(api, config_map(by="us"))
-        planned = await compute_changes(cluster, SHOP, [config_map(by="stale")])
+        planned = await compute_changes(cluster, SHOP, [config_map(by="stale")], known=[Ref.of(config_map("old"))])
         for number in range(times):
             put(api, config_map("old", by=f"successor {number}"))
             if what in {"gone", "made again"}:
@@ -168,7 +169,7 @@ def test_an_object_that_changes_before_every_attempt_is_an_error_that_a_later_at
     async def work(api: FakeApi, cluster: Cluster) -> None:
         put(api, config_map(a="1"))
         put(api, config_map("old"))
-        planned = await compute_changes(cluster, SHOP, [config_map(a="2")])
+        planned = await compute_changes(cluster, SHOP, [config_map(a="2")], known=[Ref.of(config_map("old"))])
         count = iter(range(100))
         api.before_write = lambda _: [put(api, config_map(name, n=str(next(count)))) for name in ("shop", "old")]
         for write in (
@@ -214,7 +215,7 @@ def test_an_object_of_somebody_else_that_came_after_the_plan_is_neither_overwrit
             return
         api.remove("configmaps", "shop")
         put(api, config_map(by="us"))
-        planned = await compute_changes(cluster, SHOP, [], known_kinds=[("v1", "ConfigMap")])
+        planned = await compute_changes(cluster, SHOP, [], known=[Ref.of(config_map())])
         assert actions(planned) == {"configmap/shop": "pruned"}
         api.before_write = once(come)
         await prune(cluster, SHOP, planned)
@@ -226,7 +227,7 @@ def test_an_object_of_somebody_else_that_came_after_the_plan_is_neither_overwrit
 def test_an_object_of_ours_that_was_made_again_after_the_plan_is_pruned_all_the_same() -> None:
     async def work(api: FakeApi, cluster: Cluster) -> None:
         put(api, config_map("old"))
-        planned = await compute_changes(cluster, SHOP, [config_map()])
+        planned = await compute_changes(cluster, SHOP, [config_map()], known=[Ref.of(config_map("old"))])
 
         def make_again() -> None:
             api.remove("configmaps", "old")
@@ -254,15 +255,15 @@ def test_an_object_whose_manifest_moves_to_another_version_of_its_group_stays(be
     async def work(api: FakeApi, cluster: Cluster) -> None:
         first = await compute_changes(cluster, SHOP, [autoscaler(before, maxReplicas=2)])
         await apply(cluster, SHOP, [autoscaler(before, maxReplicas=2)], first)
-        known = [(f"autoscaling/{before}", "HorizontalPodAutoscaler")]
+        known = [Ref.of(autoscaler(before))]
         api.requests.clear()
-        same = await compute_changes(cluster, SHOP, [autoscaler(after, maxReplicas=2)], known_kinds=known)
+        same = await compute_changes(cluster, SHOP, [autoscaler(after, maxReplicas=2)], known=known)
         assert actions(same) == {"horizontalpodautoscaler/shop": "unchanged"}
         assert len(api.lists("horizontalpodautoscalers")) == 1
-        other = await compute_changes(cluster, SHOP, [autoscaler(after, maxReplicas=3)], known_kinds=known)
+        other = await compute_changes(cluster, SHOP, [autoscaler(after, maxReplicas=3)], known=known)
         assert actions(other) == {"horizontalpodautoscaler/shop": "configured"}
         await apply(cluster, SHOP, [autoscaler(after, maxReplicas=3)], other)
-        gone = await compute_changes(cluster, SHOP, [], known_kinds=[*known, (f"autoscaling/{after}", known[0][1])])
+        gone = await compute_changes(cluster, SHOP, [], known=[*known, Ref.of(autoscaler(after))])
         assert actions(gone) == {"horizontalpodautoscaler/shop": "pruned"}
         await prune(cluster, SHOP, gone)
         assert api.objects["horizontalpodautoscalers"] == {}
@@ -286,8 +287,8 @@ def test_two_objects_in_two_versions_of_one_group_are_compared_each_in_its_own()
 def test_a_version_that_is_no_longer_served_does_not_hide_the_objects_of_the_kind() -> None:
     async def work(api: FakeApi, cluster: Cluster) -> None:
         put(api, autoscaler("v2"), "horizontalpodautoscalers")
-        known = [(f"autoscaling/{version}", "HorizontalPodAutoscaler") for version in ("v0", "v2")]
-        planned = await compute_changes(cluster, SHOP, [], known_kinds=known)
+        known = [Ref.of(autoscaler(version)) for version in ("v0", "v2")]
+        planned = await compute_changes(cluster, SHOP, [], known=known)
         assert actions(planned) == {"horizontalpodautoscaler/shop": "pruned"}
 
     with_api(work)

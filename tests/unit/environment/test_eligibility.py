@@ -17,6 +17,7 @@ from prefect_cd.environment.eligibility import (
 from prefect_cd.environment.records import Decision, Record, State
 from prefect_cd.errors import ContentChanged, EnvironmentFrozen, Superseded
 from prefect_cd.kube.objects import Object
+from prefect_cd.kube.resources import Ref
 from prefect_cd.release.model import BuiltImage, Commit, Release
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -60,14 +61,21 @@ def test_i4_only_a_record_without_an_outcome_is_interrupted(state: State) -> Non
 
 def test_an_environment_without_records_has_no_interrupted_rollout() -> None:
     assert EnvironmentState().interrupted is None
-    assert EnvironmentState().known_kinds == set()
+    assert EnvironmentState().known == set()
     assert not EnvironmentState().runs(release())
 
 
-def test_the_kinds_of_the_newest_and_of_the_known_good_are_known_for_pruning() -> None:
-    one, other = {"apiVersion": "v1", "kind": "Service"}, {"apiVersion": "batch/v1", "kind": "CronJob"}
-    both = state_of(record(2, State.FAILED, "b", one), record(1, State.KNOWN_GOOD, "a", one, other))
-    assert both.known_kinds == {("v1", "Service"), ("batch/v1", "CronJob")}
+def named(kind: str, name: str) -> Object:
+    return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name}}
+
+
+@pytest.mark.parametrize("state", State)
+def test_i4_what_earlier_releases_left_is_known_until_a_whole_version_has_pruned_it(state: State) -> None:
+    left = Ref("v1", "Service", "", "left")
+    newest = record(2, state, "b", named("Service", "new")).model_copy(update={"known": (left,)})
+    known = state_of(newest, record(1, State.KNOWN_GOOD, "a", named("ConfigMap", "good"))).known
+    assert known - {left} == {Ref("v1", "Service", "", "new"), Ref("v1", "ConfigMap", "", "good")}
+    assert (left in known) == (state not in {State.KNOWN_GOOD, State.ROLLED_BACK})
 
 
 GOOD = record(1, State.KNOWN_GOOD)
