@@ -24,6 +24,7 @@ from prefect_cd.environment.apply import ChangeSet
 from prefect_cd.environment.ownership import Ownership
 from prefect_cd.kube.client import connect
 from prefect_cd.kube.objects import Object
+from prefect_cd.kube.resources import Ref
 from prefect_cd.manifests import load
 from prefect_cd.pipeline.models import ClusterAccess
 
@@ -110,8 +111,9 @@ class Ours:
     async def _plan(self, folder: Path) -> None:
         async with connect(ClusterAccess()) as cluster:
             placed = await apply.prepare_objects(cluster, load.load(folder, folder.parent), OURS, ())
+            known = [Ref.of(item) for item in self._objects]  # as the record of the release before says
             self._objects = [OWNERSHIP.label(item, "bench") for item in placed]
-            self._planned = await apply.compute_changes(cluster, OWNERSHIP, self._objects, known_kinds=KINDS)
+            self._planned = await apply.compute_changes(cluster, OWNERSHIP, self._objects, known=known)
 
     def write(self, _: Path) -> None:
         """Apply the differences, and prune removed objects."""

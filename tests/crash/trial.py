@@ -45,7 +45,8 @@ class View:
 
     @property
     def is_settled(self) -> bool:
-        return "started" not in self.states
+        """Whether the newest record has an outcome; one over which another was started is history."""
+        return self.states[-1:] != ("started",)
 
 
 def view_of(namespace: str) -> View:

@@ -222,8 +222,9 @@ async def test_objects_of_other_managers_and_of_controllers_are_never_pruned(
     for application, environment in (("other", "staging"), ("shop", "production")):
         other = Ownership(application, environment, n).label(objects.config_map(n, f"{application}-{environment}"))
         kubectl("apply", "--server-side", "--field-manager=prefect-cd", "-f", "-", stdin=json.dumps(other))
-    before = [{"apiVersion": "v1", "kind": kind} for kind in ("Endpoints", "Secret", "Namespace", "ConfigMap")]
-    before.append({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice"})
+    before = [objects.config_map(n, name) for name in ("theirs", "other-staging", "shop-production")]
+    before.append({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "shop", "namespace": n}})
+    before.append({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": n}})
     async with connect(ACCESS) as cluster:
         await ensure_namespace(cluster, ownership)
         await bring(cluster, ownership, objects.service(n), objects.config_map(n))
@@ -232,6 +233,7 @@ async def test_objects_of_other_managers_and_of_controllers_are_never_pruned(
         while not (await cluster.list(slices, n) and await cluster.get(endpoints)):
             await asyncio.sleep(0.05)
         await published(cluster, n)
+        before += await cluster.list(slices, n)
         second = await bring(cluster, ownership, objects.service(n), before=before)
         assert actions(second) == {"service/shop": "unchanged", "configmap/shop": "pruned"}
         names = {item["metadata"]["name"] for item in await cluster.list(await cluster.kind("v1", "ConfigMap"), n)}

@@ -42,7 +42,8 @@ async def roll_out(
     place = Ownership("shop", "staging", items[0]["metadata"]["namespace"])
     objects = [place.label(item, "r1") for item in items]
     since = datetime.now(timezone.utc)
-    await write(cluster, objects, await compute_changes(cluster, place, objects))
+    planned = await compute_changes(cluster, place, objects)
+    await write(cluster, place, objects, planned)
     return await watch(cluster, objects, rules, since=since, on_change=on_change)
 
 
