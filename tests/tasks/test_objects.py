@@ -10,6 +10,7 @@ from prefect_cd.errors import ClusterUnreachable, LockLost, OwnershipConflict
 from prefect_cd.kube.objects import Object
 from prefect_cd.tasks.changes import Plan, plan
 from prefect_cd.tasks.objects import apply, prune
+from prefect_cd.tasks.record import record_start
 from prefect_cd.tasks.target import Target
 from tests.tasks.conftest import Run
 from tests.tasks.examples import HeldLock, config_map, deployment, record, release
@@ -18,6 +19,13 @@ from tests.unit.fake_api import FakeApi
 
 def planned(target: Target, *objects: Object) -> Plan:
     return plan.fn(target, release(*objects))
+
+
+def bring(target: Target, lock: HeldLock, *objects: Object) -> None:
+    """Apply a release whose record the next plan reads."""
+    first = planned(target, *objects)
+    record_start.fn(first, lock)
+    apply.fn(first, lock)
 
 
 def test_what_is_new_is_written_and_guarded_settings_before_workloads(
@@ -87,7 +95,7 @@ def test_a_second_attempt_counts_the_rollout_from_the_first_one(
 def test_what_the_release_no_longer_contains_is_removed_after_the_rollout(
     target: Target, api: FakeApi, lock: HeldLock
 ) -> None:
-    apply.fn(planned(target, config_map("kept"), config_map("dropped")), lock)
+    bring(target, lock, config_map("kept"), config_map("dropped"))
     api.requests.clear()
     applied = apply.fn(planned(target, config_map("kept")), lock)
     assert api.writes == []
@@ -99,7 +107,7 @@ def test_what_the_release_no_longer_contains_is_removed_after_the_rollout(
 
 
 def test_an_object_that_is_no_longer_ours_by_now_is_not_removed(target: Target, api: FakeApi, lock: HeldLock) -> None:
-    apply.fn(planned(target, config_map("kept"), config_map("dropped")), lock)
+    bring(target, lock, config_map("kept"), config_map("dropped"))
     applied = apply.fn(planned(target, config_map("kept")), lock)
     api.put("configmaps", "dropped", metadata={"labels": {"app.kubernetes.io/managed-by": "Helm"}})
     prune.fn(applied, lock)
@@ -107,7 +115,7 @@ def test_an_object_that_is_no_longer_ours_by_now_is_not_removed(target: Target, 
 
 
 def test_i3_nothing_is_removed_without_the_lock(target: Target, api: FakeApi, lock: HeldLock) -> None:
-    apply.fn(planned(target, config_map("kept"), config_map("dropped")), lock)
+    bring(target, lock, config_map("kept"), config_map("dropped"))
     applied = apply.fn(planned(target, config_map("kept")), lock)
     lock.error = LockLost("no longer the writer of staging")
     with pytest.raises(LockLost):
