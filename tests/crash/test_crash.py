@@ -14,7 +14,7 @@ from tests.crash.trial import SCENARIOS, Kill, Scenario, Scene
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 SEED = int(os.environ.get("CRASH_SEED", "1"))
-KILLS = 3  # of each scenario, side by side
+KILLS = 2  # of each scenario, side by side
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)

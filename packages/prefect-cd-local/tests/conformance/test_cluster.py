@@ -32,7 +32,7 @@ LOCAL = [sys.executable, "-m", "prefect_cd_local"]
 MARK = "86753"  # the argument of `sleep` in the pods of this module, by which their processes are found
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_a_cluster_runs_within_the_block_and_leaves_no_kubeconfig(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running(tmp_path) as cluster:
@@ -73,7 +73,7 @@ def test_the_kubeconfig_of_another_cluster_is_not_overwritten(tmp_path: Path) ->
     assert file.read_text() == "clusters: [{name: production}]\n"
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_a_folder_is_locked_until_its_cluster_ends_or_is_killed(tmp_path: Path) -> None:
     with started(tmp_path) as (process, environment):
         assert "is running in" in refusal(tmp_path)
@@ -84,7 +84,7 @@ def test_a_folder_is_locked_until_its_cluster_ends_or_is_killed(tmp_path: Path) 
         assert "embedded" in kubectl(environment, "get", "nodes", "--output=name")
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 def test_no_pod_outlives_the_cluster(tmp_path: Path, how: signal.Signals) -> None:
     with started(tmp_path) as (process, environment):
@@ -100,7 +100,7 @@ def test_no_pod_outlives_the_cluster(tmp_path: Path, how: signal.Signals) -> Non
     assert Path(environment["KUBECONFIG"]).exists() == (how == signal.SIGKILL)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_a_command_finds_the_cluster_and_its_exit_code_is_returned(tmp_path: Path) -> None:
     script = "kubectl get nodes --output=name && test -n $REGISTRY && exit 7"
     command = [*LOCAL, "--folder", str(tmp_path), "--", "sh", "-c", script]
@@ -109,7 +109,7 @@ def test_a_command_finds_the_cluster_and_its_exit_code_is_returned(tmp_path: Pat
     assert done.returncode == 7
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_a_signal_ends_the_command_before_its_cluster(tmp_path: Path) -> None:
     script = "trap 'kubectl get nodes --output=name; exit 3' TERM; echo ready; while true; do sleep 0.1; done"
     command = [*LOCAL, "--folder", str(tmp_path), "--", "sh", "-c", script]
@@ -126,7 +126,7 @@ async def _pods(kubeconfig: Path) -> int:
         return len((await client.list(PODS)).items)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_a_restart_in_the_same_folder_has_no_old_objects(tmp_path: Path) -> None:
     async def scenario() -> tuple[int, int]:
         async with running(tmp_path) as cluster, Client.from_kubeconfig(cluster.kubeconfig) as client:
@@ -224,7 +224,7 @@ async def ready_endpoints(client: Client) -> list[bool]:
     return [endpoint["conditions"]["ready"] for slice_ in slices for endpoint in slice_.get("endpoints") or []]
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_two_clusters_at_once_serve_their_own_pods_at_the_same_ports(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with contextlib.AsyncExitStack() as stack:
@@ -243,7 +243,7 @@ def test_two_clusters_at_once_serve_their_own_pods_at_the_same_ports(tmp_path: P
     asyncio.run(scenario())
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_a_service_whose_port_another_program_has_warns_and_is_not_found_by_name(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running(tmp_path) as cluster, Client.from_kubeconfig(cluster.kubeconfig) as client:
@@ -265,7 +265,7 @@ def test_a_service_whose_port_another_program_has_warns_and_is_not_found_by_name
     asyncio.run(scenario())
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_a_node_port_that_another_program_takes_leaves_no_ready_endpoint(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running(tmp_path) as cluster, Client.from_kubeconfig(cluster.kubeconfig) as client:
@@ -287,7 +287,7 @@ def test_a_node_port_that_another_program_takes_leaves_no_ready_endpoint(tmp_pat
     asyncio.run(scenario())
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_a_node_port_that_another_program_has_is_not_allocated(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running(tmp_path) as cluster, Client.from_kubeconfig(cluster.kubeconfig) as client:
