@@ -80,7 +80,7 @@ def promote(pipeline: Pipeline, target: Target, candidate: Release, evidence: li
 def ask(pipeline: Pipeline, target: Target, candidate: Release, evidence: list[Evidence], note: str) -> Decision | None:
     """The decision of an approver; None when the environment runs the candidate already.
 
-    What an interrupted rollout left is repaired first: nobody should be asked about a half environment.
+    What an interrupted rollout left is repaired first, so that the form describes a whole environment.
     """
     repair(pipeline, target)
     planned = tasks.plan(target, candidate)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from prefect_cd.environment.eligibility import EnvironmentState
 from prefect_cd.environment.lease import lease_ref
 from prefect_cd.environment.ownership import Ownership, namespace_exists
 from prefect_cd.environment.records import Decision, Record, RecordStore, State
@@ -73,29 +74,30 @@ async def read_status(cluster: Cluster, ownership: Ownership) -> EnvironmentStat
         Invalid: a record cannot be read.
         ClusterUnreachable, Forbidden: as for every request.
     """
-    newest = good = holder = None
+    state, holder = EnvironmentState(), None
     if await namespace_exists(cluster, ownership.namespace):
         newest, good = await RecordStore(cluster, ownership).latest()
+        state = EnvironmentState(newest=newest, known_good=good)
         holder = holder_of(await cluster.get(lease_ref(ownership)), datetime.now(timezone.utc))
     return EnvironmentStatus(
         environment=ownership.environment,
         namespace=ownership.namespace,
-        condition=condition_of(newest, good, holder),
-        runs=_version(good),
-        newest=None if newest and good and newest.number == good.number else _version(newest),
+        condition=condition_of(state, holder),
+        runs=_version(state.known_good),
+        newest=None if state.newest == state.known_good else _version(state.newest),
         holder=holder,
     )
 
 
-def condition_of(newest: Record | None, known_good: Record | None, holder: Holder | None) -> Condition:
-    """The condition that follows from the newest record, the known-good and the lock. Pure."""
-    if newest and newest.state == State.STARTED:
+def condition_of(state: EnvironmentState, holder: Holder | None) -> Condition:
+    """The condition that follows from the records and the lock. Pure."""
+    if state.interrupted:
         return "changing" if holder and holder.alive else "interrupted"
-    if newest and newest.state == State.ROLLBACK_FAILED:
+    if state.frozen:
         return "frozen"
-    if newest and newest.state == State.FAILED:
+    if state.newest and state.newest.state == State.FAILED:
         return "failed"
-    return "whole" if known_good else "empty"
+    return "whole" if state.known_good else "empty"
 
 
 def holder_of(lease: Object | None, now: datetime) -> Holder | None:

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
+from prefect_cd.environment.eligibility import EnvironmentState
 from prefect_cd.environment.ownership import Ownership
 from prefect_cd.environment.records import Record, RecordStore, State
 from prefect_cd.environment.status import Condition, Holder, condition_of, holder_of, read_status
@@ -52,11 +53,11 @@ def holder(*, alive: bool) -> Holder:
 def test_the_newest_record_and_the_lock_decide(newest: State | None, held: bool | None, condition: Condition) -> None:  # noqa: FBT001
     good = record(1, State.KNOWN_GOOD) if newest else None
     lock = None if held is None else holder(alive=held)
-    assert condition_of(newest and record(2, newest), good, lock) == condition
+    assert condition_of(EnvironmentState(newest=newest and record(2, newest), known_good=good), lock) == condition
 
 
 def test_a_first_release_that_is_under_way_is_not_whole() -> None:
-    assert condition_of(record(1, State.STARTED), None, None) == "interrupted"
+    assert condition_of(EnvironmentState(newest=record(1, State.STARTED)), None) == "interrupted"
 
 
 @pytest.mark.parametrize(("age", "alive"), [(19, True), (21, False)])
