@@ -7,7 +7,6 @@ pipeline file works on a laptop and inside the cluster. Gates decide whether the
 
 import asyncio
 import logging
-from asyncio.trsock import TransportSocket
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import chain
@@ -30,8 +29,6 @@ _POLL_SECONDS = 0.2
 _MAX_ADDRESSES = 8
 _LINGER_SECONDS = 10.0
 """For the answer to a client that has closed its side of the connection."""
-_TLS_CLOSE_SECONDS = 10.0
-"""At most, for the API server to answer the end of a TLS connection."""
 _CHUNK = 64 * 1024
 _DATA, _ERROR = 0, 1
 _PORT_MESSAGES = 2
@@ -147,11 +144,10 @@ async def _forwarded(cluster: Cluster, namespace: str, service: str, port: Objec
     """A local port whose every connection goes to a pod of the Service that is ready at that moment."""
     await _wait_for_ready_pod(cluster, namespace, service, port)
     connections: set[asyncio.Task[None]] = set()
-    sockets: set[TransportSocket] = set()  # of the websockets
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await _connect(cluster, namespace, service, port, reader, writer, sockets)
+            await _connect(cluster, namespace, service, port, reader, writer)
         except (DeliveryError, OSError, aiohttp.ClientError, asyncio.TimeoutError) as error:
             _log.debug("a connection to service/%s ended: %s", service, error)  # its client sees the connection close
         finally:
@@ -172,16 +168,6 @@ async def _forwarded(cluster: Cluster, namespace: str, service: str, port: Objec
         for task in remaining:  # kept-alive connections would otherwise outlive the block
             task.cancel()
         await asyncio.gather(*remaining, return_exceptions=True)
-        await _wait_until_closed(sockets)
-
-
-async def _wait_until_closed(sockets: set[TransportSocket]) -> None:
-    """Wait for the ends of TLS connections that were websockets: aiohttp does not (its docs, Graceful Shutdown)."""
-    deadline = asyncio.get_running_loop().time() + _TLS_CLOSE_SECONDS
-    while (  # noqa: ASYNC110  a closed socket notifies nobody
-        any(socket.fileno() >= 0 for socket in sockets) and asyncio.get_running_loop().time() < deadline
-    ):
-        await asyncio.sleep(0.01)
 
 
 async def _connect(
@@ -191,16 +177,12 @@ async def _connect(
     port: Object,
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
-    sockets: set[TransportSocket],
 ) -> None:
     """Connect a local client with the first ready pod that accepts: endpoints may still name a pod that is deleted."""
     pods = await _ready_pods(cluster, namespace, service, port)
     for pod, number in pods:
         try:
             async with cluster.port_forward(namespace, pod, number) as websocket:
-                sockets -= {socket for socket in sockets if socket.fileno() < 0}
-                if socket := websocket.get_extra_info("socket"):
-                    sockets.add(socket)
                 await _pump(reader, writer, websocket)
                 return
         except ApiError:

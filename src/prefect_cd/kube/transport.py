@@ -32,6 +32,10 @@ WRITE_SECONDS = 10
 WATCH_SECONDS = 25
 """The server ends a watch after this time, so a watch that is silent for longer is dead."""
 _SILENCE_SECONDS = WATCH_SECONDS + 5
+_TLS_CLOSE_SECONDS = 10.0
+"""At most, for the API server to answer the end of a TLS connection."""
+_TLS_LINGER_SECONDS = 0.25
+"""For a TLS connection to end that nobody can wait for, as aiohttp's documentation advises."""
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.2, 3.0
 
 Guard = Callable[[], Awaitable[None]]
@@ -213,21 +217,18 @@ class Transport:
     async def websocket(
         self, path: str, protocol: str, *, where: str
     ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-        """A websocket to a path of the API server.
+        """A websocket to a path of the API server; after the block, its connection is closed.
 
         Raises:
             ApiError: the server rejects it.
             ClusterUnreachable: the server does not answer.
         """
-        connecting = self._session.ws_connect(
-            self.server.replace("http", "ws", 1) + path,
-            headers=await self._authorization(),
-            protocols=(protocol,),
-            max_msg_size=0,
-            **self._connection,
-        )
+        connecting = asyncio.create_task(self._open_websocket(path, protocol))
         try:
-            websocket = await asyncio.wait_for(connecting, _READ_SECONDS)
+            websocket = await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            await _abandon(connecting)
+            raise
         except aiohttp.WSServerHandshakeError as error:
             raise ApiError(f"no websocket to {where}: {error.message}", status=error.status, where=where) from error
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
@@ -235,7 +236,17 @@ class Transport:
         try:
             yield websocket
         finally:
-            await websocket.close()
+            await _close(websocket)
+
+    async def _open_websocket(self, path: str, protocol: str) -> aiohttp.ClientWebSocketResponse:
+        connecting = self._session.ws_connect(
+            self.server.replace("http", "ws", 1) + path,
+            headers=await self._authorization(),
+            protocols=(protocol,),
+            max_msg_size=0,
+            **self._connection,
+        )
+        return await asyncio.wait_for(connecting, _READ_SECONDS)
 
     # --- connection --------------------------------------------------------------------------------------------------
 
@@ -302,6 +313,27 @@ def _abort(response: aiohttp.ClientResponse) -> None:
     """Drop the connection of a stream that still sends: closing TLS in order would outlast the event loop."""
     if response.connection and response.connection.transport:
         response.connection.transport.abort()
+
+
+async def _close(websocket: aiohttp.ClientWebSocketResponse) -> None:
+    """Close a websocket, and wait for the end of its TLS connection: aiohttp does not (its docs, Graceful Shutdown)."""
+    socket = websocket.get_extra_info("socket")
+    await websocket.close()
+    deadline = asyncio.get_running_loop().time() + _TLS_CLOSE_SECONDS
+    while (  # noqa: ASYNC110  a closed socket notifies nobody
+        socket and socket.fileno() >= 0 and asyncio.get_running_loop().time() < deadline
+    ):
+        await asyncio.sleep(0.01)
+
+
+async def _abandon(connecting: "asyncio.Task[aiohttp.ClientWebSocketResponse]") -> None:
+    """End a websocket that is still being opened: cancelled in the middle, its TLS connection would not be closed."""
+    await asyncio.wait({connecting}, timeout=_TLS_CLOSE_SECONDS)
+    if not connecting.done():
+        connecting.cancel()
+    elif connecting.exception() is None:
+        await _close(connecting.result())
+    await asyncio.sleep(_TLS_LINGER_SECONDS)
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:

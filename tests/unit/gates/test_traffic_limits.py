@@ -63,6 +63,7 @@ def measured(*failures: str, before: int = 10) -> Traffic:
         (make_traffic(error="no such Service", sent=0), limits(), E, "no requests could be sent: no such Service"),
         (make_traffic(route=Route.PORT_FORWARD), limits(), E, "a port-forward does not show what users see"),
         (make_traffic(route=Route.PORT_FORWARD, failures={"closed": 9}), limits(), E, "9 of 100 requests failed"),
+        (make_traffic(route=Route.PORT_FORWARD, failures_before={"closed": 1}), limits(), E, "a port-forward does not"),
         (make_traffic(sent=0), limits(), E, "the rollout was too short to measure"),
         (make_traffic(sent_before=0), limits(), E, "there is no measurement from before the rollout"),
         (make_traffic(unsent=5), limits(), P, "none failed"),

@@ -83,6 +83,8 @@ def _inconclusive(traffic: Traffic, settings: Probe) -> _Unknown | None:
     """Why neither good nor failed requests say anything about the rollout."""
     if traffic.error:
         return _Unknown(f"no requests could be sent: {traffic.error}", "correct the environment's url")
+    if traffic.route is Route.PORT_FORWARD:
+        return _Unknown("a port-forward does not show what users see", _PORT_FORWARD_HINT)
     if traffic.failures_before:
         failed = sum(traffic.failures_before.values())
         kinds = _by_kind(traffic.failures_before)
@@ -90,8 +92,6 @@ def _inconclusive(traffic: Traffic, settings: Probe) -> _Unknown | None:
             f"before the rollout, {failed} of {traffic.sent_before} requests failed already ({kinds})",
             f"check the response to GET {settings.path}; correct the probe, or what was running",
         )
-    if traffic.route is Route.PORT_FORWARD:
-        return _Unknown("a port-forward does not show what users see", _PORT_FORWARD_HINT)
     return None
 
 
