@@ -260,6 +260,8 @@ class FakeApi:
             return self._delete(plural, live, body.get("preconditions") or {})
         if request.method == "PUT":
             return self._replace(path, plural, body, live)
+        if request.content_type == "application/merge-patch+json":
+            return self._annotate(path, plural, body, live)
         return self._apply(path, plural, body, live, query)
 
     def _delete(self, plural: str, live: Object | None, preconditions: dict[str, str]) -> web.Response:
@@ -283,6 +285,14 @@ class FakeApi:
         if live and live["metadata"]["resourceVersion"] != item["metadata"].get("resourceVersion"):
             return _refusal(409, "Conflict")
         return _answer(path, self._store(plural, item), 200 if live else 201)
+
+    def _annotate(self, path: str, plural: str, patch: Object, live: Object | None) -> web.Response:
+        if live is None:
+            return _refusal(404, "NotFound")
+        annotations = {**live["metadata"].get("annotations", {}), **patch["metadata"]["annotations"]}
+        return _answer(
+            path, self._store(plural, {**live, "metadata": {**live["metadata"], "annotations": annotations}})
+        )
 
     def _apply(self, path: str, plural: str, item: Object, live: Object | None, query: dict[str, str]) -> web.Response:
         manager = self.other_managers.get(item["metadata"]["name"])

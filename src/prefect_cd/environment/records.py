@@ -171,6 +171,11 @@ def baseline(ownership: Ownership, objects: Sequence[Object], now: datetime) -> 
     )
 
 
+def record_ref(ownership: Ownership, number: int) -> Ref:
+    """The Secret of a record."""
+    return Ref("v1", "Secret", ownership.namespace, f"prefect-cd.{ownership.application}.{number}")
+
+
 class Entry(Result):
     """The metadata of a record, as a list request returns it."""
 
@@ -377,7 +382,7 @@ class RecordStore:
             )
 
     def _ref(self, number: int) -> Ref:
-        return Ref("v1", "Secret", self._ownership.namespace, f"prefect-cd.{self._ownership.application}.{number}")
+        return record_ref(self._ownership, number)
 
     def _secret(self, record: Record, limit: int) -> Object:
         ref = self._ref(record.number)

@@ -6,7 +6,7 @@ request is sent is the transport's business; the client decides nothing about re
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from urllib.parse import quote
@@ -321,6 +321,23 @@ class Cluster:
         body = _at(item, uid, version)
         request = Request("PUT", await self.path(ref), query=query, body=body, guard=guard, where=str(ref))
         return await self._transport.request_json_once(request)
+
+    async def annotate(self, ref: Ref, annotations: Mapping[str, str], *, guard: Guard = unguarded) -> None:
+        """Set annotations of one object, whatever its version, which changes; no error when there is no such object."""
+        request = Request(
+            "PATCH",
+            await self.path(ref),
+            query={"fieldManager": FIELD_MANAGER},
+            body={"metadata": {"annotations": dict(annotations)}},
+            content_type="application/merge-patch+json",
+            guard=guard,
+            where=str(ref),
+        )
+        try:
+            await self._transport.request_json(request)
+        except ApiError as error:
+            if error.status != NOT_FOUND:
+                raise
 
     async def delete(self, ref: Ref, *, uid: str = "", version: str = "", guard: Guard = unguarded) -> None:
         """Delete one object and, in the background, what it owns; no error when it is deleted already.
