@@ -27,7 +27,7 @@ from prefect_cd.kube.concurrency import parallel
 from prefect_cd.kube.objects import Object
 from prefect_cd.kube.resources import Identity, Ref, group_of
 from prefect_cd.manifests.diff import changed_lines, diff, strip
-from prefect_cd.manifests.labels import APPLICATION, ENVIRONMENT, RECORD
+from prefect_cd.manifests.labels import APPLICATION, ENVIRONMENT, EPOCH, RECORD
 from prefect_cd.manifests.load import Manifest
 from prefect_cd.manifests.prepare import set_namespaces, waves
 from prefect_cd.release.model import Result, digest_of
@@ -46,7 +46,13 @@ _FIRST_DELAY, _LAST_DELAY = 0.05, 1.0  # seconds
 
 
 class Writer(Protocol):
-    """The right to write to an environment: a `Lock` is one."""
+    """The right to write to an environment: a `Lock` is one.
+
+    Attributes:
+        epoch: its number among the writers; 0 where there is only one.
+    """
+
+    epoch: int
 
     async def guard(self) -> None:
         """Return while we may write; raise LockLost when we may not."""
@@ -57,6 +63,8 @@ class Writer(Protocol):
 
 class Unlocked:
     """The right to write where there is no lock, because nobody else writes."""
+
+    epoch = 0
 
     async def guard(self) -> None:
         """Return at once."""
@@ -290,7 +298,8 @@ async def _write(
             await _until_gone(cluster, change)
             change = _created(item)
         try:
-            await cluster.apply(item, force=force, uid=change.uid, version=change.version, guard=lock.guard)
+            written = _in_epoch(item, lock.epoch) if change.action == Action.CREATED else item
+            await cluster.apply(written, force=force, uid=change.uid, version=change.version, guard=lock.guard)
         except Conflict:
             await lock.confirm(cluster)
             await asyncio.sleep(delay)
@@ -321,6 +330,14 @@ async def _delete(cluster: Cluster, ownership: Ownership, change: Change, *, loc
         else:
             return
     raise _too_busy(change)
+
+
+def _in_epoch(item: Object, epoch: int) -> Object:
+    """A new object with the epoch in which it is created: the only thing that tells a late request from a good one."""
+    if not epoch:
+        return item
+    metadata = item["metadata"]
+    return {**item, "metadata": {**metadata, "annotations": {**(metadata.get("annotations") or {}), EPOCH: str(epoch)}}}
 
 
 def _delays() -> Iterator[float]:

@@ -5,8 +5,8 @@ What its successor has changed is refused to it by that version. What its succes
 written, is not: it still has this version. So before a successor reads anything that it decides by, it gives each
 object that the interrupted rollout may write another version, by an annotation. Pods do not change by it.
 
-An object that does not exist has no version: a late request that creates one is seen by the next look at the
-environment, which removes it.
+An object that does not exist has no version: a late request that creates one is found by the next release, which
+removes what it brought in. Where that is not enough, `deployments/kubernetes/fencing` lets the API server refuse it.
 """
 
 from collections.abc import Iterable
@@ -17,10 +17,7 @@ from prefect_cd.environment.records import Record, record_ref
 from prefect_cd.kube.client import Cluster
 from prefect_cd.kube.concurrency import parallel
 from prefect_cd.kube.resources import Ref
-from prefect_cd.manifests.labels import PREFIX
-
-FENCE = PREFIX + "fence"
-"""The annotation: the epoch of the lock's holder that wrote it."""
+from prefect_cd.manifests.labels import EPOCH
 
 
 async def fence(cluster: Cluster, ownership: Ownership, interrupted: Record, lock: Lock) -> None:
@@ -38,7 +35,7 @@ async def fence(cluster: Cluster, ownership: Ownership, interrupted: Record, loc
     written = [Ref.of(item) for item in interrupted.objects]
     pruned = await _ours(cluster, ownership, set(interrupted.known) - set(written))
     refs = [record_ref(ownership, interrupted.number), *written, *pruned]
-    await parallel(cluster.annotate(ref, {FENCE: str(lock.epoch)}, guard=lock.guard) for ref in refs)
+    await parallel(cluster.annotate(ref, {EPOCH: str(lock.epoch)}, guard=lock.guard) for ref in refs)
 
 
 async def _ours(cluster: Cluster, ownership: Ownership, refs: Iterable[Ref]) -> list[Ref]:

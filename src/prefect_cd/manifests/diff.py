@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from prefect_cd.kube.objects import Object
+from prefect_cd.manifests.labels import EPOCH
 
 HIDDEN = "(hidden)"
 HIDDEN_CHANGED = "(hidden, changed)"
@@ -15,18 +16,15 @@ SERVER_METADATA = (
     "managedFields", "uid", "resourceVersion", "generation", "creationTimestamp", "selfLink", "deletionTimestamp",
     "deletionGracePeriodSeconds",
 )  # fmt: skip
-_SERVER_ANNOTATIONS = (
-    "kubectl.kubernetes.io/last-applied-configuration",
-    "deployment.kubernetes.io/revision",
-)
-_LAST_APPLIED = _SERVER_ANNOTATIONS[0]
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+_LIVE_ANNOTATIONS = (_LAST_APPLIED, "deployment.kubernetes.io/revision", EPOCH)
 
 
 def strip(item: Object) -> Object:
-    """The object without fields that only the server writes, to compare it or to apply it again."""
+    """The object without fields that no manifest has, to compare it or to apply it again."""
     metadata = {key: value for key, value in item["metadata"].items() if key not in SERVER_METADATA}
     live_annotations = metadata.get("annotations") or {}
-    annotations = {key: value for key, value in live_annotations.items() if key not in _SERVER_ANNOTATIONS}
+    annotations = {key: value for key, value in live_annotations.items() if key not in _LIVE_ANNOTATIONS}
     metadata.pop("annotations", None)
     if annotations:
         metadata["annotations"] = annotations

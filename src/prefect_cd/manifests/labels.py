@@ -7,6 +7,8 @@ APPLICATION = PREFIX + "application"
 ENVIRONMENT = PREFIX + "environment"
 RELEASE = PREFIX + "release"
 RECORD = PREFIX + "record"
+EPOCH = PREFIX + "epoch"
+"""An annotation: the epoch of the lock under which an object was created, or was last fenced."""
 MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "prefect-cd"
 WORKLOADS = frozenset({"Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"})

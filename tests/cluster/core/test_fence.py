@@ -1,17 +1,19 @@
 """I3: after a takeover, no version that the holder before us knew is good for a write."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from prefect_cd.environment.apply import ChangeSet, apply, compute_changes, prune
+from prefect_cd.environment.apply import ChangeSet, Writer, apply, compute_changes, prune
 from prefect_cd.environment.fence import fence
 from prefect_cd.environment.lease import hold
 from prefect_cd.environment.ownership import Ownership
 from prefect_cd.environment.records import Record, RecordStore, State, finished
-from prefect_cd.errors import LockLost
+from prefect_cd.errors import InvalidManifest, LockLost
 from prefect_cd.kube.client import Cluster, connect
 from prefect_cd.kube.objects import Object
 from prefect_cd.kube.resources import Ref
@@ -23,6 +25,8 @@ ACCESS = ClusterAccess()
 
 class StaleWriter:
     """The lock of a process that was stopped between guard and request, and goes on after another took over."""
+
+    epoch = 1
 
     async def guard(self) -> None:
         """Passed before the process was stopped."""
@@ -127,3 +131,48 @@ async def test_i3_objects_of_others_are_not_touched(ownership: Ownership, record
         with hold(ACCESS, ownership, "successor", wait=timedelta()) as lock:
             await fence(cluster, ownership, interrupted, lock)
         assert await cluster.get(Ref.of(foreign)) == before
+
+
+# --- the admission policy --------------------------------------------------------------------------------------------
+
+POLICY = Path(__file__).parents[3] / "deployments/kubernetes/fencing/policy.yaml"
+
+
+@pytest.fixture
+def enforced(kubectl: Callable[..., str], namespace: str) -> None:
+    """The shipped policy, for the test's namespace only.
+
+    It stays in the cluster: an API server that has seen the binding go reads no Leases for the next one
+    (https://github.com/kubernetes/kubernetes/issues/130887).
+    """
+    if "validatingadmissionpolicies" not in kubectl("api-resources", "--api-group=admissionregistration.k8s.io"):
+        pytest.skip("a real cluster has admission policies")
+    kubectl("apply", "-f", str(POLICY))
+    kubectl("label", "namespace", namespace, "prefect-cd.dev/fencing=enforced")
+
+
+@pytest.mark.usefixtures("enforced")
+async def test_i3_with_the_policy_a_late_request_creates_nothing_either(ownership: Ownership) -> None:
+    stale, item = StaleWriter(), config_map(ownership, "settings", "a release")
+
+    async def create(item: Object, lock: Writer) -> None:
+        await apply(cluster, ownership, [item], await compute_changes(cluster, ownership, [item]), lock=lock)
+
+    async with connect(ACCESS) as cluster:
+        with hold(ACCESS, ownership, "the dead holder", wait=timedelta()) as lock:
+            stale.epoch = lock.epoch
+        with hold(ACCESS, ownership, "successor", wait=timedelta()) as lock:
+            refused = ""
+            for attempt in range(100):  # a server learns of a policy and of its Leases within a second or so
+                try:
+                    await create(config_map(ownership, f"late-{attempt}", "half a release"), stale)
+                except InvalidManifest as error:
+                    refused = error.reason
+                if "the lock of shop is in epoch 2, and this request comes from another one" in refused:
+                    break
+                await asyncio.sleep(0.1)
+            else:
+                pytest.fail(refused or "everything was created")
+            await create(item, lock)
+            # the annotation is no part of what is compared
+            assert not (await compute_changes(cluster, ownership, [item])).changes_something

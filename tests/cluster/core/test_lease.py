@@ -319,7 +319,7 @@ def config_map(name):
 class StoppedWriter:
     # a lock whose process stops when all writes have passed the guard, and none has been sent
     def __init__(self, lock):
-        self.confirm, self._lock = lock.confirm, lock
+        self.confirm, self.epoch, self._lock = lock.confirm, lock.epoch, lock
         self._passed, self._continued = 0, asyncio.Event()
 
     async def guard(self):

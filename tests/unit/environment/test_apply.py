@@ -36,6 +36,7 @@ class Lock:
     def __init__(self, *, lost: bool = False) -> None:
         self.lost = lost
         self.confirmed = 0
+        self.epoch = 1
 
     async def guard(self) -> None:
         pass
