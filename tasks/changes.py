@@ -1,16 +1,25 @@
 """Stage: what a version would change in an environment."""
 
+from collections.abc import Sequence
+
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
-from prefect_cd.environment.apply import ChangeSet, compute_changes, unowned_objects
-from prefect_cd.environment.eligibility import EnvironmentState, blocked_by, content_digest, frozen_problem
-from prefect_cd.environment.ownership import namespace_exists
-from prefect_cd.environment.records import Record, RecordStore
+from prefect_cd.environment.apply import Action, ChangeSet, compute_changes, unowned_objects
+from prefect_cd.environment.eligibility import (
+    EnvironmentState,
+    blocked_by,
+    content_digest,
+    damage_problem,
+    frozen_problem,
+)
+from prefect_cd.environment.record import Record
+from prefect_cd.environment.state import read_state
 from prefect_cd.errors import UnknownRevision
 from prefect_cd.kube.client import Cluster
 from prefect_cd.kube.objects import Object
+from prefect_cd.kube.resources import Ref
 from prefect_cd.manifests.lint import Finding, lint
 from prefect_cd.pipeline.models import Pipeline
 from prefect_cd.release import git
@@ -28,9 +37,7 @@ class Plan(Result):
     objects: tuple[Object, ...] = Field(description="the full set, labelled and placed")
     changes: ChangeSet
     state: EnvironmentState
-    unowned: tuple[Object, ...] = Field(
-        description="live objects that are not ours yet and that the first release takes over"
-    )
+    unowned: tuple[Object, ...] = Field(description="live objects of others that this version takes over, as they are")
     findings: tuple[Finding, ...] = Field(
         description="what in the objects may lose requests during the rollout, or run another image"
     )
@@ -92,34 +99,40 @@ def plan(target: Target, version: Version) -> Plan:
 async def _plan(cluster: Cluster, target: Target, version: Version) -> Plan:
     state = await environment_state(cluster, target)
     objects = await target.objects(cluster, version)
-    take_over = target.environment.take_over
-    changes = await compute_changes(
-        cluster,
-        target.ownership,
-        objects,
-        force=take_over or isinstance(version, Record),
-        known=state.known,
-    )
-    first = take_over and state.known_good is None
+    force = target.environment.take_over or isinstance(version, Record)
+    changes = await compute_changes(cluster, target.ownership, objects, force=force, known=state.known)
     return Plan(
         target=target,
         version=version,
         objects=objects,
         changes=changes,
         state=state,
-        unowned=await unowned_objects(cluster, target.ownership, objects) if first else (),
+        unowned=await _unowned(cluster, target, objects, changes) if force else (),
         findings=lint(objects, version.image.name if version.image else ""),
         server=cluster.server,
         kubernetes=await cluster.version(),
     )
 
 
+async def _unowned(
+    cluster: Cluster, target: Target, objects: Sequence[Object], changes: ChangeSet
+) -> tuple[Object, ...]:
+    """The objects of others that are about to be taken over: applied, they get our labels, so they are changed."""
+    configured = {change.ref for change in changes.changes if change.action == Action.CONFIGURED}
+    ours = [item for item in objects if target.ownership.owns(item) and Ref.of(item) in configured]
+    return await unowned_objects(cluster, target.ownership, ours)
+
+
 async def environment_state(cluster: Cluster, target: Target) -> EnvironmentState:
-    """What the environment's records say."""
-    if not await namespace_exists(cluster, target.environment.namespace):
-        return EnvironmentState()
-    newest, known_good = await RecordStore(cluster, target.ownership).latest()
-    return EnvironmentState(newest=newest, known_good=known_good)
+    """What the environment's records say.
+
+    Raises:
+        Invalid: a record that may decide cannot be read.
+    """
+    state = await read_state(cluster, target.ownership)
+    if problem := damage_problem(state):
+        raise problem
+    return state
 
 
 def refuse_blocked(pipeline: Pipeline, release: Release, planned: Plan) -> None:

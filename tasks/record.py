@@ -1,4 +1,4 @@
-"""Stages: the record before the first write, and what became of it after the last."""
+"""Stages: the record before the first write, how far its rollout came, and what became of it after the last."""
 
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -8,21 +8,17 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from pydantic import Field
 
+from prefect_cd.environment.apply import Action
 from prefect_cd.environment.eligibility import EnvironmentState, approval_problem
+from prefect_cd.environment.journal import objects_to_restore
 from prefect_cd.environment.lease import Lock
-from prefect_cd.environment.ownership import namespace_exists
-from prefect_cd.environment.records import (
-    Decision,
-    GateResult,
-    Record,
-    RecordStore,
-    State,
-    baseline,
-    finished,
-    new_record,
-)
+from prefect_cd.environment.namespace import namespace_exists
+from prefect_cd.environment.record import BASELINE, Decision, GateResult, Record, State, baseline, new_record
+from prefect_cd.environment.records import RecordStore
 from prefect_cd.gates.evidence import Evidence, Outcome
 from prefect_cd.kube.client import Cluster
+from prefect_cd.kube.objects import Object
+from prefect_cd.kube.resources import Ref
 from prefect_cd.release.model import Release, Result
 from prefect_cd.tasks import artifacts
 from prefect_cd.tasks.changes import Plan, environment_state
@@ -51,12 +47,17 @@ def read_state(target: Target) -> EnvironmentState:
 def find_record(target: Target, release: str) -> Record:
     """The record of a release that was good, by release id or record number; the previous one where `release` is empty.
 
+    Its objects include the originals of others that the releases since took over: going back gives them back.
+
     Raises:
         Invalid: there is none; the message lists the available ones.
     """
 
     async def run(cluster: Cluster) -> Record:
-        return await RecordStore(cluster, target.ownership).find_rollback_target(release)
+        store = RecordStore(cluster, target.ownership)
+        chosen = await store.find_rollback_target(release)
+        objects = objects_to_restore(chosen, await store.since(chosen.number))
+        return chosen.model_copy(update={"objects": objects})
 
     return target.run(run)
 
@@ -94,20 +95,52 @@ async def _start(cluster: Cluster, planned: Plan, lock: Lock, decision: Decision
     if base is None:
         base = baseline(planned.target.ownership, planned.unowned, now)
         base = await store.start_baseline(base, guard=lock.guard)
+    ownership, state = planned.target.ownership, planned.state
     record = new_record(
-        planned.target.ownership,
+        ownership,
         planned.version,
-        planned.objects,
+        # an original that goes back to its owner is applied, and is no part of what we run
+        [item for item in planned.objects if ownership.owns(item)],
         now,
-        known=planned.state.known,
+        known=state.known,
+        replaced=_replaced(planned, base),
+        pruned=[change.ref for change in planned.changes.changes if change.action == Action.PRUNED],
         decision=decision,
         run=flow_run.ui_url or "",
     )
-    record = await store.start(record, guard=lock.guard)
-    if interrupted := planned.state.interrupted:
+    above = state.newest.number if state.newest else 0
+    record = await store.start(record, above=above, guard=lock.guard, mark=lock.mark_open)
+    if interrupted := state.interrupted:
         reason = f"interrupted: its process ended before the rollout did; {record.release_id} was started over it"
-        await store.finish(finished(interrupted, State.FAILED, reason, now), guard=lock.guard)
+        await store.move(interrupted, State.FAILED, reason=reason, now=now, guard=lock.guard)
     return Started(record=record, base=base)
+
+
+def _replaced(planned: Plan, base: Record) -> list[Object]:
+    """The originals of others that a rollback from the planned version has to give back.
+
+    The older of two originals is the right one. What the baseline has, it restores itself.
+    """
+    originals = {Ref.of(item).identity: item for item in (*planned.unowned, *planned.state.replaced)}
+    first = {Ref.of(item).identity for item in base.objects} if base.number == BASELINE else set()
+    return [item for identity, item in originals.items() if identity not in first]
+
+
+def record_applying(target: Target, record: Record, lock: Lock) -> Record:
+    """Write, before the first object is written, that the rollout of a record begins to change the environment."""
+    return _advance(target, record, State.APPLYING, lock)
+
+
+def record_verifying(target: Target, record: Record, lock: Lock) -> Record:
+    """Write that the objects of a record are all there and its pods run; its gates are still to come."""
+    return _advance(target, record, State.VERIFYING, lock)
+
+
+def _advance(target: Target, record: Record, state: State, lock: Lock) -> Record:
+    async def run(cluster: Cluster) -> Record:
+        return await RecordStore(cluster, target.ownership, lock.epoch).move(record, state, guard=lock.guard)
+
+    return target.run(run)
 
 
 @task(name="record outcome", task_run_name="record {state.value} in {target.name}", cache_policy=NO_CACHE, **RETRIES)
@@ -116,12 +149,13 @@ def record_outcome(
 ) -> Record:
     """Write what became of a version; for a known-good this is what a later failure rolls back to."""
     gates = tuple(GateResult(name=e.gate, outcome=e.outcome.value, summary=e.summary) for e in evidence)
-    outcome = finished(record, state, reason, datetime.now(timezone.utc), gates=gates)
 
-    async def run(cluster: Cluster) -> None:
-        await RecordStore(cluster, target.ownership, lock.epoch).finish(outcome, guard=lock.guard)
+    async def run(cluster: Cluster) -> Record:
+        store = RecordStore(cluster, target.ownership, lock.epoch)
+        return await store.move(record, state, reason=reason, gates=gates, guard=lock.guard)
 
-    target.run(run)
+    outcome = target.run(run)
+    lock.mark_settled()
     artifacts.outcome(outcome)
     log().info("%s: %s is %s", target.name, outcome.release_id, state.value)
     return outcome

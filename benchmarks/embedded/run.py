@@ -19,7 +19,8 @@ from statistics import median
 from typing import Any
 
 from prefect_cd.environment.apply import apply, compute_changes
-from prefect_cd.environment.ownership import Ownership, ensure_namespace
+from prefect_cd.environment.namespace import ensure_namespace
+from prefect_cd.environment.ownership import Ownership
 from prefect_cd.kube.client import Cluster, connect
 from prefect_cd.kube.resources import Ref
 from prefect_cd.pipeline.models import ClusterAccess, RolloutSettings

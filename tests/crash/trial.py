@@ -46,7 +46,7 @@ class View:
     @property
     def is_settled(self) -> bool:
         """Whether the newest record has an outcome; one over which another was started is history."""
-        return self.states[-1:] != ("started",)
+        return not set(self.states[-1:]) & {"prepared", "applying", "verifying"}
 
 
 def view_of(namespace: str) -> View:

@@ -151,12 +151,19 @@ class HeldLock:
 
     def __init__(self) -> None:
         self.guarded = 0
+        self.marked: int | None = None
         self.error: DeliveryError | None = None
 
     async def guard(self) -> None:
         if self.error:
             raise self.error
         self.guarded += 1
+
+    async def mark_open(self, number: int) -> None:
+        self.marked = number
+
+    def mark_settled(self) -> None:
+        self.marked = None
 
     async def confirm(self, _: object) -> None:
         if self.error:

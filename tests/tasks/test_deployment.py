@@ -90,7 +90,7 @@ def failed_rollback(monkeypatch: pytest.MonkeyPatch) -> Callable[[DeliveryError]
             raise with_
 
         monkeypatch.setattr(deployment, "plan", Stage(fail))
-        tried, good = record(2, State.STARTED), record(1, State.KNOWN_GOOD)
+        tried, good = record(2, State.APPLYING), record(1, State.KNOWN_GOOD)
         return restore_known_good(NOTHING, TARGET, tried, good, NOTHING, GateFailed("the shop sells nothing"))
 
     return end
@@ -204,7 +204,7 @@ class Stages:
     def record_start(self, planned: Plan, lock: object, decision: Decision | None = None) -> Started:
         assert lock is LOCK
         self._note("record start" + (f", approved by {decision.name}" if decision else ""))
-        record = examples.record(2, State.STARTED, release_id=id_of(planned.version))
+        record = examples.record(2, State.APPLYING, release_id=id_of(planned.version))
         return Started(record=record, base=self.state.known_good or NOTHING_BEFORE)
 
     @contextmanager
@@ -593,7 +593,7 @@ def test_a_rollback_that_fails_by_a_person_restores_what_ran_before(stages: Stag
 
 
 def interrupted(stages: Stages, known_good: Record | None = GOOD) -> None:
-    started = examples.record(2, State.STARTED)
+    started = examples.record(2, State.APPLYING)
     stages.state = EnvironmentState(newest=started, known_good=known_good)
 
 

@@ -94,7 +94,7 @@ def test_i2_a_record_that_is_complete_enough_to_restore_the_version_is_written(
     state = read_state.fn(target)
     assert state.newest == written
     assert state.interrupted == written
-    assert (written.number, written.state, written.objects) == (1, State.STARTED, ready.objects)
+    assert (written.number, written.state, written.objects) == (1, State.PREPARED, ready.objects)
 
 
 def test_i3_without_the_lock_no_record_is_written(target: Target, api: FakeApi, lock: HeldLock) -> None:

@@ -20,7 +20,8 @@ from datetime import timedelta
 from enum import Enum
 from typing import Protocol
 
-from prefect_cd.environment.ownership import Ownership, namespace_exists
+from prefect_cd.environment.namespace import namespace_exists
+from prefect_cd.environment.ownership import Ownership
 from prefect_cd.errors import Errored, Failed, Forbidden, Invalid, InvalidManifest, OwnershipConflict
 from prefect_cd.kube.client import ABSENT, Cluster, Conflict, unguarded
 from prefect_cd.kube.concurrency import parallel

@@ -3,8 +3,10 @@
 It makes no requests: callers pass records and one answer of git, and get an error or None.
 """
 
-from prefect_cd.environment.records import Decision, Record, State
-from prefect_cd.errors import ContentChanged, DeliveryError, EnvironmentFrozen, Superseded
+from prefect_cd.environment.journal import Damage, hidden_problem
+from prefect_cd.environment.record import LOST, OPEN, Decision, Record, State
+from prefect_cd.errors import ContentChanged, DeliveryError, EnvironmentFrozen, Invalid, Superseded
+from prefect_cd.kube.objects import Object
 from prefect_cd.kube.resources import Ref
 from prefect_cd.release.model import Release, Result, digest_of
 
@@ -12,15 +14,27 @@ _WHOLE = frozenset({State.KNOWN_GOOD, State.ROLLED_BACK})
 
 
 class EnvironmentState(Result):
-    """What an environment's records say."""
+    """What an environment's records and its lock say.
+
+    Attributes:
+        newest: the newest release that may have changed the environment.
+        known_good: what to go back to.
+        damaged: records that cannot be read, or were edited; see `damage_problem`.
+    """
 
     newest: Record | None = None
     known_good: Record | None = None
+    damaged: tuple[Damage, ...] = ()
 
     @property
     def interrupted(self) -> Record | None:
         """The record of a rollout that has no outcome. Whoever holds the lock knows that its process has ended."""
-        return self.newest if self.newest and self.newest.state == State.STARTED else None
+        return self.newest if self.newest and self.newest.state in OPEN else None
+
+    @property
+    def lost(self) -> Record | None:
+        """The interrupted rollout, where somebody deleted its record: nobody knows what it brought in."""
+        return self.newest if self.interrupted and self.interrupted.release_id == LOST else None
 
     @property
     def frozen(self) -> Record | None:
@@ -37,6 +51,11 @@ class EnvironmentState(Result):
         records = [record for record in (self.newest, self.known_good) if record]
         left = self.newest.known if self.newest and self.newest.state not in _WHOLE else ()
         return {Ref.of(item) for record in records for item in record.objects} | set(left)
+
+    @property
+    def replaced(self) -> tuple[Object, ...]:
+        """The originals of objects of others that releases since the known-good took over and did not give back."""
+        return self.newest.replaced if self.newest and self.newest.state not in _WHOLE else ()
 
     def runs(self, release: Release) -> bool:
         """Whether this release is the known-good, and no other rollout started after it."""
@@ -69,6 +88,11 @@ def blocked_by(
             hint=f"to roll back: `{rollback} -p to=RELEASE`",
         )
     return None
+
+
+def damage_problem(state: EnvironmentState) -> Invalid | None:
+    """The error of a damaged record that may be the one that decides, or None: nothing is guessed."""
+    return hidden_problem(state.damaged, state.known_good.number if state.known_good else None)
 
 
 def frozen_problem(state: EnvironmentState) -> EnvironmentFrozen | None:

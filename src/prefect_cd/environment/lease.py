@@ -29,12 +29,13 @@ from types import TracebackType
 from typing_extensions import Self
 
 from prefect_cd.environment.holder import has_ended, this_process
-from prefect_cd.environment.ownership import Ownership, ensure_namespace
+from prefect_cd.environment.namespace import ensure_namespace
+from prefect_cd.environment.ownership import Ownership
 from prefect_cd.environment.records import RecordStore
 from prefect_cd.errors import ClusterUnreachable, DeliveryError, EnvironmentBusy, Forbidden, LockLost
 from prefect_cd.kube.client import PATIENCE, WRITE_SECONDS, Cluster, connect
 from prefect_cd.kube.kubeconfig import Access
-from prefect_cd.kube.objects import Object
+from prefect_cd.kube.objects import Object, dig_mapping
 from prefect_cd.kube.resources import Ref
 from prefect_cd.kube.responses import ApiError
 from prefect_cd.manifests.labels import PREFIX, RECORD
@@ -45,9 +46,11 @@ TAKEOVER_WAIT = DURATION + timedelta(seconds=10)
 _LAST_REQUESTS = timedelta(seconds=2)
 """For requests of a holder that has ended: a server may still execute what it has received."""
 _PROCESS = PREFIX + "process"  # an annotation: the holder's process
+_OPEN = PREFIX + "open"  # an annotation: the number of the record that has no outcome
 _RENEW_INTERVAL = timedelta(seconds=3)
 _ACQUIRE_INTERVAL = timedelta(milliseconds=500)
 _GUARD_INTERVAL = timedelta(milliseconds=100)
+_MARK_INTERVAL = timedelta(milliseconds=5)
 _log = logging.getLogger(__name__)
 
 
@@ -115,6 +118,12 @@ def lease_ref(ownership: Ownership) -> Ref:
     return Ref("coordination.k8s.io/v1", "Lease", ownership.namespace, f"prefect-cd.{ownership.application}")
 
 
+def open_record(lease: Object | None) -> int | None:
+    """The number of the record that has no outcome yet, by the Lease; None where there is none. Pure."""
+    number = str(dig_mapping(lease, "metadata", "annotations").get(_OPEN, ""))
+    return int(number) if number.isdecimal() else None
+
+
 class Lock:
     """A held lock; every write awaits its `guard` first.
 
@@ -133,6 +142,9 @@ class Lock:
         self._lost: DeliveryError | None = None
         self._renewal_error = ""
         self._ready = threading.Event()  # acquired, or failed to acquire
+        self._open: int | None = None  # the record without an outcome, for the Lease
+        self._written_open: int | None = None  # the same, as the Lease has it
+        self._woken = threading.Event()  # by `mark_open` and at the end: the thread has to write the Lease
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"lock of {ownership.environment}", daemon=True)
 
@@ -172,6 +184,26 @@ class Lock:
         if reason := self._reason_lost(lease):
             raise self._no_longer(reason)
 
+    async def mark_open(self, number: int) -> None:
+        """Return when the Lease says that this record is open: it outlives a record that is deleted by hand.
+
+        Raises:
+            LockLost: we are no longer the writer.
+            ClusterUnreachable: the Lease could not be written in time.
+        """
+        give_up = _now() + PATIENCE.total_seconds()
+        self._open = number
+        self._woken.set()
+        while self._written_open != number:
+            self._raise_if_lost()
+            if _now() > give_up:
+                raise self._not_renewed()
+            await asyncio.sleep(_MARK_INTERVAL.total_seconds())
+
+    def mark_settled(self) -> None:
+        """Say that the open record has its outcome. This sends no request: the next write of the Lease contains it."""
+        self._open = None
+
     def _raise_if_lost(self) -> None:
         if self._lost or self._stop.is_set():
             raise self._no_longer(self._lost.reason if self._lost else "the lock was released")
@@ -208,6 +240,7 @@ class Lock:
             self._ready.wait()
         except BaseException:  # cancelled while waiting: without this, the thread would acquire the lock later
             self._stop.set()
+            self._woken.set()
             self._thread.join(timeout=DURATION.total_seconds())
             raise
         if self._lost:
@@ -219,6 +252,7 @@ class Lock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
+        self._woken.set()
         self._thread.join(timeout=DURATION.total_seconds())
 
     # --- in the thread of the lock -----------------------------------------------------------------------------------
@@ -242,9 +276,15 @@ class Lock:
             return
         self._ready.set()
         async with connect(self._access, patience=_RENEW_INTERVAL) as cluster:
-            while not await asyncio.to_thread(self._stop.wait, _RENEW_INTERVAL.total_seconds()):
+            while not await asyncio.to_thread(self._wait_until_due):
                 lease = await self._renew(cluster, lease)
             await self._release(cluster, lease)
+
+    def _wait_until_due(self) -> bool:
+        """Wait until the Lease has to be written. Returns whether that is for the last time."""
+        self._woken.wait(_RENEW_INTERVAL.total_seconds())
+        self._woken.clear()
+        return self._stop.is_set()
 
     async def _acquire(self, cluster: Cluster) -> Object | None:
         """The Lease in our name; None when we are stopped before we have it."""
@@ -261,7 +301,10 @@ class Lock:
                 observed = _observe(lease, timedelta(seconds=last_look - unchanged_since))
                 allowed = may_acquire(self.holder, observed)
                 if allowed:
-                    self.epoch = next_epoch(lease, await RecordStore(cluster, self._ownership).last_epoch())
+                    journal = await RecordStore(cluster, self._ownership).journal()
+                    self.epoch = next_epoch(lease, journal.epoch)
+                    marked = open_record(lease)
+                    self._open = None if journal.is_settled(marked) else marked
                 acquired = await self._write(cluster, lease) if allowed else None
             except ClusterUnreachable:
                 if _now() > give_up:
@@ -289,12 +332,16 @@ class Lock:
             return lease
         if live is None or self._reason_lost(live):
             raise LockLost(self._reason_lost(live))
+        self._written_open = open_record(live)
+        if self._written_open != self._open:
+            self._woken.set()  # once more at once: somebody waits for it
         return live  # either our own write, whose answer was lost, or another client's change of metadata
 
     async def _release(self, cluster: Cluster, lease: Object) -> None:
         self._valid_until = 0.0
         try:
-            await cluster.replace({**lease, "spec": {**lease["spec"], "holderIdentity": ""}})
+            released = self._lease(lease)
+            await cluster.replace({**released, "spec": {**released["spec"], "holderIdentity": ""}})
         except (ApiError, ClusterUnreachable):  # it expires by itself
             return
 
@@ -309,6 +356,7 @@ class Lock:
                 return None
             raise
         self._valid_until = started + DURATION.total_seconds() - WRITE_SECONDS
+        self._written_open = open_record(written)
         return written
 
     @property
@@ -340,7 +388,9 @@ class Lock:
         # with its uid: a server would create a Lease that was deleted again, and so hide that the lock was lost
         item = self._ownership.label(lease or fresh)
         item["metadata"]["labels"][RECORD] = "lock"  # so that it is never pruned
-        item["metadata"]["annotations"] = {**(item["metadata"].get("annotations") or {}), _PROCESS: this_process()}
+        others = {key: value for key, value in dig_mapping(item, "metadata", "annotations").items() if key != _OPEN}
+        marked = {} if self._open is None else {_OPEN: str(self._open)}
+        item["metadata"]["annotations"] = {**others, **marked, _PROCESS: this_process()}
         return {**item, "spec": spec}
 
 

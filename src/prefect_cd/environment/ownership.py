@@ -1,11 +1,8 @@
-"""Which objects are ours: the environment's namespace and the labels that mark what we applied there."""
+"""Which objects are ours: the environment's namespace and the labels that mark what we applied there. Pure."""
 
 from dataclasses import dataclass
 
-from prefect_cd.errors import Forbidden
-from prefect_cd.kube.client import Cluster, Guard, unguarded
 from prefect_cd.kube.objects import Object
-from prefect_cd.kube.resources import Ref
 from prefect_cd.manifests.labels import label, ownership_labels
 
 
@@ -35,19 +32,3 @@ class Ownership:
         """Whether a live object is one that we applied here."""
         live_labels = live["metadata"].get("labels") or {}
         return all(live_labels.get(key) == value for key, value in self.labels.items())
-
-
-async def ensure_namespace(cluster: Cluster, ownership: Ownership, *, guard: Guard = unguarded) -> None:
-    """Create the namespace, labelled as ours, when it is missing."""
-    if not await namespace_exists(cluster, ownership.namespace):
-        item = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": ownership.namespace}}
-        await cluster.apply(ownership.label(item), guard=guard)
-
-
-async def namespace_exists(cluster: Cluster, namespace: str) -> bool:
-    """Whether the namespace exists and is not being deleted; one that we may not read counts as existing."""
-    try:
-        live = await cluster.get(Ref("v1", "Namespace", "", namespace))
-    except Forbidden:  # a Role grants nothing on the Namespace itself
-        return True
-    return live is not None and "deletionTimestamp" not in live["metadata"]

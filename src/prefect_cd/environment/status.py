@@ -8,15 +8,16 @@ from typing import Literal
 
 from pydantic import Field
 
-from prefect_cd.environment.eligibility import EnvironmentState
-from prefect_cd.environment.lease import lease_ref
-from prefect_cd.environment.ownership import Ownership, namespace_exists
-from prefect_cd.environment.records import Decision, Record, RecordStore, State
+from prefect_cd.environment.eligibility import EnvironmentState, damage_problem
+from prefect_cd.environment.journal import Damage
+from prefect_cd.environment.ownership import Ownership
+from prefect_cd.environment.record import Decision, Record, State
+from prefect_cd.environment.state import read_state_and_lease
 from prefect_cd.kube.client import Cluster
 from prefect_cd.kube.objects import Object, as_time
 from prefect_cd.release.model import Commit, Result
 
-Condition = Literal["empty", "whole", "changing", "interrupted", "failed", "frozen"]
+Condition = Literal["empty", "whole", "changing", "interrupted", "failed", "frozen", "damaged"]
 """How an environment is:
 
 empty: no release was ever good here, and none is on its way.
@@ -25,6 +26,7 @@ changing: a rollout is under way, and its process renews the lock.
 interrupted: a rollout has no outcome, and no process works on it; recovery restores the known-good.
 failed: the newest release failed and was left as it is, because nothing was to be rolled back.
 frozen: a rollback failed; a person is needed.
+damaged: a record that may decide cannot be read; a person is needed.
 """
 
 
@@ -60,6 +62,7 @@ class EnvironmentStatus(Result):
     runs: Version | None = Field(description="the known-good")
     newest: Version | None = Field(description="the newest release, when it is another one than `runs`")
     holder: Holder | None
+    damaged: tuple[Damage, ...] = Field(default=(), description="records that cannot be read, or were edited by hand")
 
     @property
     def is_whole(self) -> bool:
@@ -71,14 +74,10 @@ async def read_status(cluster: Cluster, ownership: Ownership) -> EnvironmentStat
     """The status of an environment; one whose namespace does not exist is empty.
 
     Raises:
-        Invalid: a record cannot be read.
         ClusterUnreachable, Forbidden: as for every request.
     """
-    state, holder = EnvironmentState(), None
-    if await namespace_exists(cluster, ownership.namespace):
-        newest, good = await RecordStore(cluster, ownership).latest()
-        state = EnvironmentState(newest=newest, known_good=good)
-        holder = holder_of(await cluster.get(lease_ref(ownership)), datetime.now(timezone.utc))
+    state, lease = await read_state_and_lease(cluster, ownership)
+    holder = holder_of(lease, datetime.now(timezone.utc))
     return EnvironmentStatus(
         environment=ownership.environment,
         namespace=ownership.namespace,
@@ -86,11 +85,14 @@ async def read_status(cluster: Cluster, ownership: Ownership) -> EnvironmentStat
         runs=_version(state.known_good),
         newest=None if state.newest == state.known_good else _version(state.newest),
         holder=holder,
+        damaged=state.damaged,
     )
 
 
 def condition_of(state: EnvironmentState, holder: Holder | None) -> Condition:
     """The condition that follows from the records and the lock. Pure."""
+    if damage_problem(state):
+        return "damaged"
     if state.interrupted:
         return "changing" if holder and holder.alive else "interrupted"
     if state.frozen:

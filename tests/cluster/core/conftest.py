@@ -79,7 +79,7 @@ def record() -> Callable[..., Record]:
             "number": 0,
             "application": where.application,
             "environment": where.environment,
-            "state": State.STARTED,
+            "state": State.PREPARED,
             "release_id": "aaaaaaa-11111111",
             "release_hash": "h",
             "commit": None,

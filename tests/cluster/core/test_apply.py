@@ -24,8 +24,10 @@ from prefect_cd.environment.apply import (
     validate,
 )
 from prefect_cd.environment.lease import Lock
-from prefect_cd.environment.ownership import Ownership, ensure_namespace
+from prefect_cd.environment.namespace import ensure_namespace
+from prefect_cd.environment.ownership import Ownership
 from prefect_cd.environment.records import RecordStore
+from prefect_cd.environment.state import read_state
 from prefect_cd.errors import ClusterUnreachable, InvalidManifest, LockLost, OwnershipConflict
 from prefect_cd.kube.client import Cluster, connect
 from prefect_cd.kube.concurrency import parallel
@@ -261,7 +263,7 @@ async def test_i3_the_lock_and_the_records_are_never_pruned(ownership: Ownership
         planned = await bring(cluster, ownership, objects.config_map(n), before=[lease, secret])
         assert actions(planned) == {"configmap/shop": "created", "lease/own": "pruned", "secret/k": "pruned"}
         assert await cluster.get(lock._ref) is not None
-        assert (await RecordStore(cluster, ownership).newest()) == written
+        assert (await read_state(cluster, ownership)).newest == written
 
 
 async def test_an_object_that_is_no_longer_ours_is_not_pruned(

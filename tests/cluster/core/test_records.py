@@ -1,15 +1,20 @@
 """Records in the cluster: written before the first write, complete enough to restore, and limited in number."""
 
 # ruff: noqa: ANN401  a fixture that is a function is of no type that can be imported
+import asyncio
 import secrets
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
+from prefect_cd.environment.eligibility import EnvironmentState, damage_problem
+from prefect_cd.environment.lease import hold, lease_ref
 from prefect_cd.environment.ownership import Ownership
-from prefect_cd.environment.records import KEPT, Record, RecordStore, State, baseline
+from prefect_cd.environment.record import LOST, Record, State, baseline
+from prefect_cd.environment.records import KEPT, RecordStore
+from prefect_cd.environment.state import read_state
 from prefect_cd.errors import EnvironmentBusy, Forbidden, Invalid, InvalidManifest, LockLost
 from prefect_cd.kube.client import Cluster, connect
 from prefect_cd.kube.concurrency import parallel
@@ -28,10 +33,16 @@ def ownership(namespace: str) -> Ownership:
 
 
 async def add(store: RecordStore, record: Record, state: State) -> Record:
-    """Start a record and finish it with a state."""
-    finished = (await store.start(record)).model_copy(update={"state": state})
-    await store.finish(finished)
-    return finished
+    """Start a record and give it an outcome."""
+    started = await store.start(record)
+    if state == State.KNOWN_GOOD:
+        started = await verifying(store, started)
+    return await store.move(started, state, now=WHEN)
+
+
+async def verifying(store: RecordStore, started: Record) -> Record:
+    """The record when its objects are applied."""
+    return await store.move(await store.move(started, State.APPLYING), State.VERIFYING)
 
 
 async def test_i2_a_record_is_read_as_it_was_started_and_as_it_was_finished(
@@ -41,15 +52,20 @@ async def test_i2_a_record_is_read_as_it_was_started_and_as_it_was_finished(
     async with connect(ACCESS) as cluster:
         store = RecordStore(cluster, ownership)
         assert await store.entries() == ()
-        assert await store.newest() is None
-        assert await store.known_good() is None
+        assert await read_state(cluster, ownership) == EnvironmentState()
         started = await store.start(record(ownership, item))
-        assert started.number == 1
-        assert await RecordStore(cluster, ownership).newest() == started
-        assert await store.known_good() is None
-        good = started.model_copy(update={"state": State.KNOWN_GOOD, "reason": "gates passed"})
-        await store.finish(good)
-        assert await store.newest() == await store.known_good() == await store.read(1) == good
+        assert (started.number, started.state) == (1, State.PREPARED)
+        assert await read_state(cluster, ownership) == EnvironmentState(newest=started)
+        for state in (State.APPLYING, State.VERIFYING):
+            later = await store.move(started, state)
+            assert later == started.model_copy(update={"state": state})
+            assert await read_state(cluster, ownership) == EnvironmentState(newest=later)
+        good = await store.move(started, State.KNOWN_GOOD, reason="gates passed", now=WHEN)
+        assert good == started.model_copy(
+            update={"state": State.KNOWN_GOOD, "reason": "gates passed", "settled_at": WHEN}
+        )
+        assert await store.read(1) == good
+        assert await read_state(cluster, ownership) == EnvironmentState(newest=good, known_good=good)
         assert [(entry.number, entry.state, entry.release_id) for entry in await store.entries()] == [
             (1, State.KNOWN_GOOD, "aaaaaaa-11111111")
         ]
@@ -62,21 +78,21 @@ async def test_i3_an_outcome_that_comes_too_late_does_not_replace_that_of_a_late
     async with connect(ACCESS) as cluster:
         stale, later = (RecordStore(cluster, ownership, epoch) for epoch in (3, 4))
         started = await stale.start(record(ownership))
-        good, back = (started.model_copy(update={"state": state}) for state in (State.KNOWN_GOOD, State.ROLLED_BACK))
         guarded = 0
 
         async def stopped() -> None:  # the last thing before the request
             nonlocal guarded
             guarded += 1
-            await later.finish(back)
+            await later.move(started, State.ROLLED_BACK, now=WHEN)
 
+        started = await verifying(stale, started)
         with pytest.raises(LockLost, match="a later holder of the lock has written it"):
-            await stale.finish(good, guard=stopped)
+            await stale.move(started, State.KNOWN_GOOD, guard=stopped)
         assert guarded == 1
         with pytest.raises(LockLost):
-            await stale.finish(good)
-        assert await later.newest() == back
-        assert await later.last_epoch() == 4
+            await stale.move(started, State.KNOWN_GOOD)
+        assert (await later.read(1)).state == State.ROLLED_BACK
+        assert (await later.journal()).epoch == 4
 
 
 async def test_an_outcome_is_written_though_somebody_edits_the_record(
@@ -84,7 +100,7 @@ async def test_an_outcome_is_written_though_somebody_edits_the_record(
 ) -> None:
     async with connect(ACCESS) as cluster:
         store = RecordStore(cluster, ownership, 1)
-        good = (await store.start(record(ownership))).model_copy(update={"state": State.KNOWN_GOOD})
+        started = await verifying(store, await store.start(record(ownership)))
         edits = iter(("annotate", "delete"))
 
         async def edit() -> None:
@@ -94,8 +110,8 @@ async def test_an_outcome_is_written_though_somebody_edits_the_record(
             elif what == "delete":
                 kubectl("-n", ownership.namespace, "delete", "secret", "prefect-cd.shop.1")
 
-        await store.finish(good, guard=edit)
-        assert await store.newest() == await store.known_good() == good
+        good = await store.move(started, State.KNOWN_GOOD, guard=edit)
+        assert await read_state(cluster, ownership) == EnvironmentState(newest=good, known_good=good)
 
 
 async def test_a_new_record_gets_the_number_after_the_newest(ownership: Ownership, record: Any) -> None:
@@ -120,10 +136,10 @@ async def test_the_known_good_is_the_newest_one_whatever_failed_after_it(ownersh
         store = RecordStore(cluster, ownership)
         for state in (State.KNOWN_GOOD, State.KNOWN_GOOD, State.FAILED, State.ROLLED_BACK):
             await add(store, record(ownership), state)
-        good, newest = await store.known_good(), await store.newest()
-        assert good is not None
-        assert newest is not None
-        assert (good.number, newest.number) == (2, 4)
+        state = await read_state(cluster, ownership)
+        assert state.known_good
+        assert state.newest
+        assert (state.known_good.number, state.newest.number) == (2, 4)
 
 
 @pytest.mark.timeout(120)
@@ -136,7 +152,7 @@ async def test_the_last_ten_and_the_known_good_are_kept(ownership: Ownership, re
             await add(store, record(ownership), State.FAILED)
         numbers = [entry.number for entry in await store.entries()]
         assert numbers == [*range(KEPT + 4, 4, -1), 2]
-        assert await store.known_good() == good
+        assert (await read_state(cluster, ownership)).known_good == good
         await add(store, record(ownership), State.KNOWN_GOOD)
         assert [entry.number for entry in await store.entries()] == list(range(KEPT + 5, 5, -1))
 
@@ -200,10 +216,10 @@ async def test_i2_the_baseline_is_written_once_and_is_the_known_good_until_a_rel
         # a retry after a lost response, which reads the objects when they are ours already
         assert await store.start_baseline(baseline(ownership, [], WHEN)) == before
         assert [(entry.number, entry.release_id) for entry in await store.entries()] == [(0, "before-prefect-cd")]
-        assert await store.latest() == (before, before)
+        assert await read_state(cluster, ownership) == EnvironmentState(newest=before, known_good=before)
         first = await add(store, record(ownership), State.KNOWN_GOOD)
         assert first.number == 1
-        assert await store.known_good() == first
+        assert (await read_state(cluster, ownership)).known_good == first
         assert await store.find_rollback_target() == before
         renamed = Ownership(ownership.application, "pre-production", ownership.namespace)
         with pytest.raises(Invalid, match="has records of environment 'staging', not of 'pre-production'"):
@@ -242,9 +258,14 @@ async def test_i8_the_release_of_a_run_is_found_by_the_runs_id_and_says_whether_
 # --- what does not fit -----------------------------------------------------------------------------------------------
 
 
-def filled(objects: Any, ownership: Ownership, size: int) -> Any:
+def filled(objects: Any, ownership: Ownership, size: int, name: str = "shop") -> Any:
     """A ConfigMap that takes about `size` bytes compressed: random hexadecimal digits shrink to about a half."""
-    return objects.config_map(ownership.namespace, a=secrets.token_hex(size * 7 // 8))
+    return objects.config_map(ownership.namespace, name, a=secrets.token_hex(size * 7 // 8))
+
+
+def secret_names(kubectl: Kubectl, ownership: Ownership) -> list[str]:
+    names = kubectl("-n", ownership.namespace, "get", "secrets", "-l", "prefect-cd.dev/record", "-o", "name")
+    return sorted(name.removeprefix("secret/") for name in names.split())
 
 
 async def test_a_record_as_large_as_a_secret_is_kept_and_can_be_finished(
@@ -253,22 +274,78 @@ async def test_a_record_as_large_as_a_secret_is_kept_and_can_be_finished(
     async with connect(ACCESS) as cluster:
         store = RecordStore(cluster, ownership)
         started = await store.start(record(ownership, filled(objects, ownership, 900_000)))
-        await store.finish(started.model_copy(update={"state": State.FAILED, "reason": secrets.token_hex(200_000)}))
-        newest = await store.newest()
-        assert newest is not None
-        assert newest.objects == started.objects
-        assert len(newest.reason) == 20_000
+        await store.move(started, State.FAILED, reason=secrets.token_hex(200_000))
+        read = await store.read(1)
+        assert read.objects == started.objects
+        assert len(read.reason) == 20_000
+
+
+async def test_a_record_larger_than_a_secret_is_split_into_parts_that_exist_before_it_and_go_after_it(
+    ownership: Ownership, record: Any, objects: Any, kubectl: Kubectl
+) -> None:
+    large = [filled(objects, ownership, 900_000, f"shop-{index}") for index in range(3)]
+    async with connect(ACCESS) as cluster:
+        store = RecordStore(cluster, ownership, 1)
+        writes: list[int] = []
+
+        async def count() -> None:
+            writes.append(len(await cluster.list(await cluster.kind("v1", "Secret"), ownership.namespace)))
+
+        started = await store.start(record(ownership, *large), guard=count)
+        assert writes[0] == 0
+        assert await store.read(1) == started
+        parts = [name for name in secret_names(kubectl, ownership) if name.startswith("prefect-cd.shop.1.")]
+        assert len(parts) == len(writes) - 1 >= 3
+        good = await store.move(await verifying(store, started), State.KNOWN_GOOD, now=WHEN)
+        assert await read_state(cluster, ownership) == EnvironmentState(newest=good, known_good=good)
+        assert good.objects == tuple(large)
+        immutable = kubectl("-n", ownership.namespace, "get", "secret", parts[0], "-o", "jsonpath={.immutable}")
+        assert immutable == "true"
+
+        kubectl("-n", ownership.namespace, "delete", "secret", parts[1])
+        state = await read_state(cluster, ownership)
+        (damage,) = state.damaged
+        assert (damage.where, state.known_good) == ("secret/prefect-cd.shop.1", None)
+        assert f"1 of its {len(parts)} parts are missing: {parts[1]}" in damage.problem
+        with pytest.raises(Invalid, match="parts are missing"):
+            await store.start(record(ownership))
+
+
+@pytest.mark.timeout(120)
+async def test_the_parts_of_old_records_and_of_those_that_were_never_written_are_deleted(
+    ownership: Ownership, record: Any, objects: Any, kubectl: Kubectl
+) -> None:
+    large = record(ownership, *(filled(objects, ownership, 900_000, f"shop-{index}") for index in range(2)))
+
+    async def killed() -> None:
+        if len(secret_names(kubectl, ownership)) >= 2:  # parts alone: the next write is the record's
+            raise LockLost("killed")
+
+    async with connect(ACCESS) as cluster:
+        store = RecordStore(cluster, ownership, 1)
+        with pytest.raises(LockLost):
+            await store.start(large, guard=killed)
+        assert await store.entries() == ()
+        orphans = secret_names(kubectl, ownership)
+        assert orphans
+        await add(store, record(ownership), State.FAILED)
+        assert secret_names(kubectl, ownership) == ["prefect-cd.shop.1"]
+        await add(store, large, State.FAILED)
+        assert len(secret_names(kubectl, ownership)) > 3
+        for _ in range(KEPT):
+            await add(store, record(ownership), State.FAILED)
+        assert len(secret_names(kubectl, ownership)) == KEPT
 
 
 async def test_a_record_that_does_not_fit_is_refused_before_anything_is_written(
-    ownership: Ownership, record: Any, objects: Any
+    ownership: Ownership, record: Any, objects: Any, kubectl: Kubectl
 ) -> None:
     async with connect(ACCESS) as cluster:
         store = RecordStore(cluster, ownership)
-        with pytest.raises(InvalidManifest, match="bytes compressed; the limit is 950,000") as caught:
-            await store.start(record(ownership, filled(objects, ownership, 1_200_000)))
+        with pytest.raises(InvalidManifest, match="bytes compressed; the limit is 15,200,000") as caught:
+            await store.start(record(ownership, filled(objects, ownership, 16_000_000)))
         assert "ConfigMaps" in caught.value.hint
-        assert await store.entries() == ()
+        assert secret_names(kubectl, ownership) == []
 
 
 # --- races and damage ------------------------------------------------------------------------------------------------
@@ -300,10 +377,10 @@ async def test_i3_no_record_is_written_without_the_lock(ownership: Ownership, re
             await store.start(record(ownership), guard=lost)
         started = await store.start(record(ownership))
         with pytest.raises(LockLost):
-            await store.finish(started.model_copy(update={"state": State.KNOWN_GOOD}), guard=lost)
+            await store.move(started, State.FAILED, guard=lost)
         with pytest.raises(LockLost):
             await store.start_baseline(baseline(ownership, [], WHEN), guard=lost)
-        assert await store.newest() == started
+        assert (await read_state(cluster, ownership)).newest == started
 
 
 async def test_a_renamed_environment_is_refused_with_the_name_that_its_records_have(
@@ -326,22 +403,82 @@ async def test_records_of_other_applications_and_environments_are_not_ours(owner
             assert await RecordStore(cluster, other).entries() == ()
 
 
-async def test_the_error_of_a_broken_record_names_its_secret(
+async def test_a_damaged_record_is_named_and_nothing_is_guessed(
     ownership: Ownership, record: Any, kubectl: Kubectl
 ) -> None:
     n = ownership.namespace
     async with connect(ACCESS) as cluster:
         store = RecordStore(cluster, ownership)
-        await store.start(record(ownership))
-        kubectl("-n", n, "patch", "secret", "prefect-cd.shop.1", "-p", '{"data": {"record": "aGk="}}')
-        with pytest.raises(Invalid, match="the record cannot be read") as caught:
-            await store.newest()
-        assert caught.value.where == "secret/prefect-cd.shop.1"
-        kubectl("-n", n, "label", "secret", "prefect-cd.shop.1", "prefect-cd.dev/state=odd", "--overwrite")
-        with pytest.raises(Invalid, match="its labels"):
-            await store.entries()
-        await cluster.delete(Ref("v1", "Secret", n, "prefect-cd.shop.1"))
-        assert await store.newest() is None
+        good = await add(store, record(ownership), State.KNOWN_GOOD)
+        await add(store, record(ownership), State.KNOWN_GOOD)
+        kubectl("-n", n, "patch", "secret", "prefect-cd.shop.2", "-p", '{"data": {"record": "aGk="}}')
+        state = await read_state(cluster, ownership)
+        assert [(damage.where, damage.number) for damage in state.damaged] == [("secret/prefect-cd.shop.2", 2)]
+        assert "its content was changed" in state.damaged[0].problem
+        assert damage_problem(state)
+        kubectl("-n", n, "annotate", "secret", "prefect-cd.shop.2", "prefect-cd.dev/head={}", "--overwrite")
+        state = await read_state(cluster, ownership)
+        assert (state.newest, state.known_good) == (good, good)
+        assert damage_problem(state)
+        with pytest.raises(Invalid, match=r"its annotation prefect-cd\.dev/head was removed, or is not"):
+            await store.start(record(ownership))
+        with pytest.raises(Invalid, match="annotation"):
+            await store.find_rollback_target()
+        await cluster.delete(Ref("v1", "Secret", n, "prefect-cd.shop.2"))
+        assert await read_state(cluster, ownership) == EnvironmentState(newest=good, known_good=good)
+
+
+async def test_a_label_that_was_edited_changes_nothing_and_is_named(
+    ownership: Ownership, record: Any, kubectl: Kubectl
+) -> None:
+    async with connect(ACCESS) as cluster:
+        store = RecordStore(cluster, ownership)
+        started = await store.start(record(ownership))
+        edit = ["label", "secret", "prefect-cd.shop.1", "prefect-cd.dev/state=known-good", "--overwrite"]
+        kubectl("-n", ownership.namespace, *edit)
+        state = await read_state(cluster, ownership)
+        assert (state.newest, state.interrupted, state.known_good) == (started, started, None)
+        (damage,) = state.damaged
+        assert damage.problem.startswith("a label of record 1 was edited")
+        assert not damage_problem(state)
+        kubectl("-n", ownership.namespace, *damage.hint.strip("`").removeprefix("kubectl -n").split()[1:])
+        assert (await read_state(cluster, ownership)).damaged == ()
+
+
+def test_i4_a_rollout_whose_record_was_deleted_by_hand_counts_as_interrupted(
+    ownership: Ownership, record: Any, kubectl: Kubectl
+) -> None:
+    async def run(work: Any) -> Any:
+        async with connect(ACCESS) as cluster:
+            return await work(cluster)
+
+    async def release(cluster: Cluster) -> None:
+        await add(RecordStore(cluster, ownership, lock.epoch), record(ownership), State.KNOWN_GOOD)
+        store = RecordStore(cluster, ownership, lock.epoch)
+        await store.start(record(ownership), guard=lock.guard, mark=lock.mark_open)
+
+    async def state(cluster: Cluster) -> EnvironmentState:
+        return await read_state(cluster, ownership)
+
+    async def settle(cluster: Cluster) -> None:
+        found = await read_state(cluster, ownership)
+        assert found.interrupted
+        store = RecordStore(cluster, ownership, lock.epoch)
+        await store.move(found.interrupted, State.ROLLED_BACK, reason="went back", guard=lock.guard)
+        lock.mark_settled()
+
+    with hold(ACCESS, ownership, "release", wait=timedelta(seconds=1)) as lock:
+        asyncio.run(run(release))
+    kubectl("-n", ownership.namespace, "delete", "secret", "prefect-cd.shop.2")
+    lost = asyncio.run(run(state))
+    assert lost.lost == lost.interrupted == lost.newest
+    assert (lost.newest.number, lost.newest.release_id, lost.known_good.number) == (2, LOST, 1)
+    with hold(ACCESS, ownership, "recover", wait=timedelta(seconds=1)) as lock:
+        asyncio.run(run(settle))
+    after = asyncio.run(run(state))
+    assert (after.newest.number, after.newest.state, after.interrupted) == (2, State.ROLLED_BACK, None)
+    lease = kubectl("-n", ownership.namespace, "get", str(lease_ref(ownership)), "-o", "jsonpath={.metadata}")
+    assert "prefect-cd.dev/open" not in lease
 
 
 async def test_i7_a_list_of_records_does_not_contain_their_contents(ownership: Ownership, record: Any) -> None:

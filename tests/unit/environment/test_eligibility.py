@@ -56,7 +56,8 @@ def state_of(newest: Record | None, known_good: Record | None = None) -> Environ
 @pytest.mark.parametrize("state", State)
 def test_i4_only_a_record_without_an_outcome_is_interrupted(state: State) -> None:
     newest = record(2, state)
-    assert state_of(newest).interrupted == (newest if state == State.STARTED else None)
+    open_states = {State.PREPARED, State.APPLYING, State.VERIFYING}
+    assert state_of(newest).interrupted == (newest if state in open_states else None)
 
 
 def test_an_environment_without_records_has_no_interrupted_rollout() -> None:
@@ -87,7 +88,7 @@ GOOD = record(1, State.KNOWN_GOOD)
         (state_of(GOOD, GOOD), "a", True),
         (state_of(GOOD, GOOD), "b", False),
         (state_of(record(2, State.ROLLED_BACK, "b"), GOOD), "a", False),
-        (state_of(record(2, State.STARTED, "a"), GOOD), "a", False),
+        (state_of(record(2, State.APPLYING, "a"), GOOD), "a", False),
         (state_of(record(1, State.FAILED)), "a", False),
     ],
 )

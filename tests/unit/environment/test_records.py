@@ -1,26 +1,34 @@
-"""The records of a rollout, how Secrets hold them, and which of them a rollback restores."""
+"""The records of a rollout, what each may become, and which of them a rollback restores."""
 
-import base64
-import gzip
-import json
 from datetime import datetime, timezone
 from typing import Any
 
 import pytest
 
-from prefect_cd.environment import records
-from prefect_cd.environment.ownership import Ownership
-from prefect_cd.environment.records import (
-    Decision,
+from prefect_cd.environment.journal import (
+    Damage,
     Entry,
+    Journal,
+    before_running,
+    matching,
+    objects_to_restore,
+    rollback_target,
+    with_withdrawn,
+)
+from prefect_cd.environment.ownership import Ownership
+from prefect_cd.environment.record import (
+    MOVES,
+    OPEN,
+    Decision,
     GateResult,
     Record,
     State,
     baseline,
-    finished,
+    moved,
     new_record,
+    refuse_move,
 )
-from prefect_cd.errors import Invalid
+from prefect_cd.errors import Errored, Invalid
 from prefect_cd.kube.objects import Object
 from prefect_cd.release.model import BuiltImage, Commit, Release
 
@@ -37,12 +45,6 @@ def record(**fields: Any) -> Record:  # noqa: ANN401
     defaults = {"number": 1, "application": "shop", "environment": "staging", "state": GOOD, "release_id": "a-1"}
     more = {"release_hash": "h", "commit": None, "image": None, "objects": (), "started_at": NOW}
     return Record(**{**defaults, **more, **fields})
-
-
-def secret(content: bytes, **labels: str) -> Object:
-    metadata = {"name": "prefect-cd.shop.1", "namespace": "n", "labels": labels}
-    data = {"record": base64.b64encode(content).decode()}
-    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data}
 
 
 # --- the records of a rollout ----------------------------------------------------------------------------------------
@@ -66,7 +68,7 @@ def test_i2_a_new_record_says_what_is_about_to_be_applied_and_who_approved_it() 
         number=0,
         application="shop",
         environment="staging",
-        state=State.STARTED,
+        state=State.PREPARED,
         release_id=candidate.id,
         release_hash=candidate.hash,
         commit=candidate.commit,
@@ -81,17 +83,35 @@ def test_i2_a_new_record_says_what_is_about_to_be_applied_and_who_approved_it() 
 def test_i2_the_record_of_a_rollback_names_the_record_that_it_restores() -> None:
     old = record(number=7, release_id="a-1", release_hash="h", objects=(CONFIG,))
     started = new_record(SHOP, old, old.objects, LATER)
-    assert (started.number, started.restores, started.state) == (0, 7, State.STARTED)
+    assert (started.number, started.restores, started.state) == (0, 7, State.PREPARED)
     assert (started.release_id, started.release_hash, started.objects) == ("a-1", "h", (CONFIG,))
     assert (started.started_at, started.decision, started.run) == (LATER, None, "")
 
 
-def test_a_finished_record_keeps_everything_but_its_outcome() -> None:
-    started = record(state=State.STARTED, objects=(CONFIG,))
+def test_a_record_that_moved_keeps_everything_but_its_state_and_has_a_time_with_its_outcome() -> None:
+    started = record(state=State.APPLYING, objects=(CONFIG,))
     gate = GateResult(name="e2e", outcome="passed", summary="3 passed")
-    ended = finished(started, GOOD, "all gates passed", LATER, gates=[gate])
+    assert moved(started, State.VERIFYING, LATER) == record(state=State.VERIFYING, objects=(CONFIG,))
+    ended = moved(started, GOOD, LATER, reason="all gates passed", gates=[gate])
     assert ended == record(state=GOOD, objects=(CONFIG,), reason="all gates passed", settled_at=LATER, gates=(gate,))
-    assert finished(ended, FAILED, "its process ended", LATER).gates == (gate,)
+    assert moved(ended, FAILED, LATER, reason="its process ended").gates == (gate,)
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("to", State)
+def test_a_record_gets_the_states_of_the_table_and_no_other(state: State, to: State) -> None:
+    if to == state or to in MOVES[state]:
+        refuse_move(1, state, to)
+    else:
+        with pytest.raises(Errored, match=f"record 1 is {state.value}, and cannot become {to.value}"):
+            refuse_move(1, state, to)
+
+
+def test_an_open_record_can_always_be_taken_back_and_no_outcome_becomes_known_good() -> None:
+    assert set(MOVES) == set(State)
+    for state in State:
+        assert ({ROLLED_BACK, FAILED, State.ROLLBACK_FAILED} <= MOVES[state]) == (state in OPEN)
+        assert state in OPEN or GOOD not in MOVES[state]
 
 
 def test_i2_what_ran_before_prefect_cd_is_a_known_good_without_a_commit() -> None:
@@ -124,8 +144,10 @@ def test_i4_an_environment_in_which_nothing_ran_has_a_known_good_too() -> None:
         ([("a", GOOD)], None),
         ([("b", GOOD), ("a", FAILED)], None),
         ([("c", State.ROLLBACK_FAILED), ("a", GOOD)], 1),
-        ([("c", State.STARTED), ("b", GOOD), ("a", GOOD)], 2),
-        ([("d", ROLLED_BACK), ("c", State.STARTED), ("b", GOOD), ("a", GOOD)], 1),
+        ([("c", State.PREPARED), ("b", GOOD), ("a", GOOD)], 2),
+        ([("c", State.SUPERSEDED), ("b", GOOD), ("a", GOOD)], 1),
+        ([("d", State.SUPERSEDED), ("c", FAILED), ("b", GOOD), ("a", GOOD)], 2),
+        ([("d", ROLLED_BACK), ("c", State.APPLYING), ("b", GOOD), ("a", GOOD)], 1),
         ([("a", GOOD), ("nothing", GOOD)], None),
         ([("a", FAILED), ("nothing", GOOD)], 1),
         ([("a", GOOD), ("before-prefect-cd", GOOD)], 1),
@@ -135,7 +157,7 @@ def test_i4_an_environment_in_which_nothing_ran_has_a_known_good_too() -> None:
 def test_without_a_name_a_rollback_goes_to_the_known_good_before_what_runs(
     newest_first: list[tuple[str, State]], number: int | None
 ) -> None:
-    candidates = records._before_running(entries(*newest_first))
+    candidates = before_running(entries(*newest_first))
     assert (candidates[0].number if candidates else None) == number
 
 
@@ -152,7 +174,7 @@ def restoring(number: int, restores: int, state: State = GOOD) -> Entry:
         ([restoring(4, 1), *entries(("c", FAILED), ("b", GOOD), ("a", GOOD))], [GOOD, FAILED, WITHDRAWN, GOOD]),
         ([restoring(2, 0), *entries(("a", GOOD), ("nothing", GOOD), first=0)], [GOOD, WITHDRAWN, GOOD]),
         # a rollback that did not succeed withdraws nothing
-        ([restoring(3, 1, State.STARTED), *entries(("b", GOOD), ("a", GOOD))], [State.STARTED, GOOD, GOOD]),
+        ([restoring(3, 1, State.APPLYING), *entries(("b", GOOD), ("a", GOOD))], [State.APPLYING, GOOD, GOOD]),
         ([restoring(3, 1, ROLLED_BACK), *entries(("b", GOOD), ("a", GOOD))], [ROLLED_BACK, GOOD, GOOD]),
         # forth again, by name: the first rollback is withdrawn, and what it withdrew stays so
         (
@@ -166,14 +188,14 @@ def restoring(number: int, restores: int, state: State = GOOD) -> Entry:
 def test_what_a_good_rollback_went_back_behind_is_withdrawn_by_that_alone(
     newest_first: list[Entry], states: list[State]
 ) -> None:
-    assert [entry.state for entry in records._with_withdrawn(newest_first)] == states
+    assert [entry.state for entry in with_withdrawn(newest_first)] == states
 
 
 @pytest.mark.parametrize("name", ["0", "n", "not", "bef", ""])
 def test_the_baseline_is_not_chosen_by_digits_or_the_start_of_its_name(name: str) -> None:
     for release_id in ("nothing", "before-prefect-cd"):
-        assert records._matching(list(entries((release_id, GOOD), first=0)), name) == []
-        assert len(records._matching(list(entries((release_id, GOOD), first=0)), release_id)) == 1
+        assert matching(list(entries((release_id, GOOD), first=0)), name) == []
+        assert len(matching(list(entries((release_id, GOOD), first=0)), release_id)) == 1
 
 
 @pytest.mark.parametrize(
@@ -183,90 +205,101 @@ def test_the_baseline_is_not_chosen_by_digits_or_the_start_of_its_name(name: str
 def test_digits_are_the_number_of_a_record_first_and_then_the_start_of_an_id(name: str, numbers: list[int]) -> None:
     ids = ("abc1234-11111111", "3dd1234-11111111", "3331234-22222222", "add1234-11111111")
     good = list(entries(*((release_id, GOOD) for release_id in ids)))
-    assert [entry.number for entry in records._matching(good, name)] == numbers
+    assert [entry.number for entry in matching(good, name)] == numbers
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
+# --- what cannot be read ---------------------------------------------------------------------------------------------
 
 
-def test_a_record_is_read_as_it_was_written() -> None:
-    written = record(objects=({"kind": "A", "x": [1, None, "ü"]},), reason="why")
-    assert records._decode(secret(gzip.compress(written.model_dump_json().encode()))) == written
-
-
-EDITED = [
-    ("state", "known-good", "started"),
-    ("number", "7", "1"),
-    ("release-id", "b-1", "a-1"),
-    ("restores", "4", "5"),
-]
-
-
-@pytest.mark.parametrize(("label", "edited", "right"), EDITED, ids=[label for label, _, _ in EDITED])
-def test_i4_a_label_that_was_edited_is_recognized_and_the_hint_corrects_it(label: str, edited: str, right: str) -> None:
-    written = record(state=State.STARTED, restores=5)
-    item = secret(gzip.compress(written.model_dump_json().encode()), **records._labels(written))
-    assert records._decode(item) == written
-    item["metadata"]["labels"][f"prefect-cd.dev/{label}"] = edited
-    with pytest.raises(Invalid, match=f"a label of record 1 was edited: .*{label}={right}") as caught:
-        records._decode(item)
-    assert caught.value.where == "secret/prefect-cd.shop.1"
-    assert caught.value.hint == (
-        f"`kubectl -n n label secret prefect-cd.shop.1 prefect-cd.dev/{label}={right} --overwrite`"
-    )
-
-
-def test_a_record_of_an_older_version_without_the_newer_labels_is_read() -> None:
-    written = record(restores=5)
-    labels = {key: value for key, value in records._labels(written).items() if "restores" not in key}
-    assert records._decode(secret(gzip.compress(written.model_dump_json().encode()), **labels)) == written
-
-
-BROKEN: dict[str, Object] = {
-    "no data": {**secret(b""), "data": None},
-    "another key": {**secret(b""), "data": {"x": "y"}},
-    "not base64": {**secret(b""), "data": {"record": "*"}},
-    "empty": secret(b""),
-    "not gzip": secret(b"hello"),
-    "cut off": secret(gzip.compress(record().model_dump_json().encode())[:-20]),
-    "damaged": secret(gzip.compress(b"x" * 100)[:12] + b"\xff\xff\xff" + gzip.compress(b"x" * 100)[15:]),
-    "not JSON": secret(gzip.compress(b"{")),
-    "not a record": secret(gzip.compress(b"[]")),
-    "another version": secret(gzip.compress(json.dumps({**record().model_dump(mode="json"), "new": 1}).encode())),
-}
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_the_error_of_a_broken_record_names_the_secret_and_says_what_to_do(name: str) -> None:
-    with pytest.raises(Invalid, match="the record cannot be read") as caught:
-        records._decode(BROKEN[name])
-    assert caught.value.where == "secret/prefect-cd.shop.1"
-    assert "delete the Secret" in caught.value.hint
-
-
-def test_i7_the_error_of_a_broken_record_does_not_quote_its_content() -> None:
-    content = {**record().model_dump(mode="json"), "objects": ["hunter2"], "number": "hunter2", "x": "hunter2"}
-    with pytest.raises(Invalid) as caught:
-        records._decode(secret(gzip.compress(json.dumps(content).encode())))
-    assert "hunter2" not in f"{caught.value}{caught.value.__cause__}"
-    assert caught.value.__suppress_context__
-    assert "number" in caught.value.reason
-
-
-def test_a_record_that_would_exhaust_the_memory_is_not_decompressed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "_MAX_DECOMPRESSED", 1000)
-    with pytest.raises(Invalid, match="too large"):
-        records._decode(secret(gzip.compress(b" " * 100_000)))
+def damage(number: int, *, hides: bool = True) -> Damage:
+    return Damage(number=number, where=f"secret/{number}", problem=f"record {number} is damaged", hint="", hides=hides)
 
 
 @pytest.mark.parametrize(
-    "labels",
+    ("number", "release", "refused"), [(3, "", True), (1, "", False), (3, "a", False), (3, "3", True)]
+)
+def test_a_damaged_record_that_may_be_the_one_to_roll_back_to_is_named(
+    number: int,
+    release: str,
+    refused: bool,  # noqa: FBT001  a column of the table
+) -> None:
+    kept = [entry for entry in entries(("d", GOOD), ("c", GOOD), ("b", GOOD), ("a", GOOD)) if entry.number != number]
+    journal = Journal(entries=tuple(kept), damaged=(damage(number),))
+    if refused:
+        with pytest.raises(Invalid, match=f"record {number} is damaged"):
+            rollback_target("staging", journal, release)
+    else:
+        assert rollback_target("staging", journal, release).number == (1 if release else 3)
+
+
+def test_an_edited_label_hides_nothing() -> None:
+    journal = Journal(entries=entries(("b", GOOD), ("a", GOOD)), damaged=(damage(2, hides=False),))
+    assert rollback_target("staging", journal).number == 1
+    journal.refuse_hidden(None)
+
+
+def test_a_superseded_record_hides_neither_a_failed_rollback_nor_what_runs() -> None:
+    frozen = Journal(entries=entries(("c", State.SUPERSEDED), ("b", State.ROLLBACK_FAILED), ("a", GOOD)))
+    assert frozen.newest
+    assert (frozen.newest.number, frozen.last_number) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("marked", "lost", "settled"),
+    [(None, None, True), (4, 4, False), (3, None, False), (2, None, True), (1, None, True)],
+)
+def test_the_mark_on_the_lease_tells_whether_the_open_record_is_lost(
+    marked: int | None,
+    lost: int | None,
+    settled: bool,  # noqa: FBT001  a column of the table
+) -> None:
+    journal = Journal(entries=entries(("c", State.APPLYING), ("b", GOOD), ("a", GOOD)))
+    assert (journal.lost(marked), journal.is_settled(marked)) == (lost, settled)
+
+
+def test_a_record_that_is_damaged_is_not_lost() -> None:
+    journal = Journal(entries=entries(("a", GOOD)), damaged=(damage(2),))
+    assert (journal.lost(2), journal.is_settled(2)) == (None, False)
+
+
+# --- what is applied to go back --------------------------------------------------------------------------------------
+
+
+def item(name: str, value: str) -> Object:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"value": value}}
+
+
+def left(number: int, state: State, *replaced: Object, **fields: Any) -> Record:  # noqa: ANN401
+    return record(number=number, state=state, replaced=replaced, **fields)
+
+
+OURS, THEIRS, OTHER = item("shop", "ours"), item("shop", "theirs"), item("other", "theirs")
+BASE = record(number=3, objects=(item("base", "ours"),))
+
+
+@pytest.mark.parametrize(
+    ("base", "left_behind", "originals"),
     [
-        {},
-        {"prefect-cd.dev/number": "x", "prefect-cd.dev/state": "failed", "prefect-cd.dev/release-id": "a"},
-        {"prefect-cd.dev/number": "1", "prefect-cd.dev/state": "of another version", "prefect-cd.dev/release-id": "a"},
+        (BASE, [], ()),
+        (BASE, [left(4, FAILED, THEIRS)], (THEIRS,)),
+        (BASE, [left(4, State.APPLYING, THEIRS, OTHER)], (THEIRS, OTHER)),
+        # the base has taken it over itself
+        (record(number=3, objects=(OURS,)), [left(4, FAILED, THEIRS)], ()),
+        # it was given back
+        (BASE, [left(4, ROLLED_BACK, THEIRS)], ()),
+        (BASE, [left(4, State.SUPERSEDED, THEIRS)], ()),
+        (BASE, [left(4, WITHDRAWN, THEIRS), left(5, GOOD, restores=3)], ()),
+        # a rollback to a release that has it keeps it ours
+        (BASE, [left(4, GOOD, THEIRS), left(5, GOOD, objects=(OURS,), restores=4)], (THEIRS,)),
+        # a rollback that did not succeed may have given nothing back
+        (BASE, [left(4, GOOD, THEIRS), left(5, State.ROLLBACK_FAILED, restores=3)], (THEIRS,)),
+        # the older one of two is what was there before us
+        (BASE, [left(5, FAILED, item("shop", "later")), left(4, FAILED, THEIRS)], (THEIRS,)),
+        # what came before the base is nothing that going back to it has to do with
+        (BASE, [left(2, GOOD, THEIRS), left(3, GOOD, THEIRS)], ()),
     ],
 )
-def test_a_record_whose_labels_were_changed_by_hand_is_broken(labels: dict[str, str]) -> None:
-    with pytest.raises(Invalid, match="the record cannot be read: its labels"):
-        records._entry(secret(b"", **labels))
+def test_going_back_gives_others_what_the_releases_since_took_over(
+    base: Record, left_behind: list[Record], originals: tuple[Object, ...]
+) -> None:
+    assert objects_to_restore(base, left_behind) == base.objects + originals

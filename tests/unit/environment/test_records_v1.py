@@ -50,7 +50,7 @@ def config_map(name: str, **data: str) -> Object:
 
 
 STATES = [
-    ("started", State.STARTED, 1),
+    ("started", State.APPLYING, 1),
     ("known-good", State.KNOWN_GOOD, 2),
     ("failed", State.FAILED, 3),
     ("rolled-back", State.ROLLED_BACK, 4),
@@ -104,7 +104,7 @@ def test_their_list_has_their_states_and_epoch() -> None:
         async with put(FakeApi(), *names).running() as cluster:
             store = RecordStore(cluster, SHOP)
             entries = [(entry.number, entry.state) for entry in await store.entries()]
-            return entries, await store.last_epoch()
+            return entries, (await store.journal()).epoch
 
     entries, epoch = asyncio.run(run())
     by_number = {number: state for _, state, number in STATES}

@@ -43,9 +43,9 @@ def holder(*, alive: bool) -> Holder:
         (None, None, "empty"),
         (State.KNOWN_GOOD, None, "whole"),
         (State.ROLLED_BACK, None, "whole"),
-        (State.STARTED, True, "changing"),
-        (State.STARTED, False, "interrupted"),
-        (State.STARTED, None, "interrupted"),
+        (State.APPLYING, True, "changing"),
+        (State.APPLYING, False, "interrupted"),
+        (State.APPLYING, None, "interrupted"),
         (State.FAILED, None, "failed"),
         (State.ROLLBACK_FAILED, True, "frozen"),
     ],
@@ -57,7 +57,7 @@ def test_the_newest_record_and_the_lock_decide(newest: State | None, held: bool 
 
 
 def test_a_first_release_that_is_under_way_is_not_whole() -> None:
-    assert condition_of(EnvironmentState(newest=record(1, State.STARTED)), None) == "interrupted"
+    assert condition_of(EnvironmentState(newest=record(1, State.APPLYING)), None) == "interrupted"
 
 
 @pytest.mark.parametrize(("age", "alive"), [(19, True), (21, False)])
@@ -84,8 +84,8 @@ async def statuses(api: FakeApi, *records: Record) -> tuple[object, ...]:
     async with connect(LoadedKubeconfig(api.kubeconfig)) as cluster:
         store = RecordStore(cluster, SHOP)
         for one in records:
-            await store.start(one.model_copy(update={"state": State.STARTED}))
-            await store.finish(one)
+            started = await store.start(one.model_copy(update={"state": State.VERIFYING}))
+            await store.move(started, one.state, reason=one.reason)
         status = await read_status(cluster, SHOP)
     return status.condition, status.runs and status.runs.release_id, status.newest and status.newest.release_id
 
