@@ -29,7 +29,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Show the status of the pipeline's environments.
 
     Returns:
-        0 when every environment is whole; 1 when one is interrupted, failed or frozen; 2 when one could not be read.
+        0 when every environment is whole; 1 when one is interrupted, failed, frozen or damaged; 2 when one could not be
+        read.
 
     Raises:
         InvalidPipeline: the file has mistakes.
@@ -102,6 +103,8 @@ def _paragraph(application: str, environment: Environment, answer: Answer, now: 
     lines += [f"  newest  {_described(answer.newest, now)}, {answer.newest.state.value}"] if answer.newest else []
     if answer.newest and answer.newest.reason:
         lines.append(f"  why     {answer.newest.reason.splitlines()[0]}")
+    for damage in answer.damaged:
+        lines += [f"  record  {damage.where}: {damage.problem}", f"  repair  {damage.hint}"]
     if answer.holder:
         renewed = f"renewed {_ago(answer.holder.renewed, now)}" if answer.holder.renewed else "never renewed"
         lines.append(f"  lock    {answer.holder.name}, {renewed}")

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from prefect_cd.environment.apply import ChangeSet
+from prefect_cd.environment.apply import Action, ChangeSet
 from prefect_cd.environment.eligibility import EnvironmentState
-from prefect_cd.environment.records import Decision, Record, State
-from prefect_cd.errors import ContentChanged, Forbidden, Invalid, LockLost
+from prefect_cd.environment.journal import objects_to_restore
+from prefect_cd.environment.record import Decision, Record, State
+from prefect_cd.errors import ContentChanged, Errored, Forbidden, Invalid, LockLost
 from prefect_cd.gates.evidence import Outcome
 from prefect_cd.kube.client import Cluster
 from prefect_cd.pipeline.models import Approval, Environment
@@ -20,8 +21,10 @@ from prefect_cd.tasks.record import (
     find_record,
     own_record,
     read_state,
+    record_applying,
     record_outcome,
     record_start,
+    record_verifying,
     recorded_evidence,
 )
 from prefect_cd.tasks.target import Target
@@ -156,6 +159,93 @@ def test_i2_a_start_that_is_tried_again_keeps_the_baseline_that_it_wrote(
     assert first == second
     assert [item["data"] for item in second.base.objects] == [{"greeting": "before us"}]
     assert sorted(api.objects["secrets"]) == ["prefect-cd.shop.0", "prefect-cd.shop.1"]
+
+
+def test_i4_a_record_says_how_far_its_rollout_came(target: Target, api: FakeApi, lock: HeldLock) -> None:
+    record = started(target, lock).record
+    assert lock.marked == 1
+    for advance, state in ((record_applying, State.APPLYING), (record_verifying, State.VERIFYING)):
+        api.requests.clear()
+        record = advance(target, record, lock)
+        assert record.state == state
+        assert read_state.fn(target).interrupted == record
+        assert api.writes == ["PATCH secrets/prefect-cd.shop.1"]
+    assert lock.marked == 1
+    record_outcome.fn(target, record, State.KNOWN_GOOD, lock)
+    assert lock.marked is None
+
+
+def test_i4_no_stage_gives_a_settled_record_another_outcome(target: Target, lock: HeldLock) -> None:
+    good = released(target, lock, "hello")
+    with pytest.raises(Errored, match="record 1 is known-good, and cannot become rolled-back"):
+        record_outcome.fn(target, good, State.ROLLED_BACK, lock)
+    assert read_state.fn(target).known_good == good
+
+
+def test_i4_a_rollout_whose_record_was_deleted_by_hand_is_interrupted_and_its_number_stays_taken(
+    target: Target, api: FakeApi, lock: HeldLock
+) -> None:
+    good = released(target, lock, "hello")
+    record_applying(target, started(target, lock, "good day").record, lock)
+    api.put("leases", "prefect-cd.shop", metadata={"annotations": {"prefect-cd.dev/open": "2"}}, spec={})
+    api.remove("secrets", "prefect-cd.shop.2")
+    state = read_state.fn(target)
+    assert (state.known_good, state.lost) == (good, state.interrupted)
+    assert state.lost
+    assert (state.lost.number, state.lost.release_id) == (2, "lost")
+    assert started(target, lock, "good evening").record.number == 3
+    again = read_state.fn(target)
+    assert again.newest
+    assert (again.newest.number, again.lost) == (3, None)
+    assert sorted(api.objects["secrets"]) == [f"prefect-cd.shop.{number}" for number in range(4)]
+
+
+def test_a_record_says_what_its_release_prunes(target: Target, api: FakeApi, lock: HeldLock) -> None:
+    first = release(config_map(greeting="hello"), config_map("more", a="b"))
+    ready = plan.fn(target, first)
+    record_outcome.fn(target, record_start.fn(ready, lock).record, State.KNOWN_GOOD, lock)
+    for item in ready.objects:
+        api.put("configmaps", item["metadata"]["name"], metadata=item["metadata"], data=item["data"])
+    assert [str(ref) for ref in started(target, lock).record.pruned] == ["configmap/more"]
+
+
+def test_i6_an_object_of_somebody_else_that_a_later_release_takes_over_goes_back_to_them(
+    target: Target, api: FakeApi, lock: HeldLock
+) -> None:
+    target = taking_over(target)
+    good = released(target, lock, "hello")
+    api.put("configmaps", "theirs", metadata={"labels": {"team": "other"}}, data={"a": "before us"})
+    taken = plan.fn(target, release(config_map(greeting="hello"), config_map("theirs", a="ours")))
+    begun = record_start.fn(taken, lock)
+    (original,) = begun.record.replaced
+    assert (original["data"], original["metadata"]["labels"]) == ({"a": "before us"}, {"team": "other"})
+    (ours,) = [item for item in taken.objects if item["metadata"]["name"] == "theirs"]
+    api.put("configmaps", "theirs", metadata=ours["metadata"], data=ours["data"])
+
+    base = begun.base.model_copy(update={"objects": objects_to_restore(begun.base, [begun.record])})
+    back = plan.fn(target, base)
+    assert begun.base == good
+    assert {change.name: change.action for change in back.changes.changes}["theirs"] == Action.CONFIGURED
+    assert original in back.objects
+
+    record_outcome.fn(target, begun.record, State.KNOWN_GOOD, lock)
+    chosen = find_record.fn(target, "1")
+    assert chosen.objects == (*good.objects, original)
+    again = record_start.fn(plan.fn(target, chosen), lock).record
+    assert (again.objects, again.replaced) == (good.objects, ())
+
+
+def test_i6_what_a_failed_release_took_over_is_remembered_until_it_is_given_back(
+    target: Target, api: FakeApi, lock: HeldLock
+) -> None:
+    target = taking_over(target)
+    released(target, lock, "hello")
+    api.put("configmaps", "theirs", data={"a": "before us"})
+    candidate = release(config_map(greeting="hello"), config_map("theirs", a="ours"))
+    left = record_start.fn(plan.fn(target, candidate), lock).record
+    record_outcome.fn(target, left, State.FAILED, lock)
+    assert started(target, lock, "good day").record.replaced == left.replaced
+    assert len(left.replaced) == 1
 
 
 def test_i4_an_outcome_does_not_depend_on_old_records_that_cannot_be_deleted(

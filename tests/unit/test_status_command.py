@@ -9,7 +9,8 @@ import yaml
 
 from prefect_cd.deployments.cli import main
 from prefect_cd.deployments.status_command import document, text
-from prefect_cd.environment.records import Decision, State
+from prefect_cd.environment.journal import Damage
+from prefect_cd.environment.record import Decision, State
 from prefect_cd.environment.status import EnvironmentStatus, Holder, Version
 from prefect_cd.errors import ClusterUnreachable
 from prefect_cd.pipeline.load import load
@@ -80,6 +81,22 @@ def test_it_says_what_runs_what_failed_who_holds_the_lock_and_what_to_do_next(tm
         "  lock    rollback/9, renewed 2 s ago\n"
         "  next    repair the cause, then: prefect deployment run 'rollback/shop' -p environment=production\n"
     )
+
+
+def test_a_damaged_record_is_named_with_what_to_do(tmp_path: Path) -> None:
+    pipeline = load(pipeline_file(tmp_path))
+    damage = Damage(number=8, where="secret/prefect-cd.shop.8", problem="its content was changed", hint="restore it")
+    answers = [status(condition="damaged", damaged=(damage,)), status(environment="production")]
+    assert text(pipeline, answers, NOW).startswith(
+        "staging: damaged\n"
+        "  runs    good-1 (aaaaaaa Sell more), record 7, started 3 h ago, approved by approver one\n"
+        "  record  secret/prefect-cd.shop.8: its content was changed\n"
+        "  repair  restore it\n"
+        "production: whole\n"
+    )
+    assert not answers[0].is_whole
+    staging, _ = document(pipeline, answers)["environments"]  # type: ignore[misc]
+    assert staging["damaged"][0]["where"] == "secret/prefect-cd.shop.8"  # type: ignore[has-type]
 
 
 def test_an_environment_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path) -> None:

@@ -10,11 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_cd.environment import lease as lease_module
-from prefect_cd.environment.lease import DURATION, TAKEOVER_WAIT, Lock, ObservedLease, hold, may_acquire, next_epoch
+from prefect_cd.environment.lease import (
+    DURATION,
+    TAKEOVER_WAIT,
+    Lock,
+    ObservedLease,
+    hold,
+    may_acquire,
+    next_epoch,
+    open_record,
+)
 from prefect_cd.environment.ownership import Ownership
 from prefect_cd.errors import LockLost
 from prefect_cd.kube.client import WRITE_SECONDS
 from prefect_cd.kube.kubeconfig import LoadedKubeconfig
+from prefect_cd.kube.objects import Object
 from prefect_cd.manifests.labels import RECORD
 from prefect_cd.pipeline.models import ClusterAccess
 from tests.unit.fake_api import FakeApi
@@ -195,3 +205,79 @@ def test_i3_a_lock_is_confirmed_by_the_lease_with_our_name_and_our_epoch(
             return
         with pytest.raises(LockLost, match=f"no longer the writer of staging: {reason}"):
             asyncio.run(confirm(api, lock))
+
+
+# --- the mark of an open record --------------------------------------------------------------------------------------
+
+
+def lease_in(api: FakeApi) -> Object:
+    return next(iter(api.objects["leases"].values()))
+
+
+def put_settled(api: FakeApi, number: int, state: str) -> None:
+    """A record of format 1 in this state."""
+    shown = {"number": str(number), "state": state, "release-id": "a-1"}
+    labels = {**SHOP.labels, RECORD: "release", **{f"prefect-cd.dev/{key}": value for key, value in shown.items()}}
+    api.put("secrets", f"prefect-cd.shop.{number}", metadata={"namespace": SHOP.namespace, "labels": labels})
+
+
+@pytest.mark.timeout(30)
+def test_i4_the_lease_says_which_record_is_open_until_it_is_settled() -> None:
+    api = FakeApi()
+    api.put("namespaces", SHOP.namespace)
+    with api.serving():
+        with hold(served(api), SHOP, "me", wait=SECONDS) as lock:
+            assert open_record(lease_in(api)) is None
+            asyncio.run(lock.mark_open(4))
+            assert open_record(lease_in(api)) == 4
+            writes = len(api.writes)
+            lock.mark_settled()
+            assert len(api.writes) == writes
+        assert open_record(lease_in(api)) is None
+        assert len(api.writes) == writes + 1  # that which releases the lock
+
+
+@pytest.mark.timeout(30)
+def test_i4_a_mark_is_written_though_somebody_edits_the_lease() -> None:
+    api = FakeApi()
+    api.put("namespaces", SHOP.namespace)
+    with api.serving(), hold(served(api), SHOP, "me", wait=SECONDS) as lock:
+        lease = lease_in(api)
+        metadata = {key: value for key, value in lease["metadata"].items() if key != "resourceVersion"}
+        metadata["annotations"] = {**metadata["annotations"], "note": "beside"}
+        api.put("leases", "prefect-cd.shop", metadata=metadata, spec=lease["spec"])
+        asyncio.run(lock.mark_open(4))
+        assert open_record(lease_in(api)) == 4
+        assert lease_in(api)["metadata"]["annotations"]["note"] == "beside"
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    ("state", "kept"),
+    [("started", True), ("", True), ("rolled-back", False), ("known-good", False)],
+    ids=["open", "deleted", "rolled back", "known-good"],
+)
+def test_i4_the_next_holder_keeps_the_mark_of_a_record_without_an_outcome(state: str, kept: bool) -> None:  # noqa: FBT001
+    api = FakeApi()
+    api.put("namespaces", SHOP.namespace)
+    with api.serving():
+        with hold(served(api), SHOP, "killed", wait=SECONDS) as lock:
+            asyncio.run(lock.mark_open(4))
+        put_settled(api, 3, "known-good")
+        if state:
+            put_settled(api, 4, state)
+        with hold(served(api), SHOP, "next", wait=SECONDS):
+            assert open_record(lease_in(api)) == (4 if kept else None)
+        assert open_record(lease_in(api)) == (4 if kept else None)
+
+
+@pytest.mark.timeout(30)
+def test_i3_nothing_is_marked_without_the_lock() -> None:
+    api = FakeApi()
+    api.put("namespaces", SHOP.namespace)
+    with api.serving():
+        with hold(served(api), SHOP, "me", wait=SECONDS) as lock:
+            pass
+        with pytest.raises(LockLost):
+            asyncio.run(lock.mark_open(4))
+    assert open_record(lease_in(api)) is None

@@ -8,7 +8,7 @@ import pytest
 from prefect_cd.environment.eligibility import EnvironmentState
 from prefect_cd.environment.ownership import Ownership
 from prefect_cd.environment.records import Record, RecordStore, State
-from prefect_cd.environment.status import Condition, Holder, condition_of, holder_of, read_status
+from prefect_cd.environment.status import Condition, EnvironmentStatus, Holder, condition_of, holder_of, read_status
 from prefect_cd.kube.client import connect
 from prefect_cd.kube.kubeconfig import LoadedKubeconfig
 from tests.unit.fake_api import FakeApi
@@ -105,6 +105,30 @@ def test_it_is_read_from_the_cluster(records: list[State], expected: tuple[objec
     with api.serving():
         numbered = [record(number, state) for number, state in enumerate(records, 1)]
         assert asyncio.run(statuses(api, *numbered)) == expected
+
+
+async def edited(api: FakeApi, number: int, **metadata: object) -> EnvironmentStatus:
+    """The status after two good releases, when somebody has edited the metadata of a record."""
+    async with connect(LoadedKubeconfig(api.kubeconfig)) as cluster:
+        store = RecordStore(cluster, SHOP)
+        for _ in range(2):
+            started = await store.start(record(0, State.VERIFYING))
+            await store.move(started, State.KNOWN_GOOD)
+        item = api.objects["secrets"][f"prefect-cd.shop.{number}"]
+        item["metadata"] |= metadata
+        return await read_status(cluster, SHOP)
+
+
+@pytest.mark.parametrize(("number", "condition", "runs"), [(2, "damaged", 1), (1, "whole", 2)])
+def test_a_damaged_record_is_shown_and_matters_where_it_may_decide(number: int, condition: str, runs: int) -> None:
+    api = FakeApi()
+    api.put("namespaces", "shop")
+    with api.serving():
+        status = asyncio.run(edited(api, number, annotations={"prefect-cd.dev/head": "{}"}))
+    assert (status.condition, status.is_whole) == (condition, condition == "whole")
+    assert status.runs
+    assert status.runs.record == runs
+    assert [damage.where for damage in status.damaged] == [f"secret/prefect-cd.shop.{number}"]
 
 
 def test_an_environment_without_a_namespace_is_empty() -> None:

@@ -1,0 +1,180 @@
+"""Whatever is moved, killed and deleted by hand, and in whatever order: the records name the state, and name no release
+known-good that was not.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefect_cd.environment.journal import Journal
+from prefect_cd.environment.lease import lease_ref, open_record
+from prefect_cd.environment.ownership import Ownership
+from prefect_cd.environment.record import LOST, MOVES, OPEN, Record, State
+from prefect_cd.environment.records import RecordStore
+from prefect_cd.environment.state import read_state
+from prefect_cd.errors import Errored
+from prefect_cd.kube.client import Cluster
+from tests.unit.fake_api import FakeApi
+
+NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
+SHOP = Ownership("shop", "staging", "shop")
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A process that starts a record, tries these states in order, and is killed where it has no outcome by then."""
+
+    tried: tuple[State, ...]
+    restores: int | None
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """A process that gives the interrupted rollout an outcome."""
+
+    outcome: State
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """Somebody deletes a record: the newest, the one before it, …"""
+
+    position: int
+
+
+_OUTCOMES = (State.ROLLED_BACK, State.ROLLBACK_FAILED, State.FAILED)
+_good = st.just((State.APPLYING, State.VERIFYING, State.KNOWN_GOOD))
+_tried = st.one_of(_good, st.lists(st.sampled_from(State), max_size=4).map(tuple))
+_steps = st.lists(
+    st.one_of(
+        st.builds(Rollout, _tried, st.none() | st.integers(0, 4)),
+        st.builds(Recovery, st.sampled_from(_OUTCOMES)),
+        st.builds(Deletion, st.integers(0, 3)),
+    ),
+    max_size=12,
+)
+
+
+@dataclass
+class World:
+    """What really happened, without a look at a Secret."""
+
+    cluster: Cluster
+    api: FakeApi
+    epoch: int = 0
+    states: dict[int, State] = field(default_factory=dict)
+    restores: dict[int, int] = field(default_factory=dict)
+    open: int | None = None
+
+    def known_good(self) -> int | None:
+        """The newest record that was good and that no good rollback went back behind."""
+        was_good = {State.KNOWN_GOOD, State.WITHDRAWN}
+        skips = [(to, by) for by, to in self.restores.items() if self.states.get(by) in was_good]
+        good = [number for number, state in self.states.items() if state == State.KNOWN_GOOD]
+        left = [number for number in good if not any(first < number < last for first, last in skips)]
+        return max(left, default=None)
+
+    async def acquire(self) -> RecordStore:
+        """A new holder of the lock, which keeps the mark of an open record and removes one that is outdated."""
+        self.epoch += 1
+        store = RecordStore(self.cluster, SHOP, self.epoch)
+        marked = open_record(await self.cluster.get(lease_ref(SHOP)))
+        await self.mark(None if (await store.journal()).is_settled(marked) else marked)
+        return store
+
+    async def mark(self, number: int | None) -> None:
+        annotations = {} if number is None else {"prefect-cd.dev/open": str(number)}
+        self.api.put("leases", "prefect-cd.shop", metadata={"annotations": annotations}, spec={})
+
+    async def move(self, store: RecordStore, record: Record, to: State) -> None:
+        """Try a move; one that is not in the table changes nothing."""
+        state = self.states.get(record.number, record.state)
+        if to != state and to not in MOVES[state]:
+            with pytest.raises(Errored):
+                await store.move(record, to)
+            return
+        await store.move(record, to, now=NOW)
+        self.states[record.number] = to
+        if to not in OPEN and self.open == record.number:
+            self.open = None
+            await self.mark(None)
+
+    async def roll_out(self, step: Rollout) -> None:
+        store = await self.acquire()
+        before = await read_state(self.cluster, SHOP)
+        restores = step.restores if step.restores in self.states else None
+        record = Record(
+            number=0,
+            application="shop",
+            environment="staging",
+            state=State.PREPARED,
+            release_id=f"r-{self.epoch}",
+            release_hash="h",
+            commit=None,
+            image=None,
+            objects=(),
+            started_at=NOW,
+            restores=restores,
+        )
+        record = await store.start(record, above=before.newest.number if before.newest else 0, mark=self.mark)
+        self.states[record.number], self.open = record.state, record.number
+        self.restores.pop(record.number, None)
+        if restores is not None:
+            self.restores[record.number] = restores
+        if before.interrupted:
+            await store.move(before.interrupted, State.FAILED, now=NOW)
+            self.states[before.interrupted.number] = State.FAILED
+        for to in step.tried:
+            await self.move(store, record, to)
+
+    async def recover(self, step: Recovery) -> None:
+        store = await self.acquire()
+        state = await read_state(self.cluster, SHOP)
+        if state.interrupted:
+            await self.move(store, state.interrupted, step.outcome)
+
+    def delete(self, step: Deletion) -> None:
+        numbers = sorted(self.states, reverse=True)
+        if step.position < len(numbers):
+            self.api.remove("secrets", f"prefect-cd.shop.{numbers[step.position]}")
+            del self.states[numbers[step.position]]
+
+    async def check(self) -> None:
+        state = await read_state(self.cluster, SHOP)
+        journal: Journal = await RecordStore(self.cluster, SHOP).journal()
+        assert state.damaged == journal.damaged == ()
+        assert (state.known_good.number if state.known_good else None) == self.known_good()
+        assert {entry.number for entry in journal.entries} == set(self.states)
+        assert (state.interrupted.number if state.interrupted else None) == self.open
+        if self.open is not None and self.open not in self.states:
+            assert state.lost
+            assert state.lost.release_id == LOST
+
+
+async def play(steps: list[Rollout | Recovery | Deletion]) -> None:
+    api = FakeApi()
+    api.put("namespaces", "shop")
+    async with api.running() as cluster:
+        world = World(cluster, api)
+        for step in steps:
+            match step:
+                case Rollout():
+                    await world.roll_out(step)
+                case Recovery():
+                    await world.recover(step)
+                case Deletion():
+                    world.delete(step)
+            await world.check()
+
+
+@pytest.mark.timeout(120)
+@settings(deadline=None, max_examples=60)
+@given(_steps)
+def test_i4_no_sequence_of_moves_kills_and_deletions_leads_to_a_wrong_known_good(
+    steps: list[Rollout | Recovery | Deletion],
+) -> None:
+    asyncio.run(play(steps))
