@@ -13,7 +13,8 @@ from collections.abc import Iterable
 
 from prefect_cd.environment.lease import Lock
 from prefect_cd.environment.ownership import Ownership
-from prefect_cd.environment.records import Record, record_ref
+from prefect_cd.environment.record import Record
+from prefect_cd.environment.record_format import record_ref
 from prefect_cd.kube.client import Cluster
 from prefect_cd.kube.concurrency import parallel
 from prefect_cd.kube.resources import Ref

@@ -27,7 +27,7 @@ from prefect_cd.environment.record import BASELINE, Record, State
 from prefect_cd.errors import InvalidManifest
 from prefect_cd.kube.objects import Object, dig, dig_mapping
 from prefect_cd.kube.resources import Ref
-from prefect_cd.manifests.labels import PREFIX, RECORD
+from prefect_cd.manifests.labels import EPOCH, PREFIX, RECORD
 from prefect_cd.release.model import Result, digest_of
 
 FORMAT = 2
@@ -36,7 +36,6 @@ RECORD_SELECTOR = f"{RECORD} in (release,baseline,part)"
 _TYPE = f"{PREFIX}record.v"
 _PART_TYPE = f"{PREFIX}record-part.v{FORMAT}"
 _STATE, _RELEASE, _NUMBER, _RESTORES = (PREFIX + key for key in ("state", "release-id", "number", "restores"))
-_EPOCH = PREFIX + "epoch"  # an annotation of its own: older versions read it, and it outlives a damaged head
 _LIMIT = 950_000  # bytes of content; a Secret holds 1 MiB (MaxSecretSize in k8s.io/api/core/v1)
 _MAX_PARTS = 16
 _LARGE = ("objects", "known", "replaced", "pruned")  # the fields that are moved into parts
@@ -117,7 +116,7 @@ def encode(
     )
     labels = {RECORD: "baseline" if record.number == BASELINE else "release", **_shown(head)}
     item = _secret(ownership, ref, str((live or {}).get("type") or f"{_TYPE}{FORMAT}"), "record", content, labels)
-    item["metadata"]["annotations"] = {HEAD: sealed(head), _EPOCH: str(epoch)}
+    item["metadata"]["annotations"] = {HEAD: sealed(head), EPOCH: str(epoch)}
     return item, parts
 
 
@@ -219,7 +218,7 @@ def state_of(secret: Object) -> State | None:
 def epoch_of(secret: Object) -> int:
     """The epoch in which a record was written, also where it cannot be read; 0 when it is unknown."""
     head = read_head(secret)
-    epoch = str(dig_mapping(secret, "metadata", "annotations").get(_EPOCH, ""))
+    epoch = str(dig_mapping(secret, "metadata", "annotations").get(EPOCH, ""))
     return max(head.epoch if isinstance(head, Head) else 0, int(epoch) if epoch.isdecimal() else 0)
 
 

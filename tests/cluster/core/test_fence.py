@@ -12,7 +12,8 @@ from prefect_cd.environment.apply import ChangeSet, Writer, apply, compute_chang
 from prefect_cd.environment.fence import fence
 from prefect_cd.environment.lease import hold
 from prefect_cd.environment.ownership import Ownership
-from prefect_cd.environment.records import Record, RecordStore, State, finished
+from prefect_cd.environment.record import Record, State
+from prefect_cd.environment.records import RecordStore
 from prefect_cd.errors import InvalidManifest, LockLost
 from prefect_cd.kube.client import Cluster, connect
 from prefect_cd.kube.objects import Object
@@ -115,10 +116,9 @@ async def test_i3_the_record_of_an_interrupted_rollout_is_fenced_too(
                 if len(attempts) > 1:
                     raise LockLost("the guard knows by now")
 
-            outcome = finished(interrupted, State.KNOWN_GOOD, "", interrupted.started_at)
             with pytest.raises(LockLost):
-                await store.finish(outcome, guard=guard)
-        assert (await store.read(interrupted.number)).state == State.STARTED
+                await store.move(interrupted, State.KNOWN_GOOD, guard=guard)
+        assert (await store.read(interrupted.number)).state == State.PREPARED
 
 
 async def test_i3_objects_of_others_are_not_touched(ownership: Ownership, record: Callable[..., Record]) -> None:
