@@ -13,7 +13,7 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 from prefect.context import FlowRunContext, TaskRunContext
 from typing_extensions import ParamSpec
 
-from prefect_cd.environment.apply import ChangeSet
+from prefect_cd.environment.change_set import ChangeSet
 from prefect_cd.environment.records import Record
 from prefect_cd.gates.evidence import Evidence, Outcome
 from prefect_cd.gates.traffic.metrics import Traffic

@@ -6,7 +6,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
-from prefect_cd.environment.apply import Action, ChangeSet, compute_changes, unowned_objects
+from prefect_cd.environment.change_set import Action, ChangeSet
+from prefect_cd.environment.changes import compute_changes, unowned_objects
 from prefect_cd.environment.eligibility import (
     EnvironmentState,
     blocked_by,
@@ -20,6 +21,7 @@ from prefect_cd.errors import UnknownRevision
 from prefect_cd.kube.client import Cluster
 from prefect_cd.kube.objects import Object
 from prefect_cd.kube.resources import Ref
+from prefect_cd.manifests.irreversible import irreversible, unchecked_finding
 from prefect_cd.manifests.lint import Finding, lint
 from prefect_cd.pipeline.models import Pipeline
 from prefect_cd.release import git
@@ -39,7 +41,7 @@ class Plan(Result):
     state: EnvironmentState
     unowned: tuple[Object, ...] = Field(description="live objects of others that this version takes over, as they are")
     findings: tuple[Finding, ...] = Field(
-        description="what in the objects may lose requests during the rollout, or run another image"
+        description="what in the objects may lose requests during the rollout, run another image, or not be undone"
     )
     server: str
     kubernetes: str = Field(description="the server's version, for people: an upgrade does not change the plan")
@@ -51,9 +53,9 @@ class Plan(Result):
         return known_good if known_good and known_good.objects else None
 
     @property
-    def force(self) -> bool:
-        """Whether to take fields from other managers: a manual edit must not make a rollback fail."""
-        return self.target.environment.take_over or isinstance(self.version, Record)
+    def restoring(self) -> bool:
+        """Whether an earlier version is brought back: a manual edit of what is ours must not make that fail."""
+        return isinstance(self.version, Record)
 
     @property
     def content(self) -> str:
@@ -90,6 +92,8 @@ def plan(target: Target, version: Version) -> Plan:
     artifacts.planned_changes(target.application, target.name, planned.changes, place, planned.findings)
     for finding in planned.findings:
         log().warning("%s: %s. Fix: %s", finding.where, finding.summary, finding.fix)
+    for kept in planned.changes.kept:
+        log().info("%s", kept)
     log().info("%s: %s", target.name, planned.changes)
     if planned.running is None and isinstance(version, Release):
         log().info("nothing runs in %s yet: if this release fails, what it adds is removed again", target.name)
@@ -99,16 +103,29 @@ def plan(target: Target, version: Version) -> Plan:
 async def _plan(cluster: Cluster, target: Target, version: Version) -> Plan:
     state = await environment_state(cluster, target)
     objects = await target.objects(cluster, version)
-    force = target.environment.take_over or isinstance(version, Record)
-    changes = await compute_changes(cluster, target.ownership, objects, force=force, known=state.known)
+    take_over = target.environment.take_over
+    runs = state.known_good.objects if state.known_good else ()
+    changes = await compute_changes(
+        cluster,
+        target.ownership,
+        objects,
+        force=take_over,
+        restoring=isinstance(version, Record),
+        known=state.known,
+        runs=runs,
+    )
     return Plan(
         target=target,
         version=version,
         objects=objects,
         changes=changes,
         state=state,
-        unowned=await _unowned(cluster, target, objects, changes) if force else (),
-        findings=lint(objects, version.image.name if version.image else ""),
+        unowned=await _unowned(cluster, target, objects, changes) if take_over else (),
+        findings=(
+            *lint(objects, version.image.name if version.image else ""),
+            *irreversible(runs, objects),
+            *(unchecked_finding(str(change.ref)) for change in changes.changes if not change.checked),
+        ),
         server=cluster.server,
         kubernetes=await cluster.version(),
     )

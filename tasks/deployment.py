@@ -15,7 +15,7 @@ from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from typing_extensions import ParamSpec
 
-from prefect_cd.environment.apply import HOLDS_DATA
+from prefect_cd.environment.changes import HOLDS_DATA
 from prefect_cd.environment.eligibility import frozen_problem, withdrawn_problem
 from prefect_cd.environment.lease import TAKEOVER_WAIT, Lock
 from prefect_cd.environment.records import NOTHING, Decision, Record, State, baseline
@@ -286,7 +286,7 @@ def restore_known_good(
         _stage(record_outcome, target, record, State.ROLLED_BACK, lock, reason=str(error))
     except Exception as second:  # noqa: BLE001
         return _not_restored(target, record, base, lock, error, _as_delivery_error(second))
-    return _restored(target, record, base, error, _failed_gates(pipeline, applied, report))
+    return _restored(target, record, applied, base, error, _failed_gates(pipeline, applied, report))
 
 
 def _go_back(target: Target, base: Record, lock: Lock) -> tuple[Applied, Report]:
@@ -323,7 +323,12 @@ def _failed_gates(pipeline: Pipeline, applied: Applied, report: Report) -> list[
 
 
 def _restored(
-    target: Target, record: Record, base: Record, error: DeliveryError, gate_problems: Sequence[str]
+    target: Target,
+    record: Record,
+    applied: Applied,
+    base: Record,
+    error: DeliveryError,
+    gate_problems: Sequence[str],
 ) -> RolledBack:
     now = "is empty again" if base.release_id == NOTHING else f"runs {id_of(base)} again"
     hints = ["correct the cause, and push; nothing has to be repaired"]
@@ -331,6 +336,7 @@ def _restored(
         hints = [f"correct the cause, and push; look at {target.name}, too: not all gates pass on what it runs again"]
     if data := _data_left(record, base):
         hints.append(f"{', '.join(data)} stayed, because removing it removes data")
+    hints += applied.changes.kept
     return RolledBack(
         f"{record.release_id} failed in {target.name}, which {now}: {error.reason}",
         detail="\n\n".join([str(error), *(f"after the rollback:\n\n{problem}" for problem in gate_problems)]),

@@ -7,12 +7,12 @@ line must be understandable alone, since the page is a click away.
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 
-from prefect_cd.environment.apply import Action, ChangeSet
+from prefect_cd.environment.change_set import Action, ChangeSet
 from prefect_cd.environment.records import Record
 from prefect_cd.gates.evidence import Evidence, Outcome, Picture
 from prefect_cd.gates.traffic.chart import chart_uri
 from prefect_cd.gates.traffic.metrics import Traffic
-from prefect_cd.manifests.lint import Finding
+from prefect_cd.manifests.lint import Finding, Rule
 from prefect_cd.release.model import Commit, Release
 from prefect_cd.rollout.watch.report import Problem, Report
 
@@ -233,13 +233,14 @@ def _gap(traffic: Traffic) -> str:
 
 
 def may_lose_requests(findings: Sequence[Finding]) -> str:
-    """What may lose requests or run another image, with the fix; empty when nothing may.
+    """What may lose requests, run another image or not be undone in place, with the fix; empty when nothing may.
 
     A list, since a form is narrow.
     """
     sections = {
         "What may lose requests": [finding for finding in findings if finding.loses_requests],
-        "What may run another image": [finding for finding in findings if not finding.loses_requests],
+        "What may run another image": [finding for finding in findings if finding.rule is Rule.MOVING_TAG],
+        "What a rollback does not undo in place": [finding for finding in findings if finding.cannot_be_undone],
     }
     return "\n\n".join(f"## {title}\n\n{bullets(*map(_finding, those))}" for title, those in sections.items() if those)
 

@@ -8,7 +8,7 @@ from prefect.context import TaskRunContext
 from pydantic import Field
 
 from prefect_cd.environment import apply as core
-from prefect_cd.environment.apply import ChangeSet
+from prefect_cd.environment.change_set import ChangeSet
 from prefect_cd.environment.lease import Lock
 from prefect_cd.kube.client import Cluster
 from prefect_cd.kube.objects import Object
@@ -46,7 +46,15 @@ def apply(planned: Plan, lock: Lock) -> Applied:
     since, ownership = _first_attempt(), planned.target.ownership
 
     async def run(cluster: Cluster) -> None:
-        await core.apply(cluster, ownership, planned.objects, planned.changes, force=planned.force, lock=lock)
+        await core.apply(
+            cluster,
+            ownership,
+            planned.objects,
+            planned.changes,
+            force=planned.target.environment.take_over,
+            restoring=planned.restoring,
+            lock=lock,
+        )
 
     planned.target.run(run)
     log().info("%s: %s", planned.target.name, planned.changes)

@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import task
 from pydantic import Field
 
-from prefect_cd.environment.apply import prepare_objects, validate
+from prefect_cd.environment.changes import prepare_objects, validate
 from prefect_cd.errors import Forbidden
 from prefect_cd.gates.browser.executable import find_browser
 from prefect_cd.gates.checkout import checkout_path

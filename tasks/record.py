@@ -8,7 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from prefect_cd.environment.apply import Action
+from prefect_cd.environment.change_set import Action
 from prefect_cd.environment.eligibility import EnvironmentState, approval_problem
 from prefect_cd.environment.journal import objects_to_restore
 from prefect_cd.environment.lease import Lock

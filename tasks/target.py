@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
-from prefect_cd.environment.apply import prepare_objects
+from prefect_cd.environment.changes import prepare_objects
 from prefect_cd.environment.ownership import Ownership
 from prefect_cd.environment.records import Record
 from prefect_cd.errors import Invalid

@@ -19,8 +19,8 @@ from typing import Any
 
 import yaml
 
-from prefect_cd.environment import apply
-from prefect_cd.environment.apply import ChangeSet
+from prefect_cd.environment import apply, changes
+from prefect_cd.environment.change_set import ChangeSet
 from prefect_cd.environment.ownership import Ownership
 from prefect_cd.kube.client import connect
 from prefect_cd.kube.objects import Object
@@ -110,10 +110,10 @@ class Ours:
 
     async def _plan(self, folder: Path) -> None:
         async with connect(ClusterAccess()) as cluster:
-            placed = await apply.prepare_objects(cluster, load.load(folder, folder.parent), OURS, ())
+            placed = await changes.prepare_objects(cluster, load.load(folder, folder.parent), OURS, ())
             known = [Ref.of(item) for item in self._objects]  # as the record of the release before says
             self._objects = [OWNERSHIP.label(item, "bench") for item in placed]
-            self._planned = await apply.compute_changes(cluster, OWNERSHIP, self._objects, known=known)
+            self._planned = await changes.compute_changes(cluster, OWNERSHIP, self._objects, known=known)
 
     def write(self, _: Path) -> None:
         """Apply the differences, and prune removed objects."""

@@ -18,7 +18,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from prefect_cd.environment.apply import apply, compute_changes
+from prefect_cd.environment.apply import apply
+from prefect_cd.environment.changes import compute_changes
 from prefect_cd.environment.namespace import ensure_namespace
 from prefect_cd.environment.ownership import Ownership
 from prefect_cd.kube.client import Cluster, connect

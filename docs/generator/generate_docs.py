@@ -184,11 +184,12 @@ def lint_page() -> str:
 
 # Lint rules for manifests
 
-`plan` reads the manifests of an environment and warns of what will lose requests during a rollout, and of references to
-the pipeline's image that keep their tag. The warnings are shown in the log, in the plan and in the approval form, and
-never fail a release: an application may shut down gracefully by itself. Only pods behind a Service of the same
-environment are checked for lost requests. The rules are in
-[`src/prefect_cd/manifests/lint.py`](../src/prefect_cd/manifests/lint.py); their names are a stable contract.
+`plan` reads the manifests of an environment and warns of what will lose requests during a rollout, of references to the
+pipeline's image that keep their tag, and of changes that a rollback cannot undo in place. The warnings are shown in the
+log, in the plan and in the approval form, and never fail a release: an application may shut down gracefully by itself.
+Only pods behind a Service of the same environment are checked for lost requests. The rules are in
+[`src/prefect_cd/manifests/lint.py`](../src/prefect_cd/manifests/lint.py) and
+[`irreversible.py`](../src/prefect_cd/manifests/irreversible.py) beside it; their names are a stable contract.
 
 {table(("rule", "finding", "consequence", "fix"), ((f"`{rule.value}`", *RULE_TEXTS[rule]) for rule in Rule))}
 """

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from prefect_cd.environment.apply import ChangeSet
+from prefect_cd.environment.change_set import ChangeSet
 from prefect_cd.environment.eligibility import EnvironmentState
 from prefect_cd.environment.records import Record, State
 from prefect_cd.errors import DeliveryError

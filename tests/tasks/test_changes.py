@@ -9,6 +9,7 @@ from prefect_cd.environment.eligibility import EnvironmentState
 from prefect_cd.environment.records import State
 from prefect_cd.errors import EnvironmentFrozen, InvalidManifest, OwnershipConflict, Superseded
 from prefect_cd.kube.objects import Object
+from prefect_cd.manifests.lint import Rule
 from prefect_cd.tasks.changes import Plan, commits_between, plan, refuse_blocked
 from prefect_cd.tasks.objects import apply
 from prefect_cd.tasks.record import record_outcome, record_start
@@ -81,8 +82,18 @@ def test_an_object_of_another_manager_is_refused_and_with_take_over_kept_for_the
         planned(target, config_map(greeting="hello"))
     taking_over = target.model_copy(update={"environment": target.environment.model_copy(update={"take_over": True})})
     ready = planned(taking_over, config_map(greeting="hello"))
-    assert ready.force
+    assert ready.restoring is False
     assert [item["data"] for item in ready.unowned] == [{"greeting": "before us"}]
+
+
+def test_a_plan_says_what_a_rollback_cannot_undo_in_place(target: Target, lock: Any) -> None:  # noqa: ANN401
+    first = planned(target, config_map(greeting="hello"))
+    assert first.findings == ()
+    started = record_start.fn(first, lock)
+    apply.fn(first, lock)
+    record_outcome.fn(target, started.record, State.KNOWN_GOOD, lock)
+    (finding,) = planned(target, {**config_map(greeting="hello"), "immutable": True}).findings
+    assert (finding.rule, finding.where) == (Rule.REPLACED, "configmap/shop")
 
 
 def test_a_release_that_runs_already_needs_nothing(target: Target, lock: Any) -> None:  # noqa: ANN401

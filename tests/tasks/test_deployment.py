@@ -13,6 +13,7 @@ import httpx
 import pytest
 from prefect.exceptions import TerminationSignal
 
+from prefect_cd.environment.change_set import Action, ChangeSet, change_to
 from prefect_cd.environment.eligibility import EnvironmentState
 from prefect_cd.environment.lease import TAKEOVER_WAIT
 from prefect_cd.environment.records import Decision, GateResult, Record, State
@@ -33,6 +34,7 @@ from prefect_cd.errors import (
     Superseded,
 )
 from prefect_cd.gates.evidence import Evidence, Outcome
+from prefect_cd.manifests.irreversible import Kept
 from prefect_cd.pipeline.models import Environment, Gate, HttpCheck, Pipeline
 from prefect_cd.tasks import deployment
 from prefect_cd.tasks.changes import Plan
@@ -486,8 +488,12 @@ def test_i4_what_holds_data_is_named_when_it_stays_after_a_rollback() -> None:
     failed = examples.record(1, objects=(config_map(), claim))
     assert deployment._data_left(failed, NOTHING_BEFORE) == ["persistentvolumeclaim/orders"]
     assert deployment._data_left(failed, failed) == []
-    error = deployment._restored(STAGING, failed, NOTHING_BEFORE, GateFailed("no"), ())
-    assert error.hint.endswith("; persistentvolumeclaim/orders stayed, because removing it removes data")
+    kept = Kept(path=("spec", "storage"), value="2Gi", reason="a claim can grow, and not shrink")
+    change = change_to(claim, Action.CONFIGURED, "", kept=(kept,))
+    back = applied(STAGING, failed).model_copy(update={"changes": ChangeSet(changes=(change,))})
+    error = deployment._restored(STAGING, failed, back, NOTHING_BEFORE, GateFailed("no"), ())
+    assert "; persistentvolumeclaim/orders stayed, because removing it removes data; " in error.hint
+    assert error.hint.endswith("persistentvolumeclaim/orders: spec.storage stays 2Gi: a claim can grow, and not shrink")
 
 
 # --- what an earlier process left ------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_cd.environment.apply import Action, Change, ChangeSet
+from prefect_cd.environment.change_set import Action, Change, ChangeSet
 from prefect_cd.environment.records import Decision, GateResult, Record, State
 from prefect_cd.gates.evidence import Evidence, Outcome, Picture, TestCase
 from prefect_cd.manifests import diff as diff_module

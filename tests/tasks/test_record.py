@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from prefect_cd.environment.apply import Action, ChangeSet
+from prefect_cd.environment.change_set import Action, ChangeSet
 from prefect_cd.environment.eligibility import EnvironmentState
 from prefect_cd.environment.journal import objects_to_restore
 from prefect_cd.environment.record import Decision, Record, State

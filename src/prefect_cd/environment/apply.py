@@ -1,8 +1,7 @@
-"""Bring an environment to a set of objects: compute the changes, write them, prune.
+"""Bring an environment to a set of objects: write what was planned, and prune. What to write is planned in `changes`.
 
-All objects are dry-run on the server before the first one is written, and unchanged objects are not written at all.
-Objects that an earlier release added and this one no longer contains are pruned. An object of another manager is taken
-over only on request (`force`), also where the server sees no conflict.
+Objects that cannot be changed in place are deleted and created again. Before custom resources are written, the server
+must have established their definitions; only then can they be dry-run, so that is done before anything else is written.
 
 Two things decide whether we may write: the guard of the lock, before each request, and the API server. Every write says
 which object it was planned for, by uid and resourceVersion, and an object that is to be created must not exist. So a
@@ -14,36 +13,35 @@ ours: the object is dry-run again, and written if it still differs.
 import asyncio
 import random
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
-from enum import Enum
 from typing import Protocol
 
-from prefect_cd.environment.namespace import namespace_exists
+from prefect_cd.environment.change_set import Action, Change, ChangeSet, created, version_of
+from prefect_cd.environment.changes import is_prunable
 from prefect_cd.environment.ownership import Ownership
-from prefect_cd.errors import Errored, Failed, Forbidden, Invalid, InvalidManifest, OwnershipConflict
-from prefect_cd.kube.client import ABSENT, Cluster, Conflict, unguarded
+from prefect_cd.environment.planner import Planner
+from prefect_cd.errors import Errored, Failed, InvalidManifest
+from prefect_cd.kube.client import Cluster, Conflict, unguarded
 from prefect_cd.kube.concurrency import parallel
-from prefect_cd.kube.objects import Object
-from prefect_cd.kube.resources import Identity, Ref, group_of
-from prefect_cd.manifests.diff import changed_lines, diff, strip
-from prefect_cd.manifests.labels import APPLICATION, ENVIRONMENT, EPOCH, RECORD
-from prefect_cd.manifests.load import Manifest
-from prefect_cd.manifests.prepare import set_namespaces, waves
-from prefect_cd.release.model import Result, digest_of
+from prefect_cd.kube.objects import Object, condition, condition_holds
+from prefect_cd.kube.resources import Identity, Ref
+from prefect_cd.kube.responses import FIELD_MANAGER
+from prefect_cd.manifests.irreversible import definitions_of, with_kept
+from prefect_cd.manifests.labels import EPOCH
+from prefect_cd.manifests.managed_fields import fields_to_take, with_fields
+from prefect_cd.manifests.prepare import waves
 
-# Its controller copies the labels of the Service to the Endpoints and sets no owner reference, so that an Endpoints
-# object carries our labels though we did not apply it.
-_ENDPOINTS_CONTROLLER = "endpoints.kubernetes.io/managed-by"
-# Deleting one of these deletes data that applying it again does not bring back: the user has to do it.
-HOLDS_DATA = frozenset({"Namespace", "PersistentVolume", "PersistentVolumeClaim", "CustomResourceDefinition"})
 _DELETION_TIMEOUT = timedelta(minutes=2)
 """How long to wait for an object that is being deleted before it is created again; a load balancer takes a minute."""
-_DELETION_INTERVAL = timedelta(milliseconds=200)
+_ESTABLISHED_TIMEOUT = timedelta(minutes=1)
+_SCHEMA_TIMEOUT = timedelta(seconds=10)
+_INTERVAL = timedelta(milliseconds=200)
+"""Between two looks at an object that is being deleted or established."""
 _ATTEMPTS = 20
 """Of one write, while others write to the same object; at most about ten seconds."""
 _FIRST_DELAY, _LAST_DELAY = 0.05, 1.0  # seconds
+_WRITTEN = frozenset({Action.CREATED, Action.CONFIGURED, Action.RECREATED, Action.REPLACED})
 
 
 class Writer(Protocol):
@@ -78,169 +76,6 @@ class Unlocked:
 UNLOCKED = Unlocked()
 
 
-class Action(str, Enum):
-    """What happens to one object."""
-
-    CREATED = "created"
-    CONFIGURED = "configured"
-    UNCHANGED = "unchanged"
-    RECREATED = "recreated"
-    """It is being deleted: created again when it is gone."""
-    PRUNED = "pruned"
-
-
-class Change(Result):
-    """One object, what happens to it, and the live object for which that was found out.
-
-    `uid` and `version` are no part of what people see or approve: a controller may change the version at any time.
-    """
-
-    api_version: str
-    kind: str
-    namespace: str
-    name: str
-    action: Action
-    diff: str = ""
-    uid: str = ""
-    version: str = ""
-
-    @property
-    def ref(self) -> Ref:
-        """Which object."""
-        return Ref(self.api_version, self.kind, self.namespace, self.name)
-
-
-class ChangeSet(Result):
-    """What changes in an environment, object by object."""
-
-    changes: tuple[Change, ...]
-
-    def count(self, action: Action) -> int:
-        """How many objects have this action."""
-        return sum(change.action == action for change in self.changes)
-
-    @property
-    def changes_something(self) -> bool:
-        """Whether anything would be written."""
-        return self.count(Action.UNCHANGED) < len(self.changes)
-
-    def __str__(self) -> str:
-        counts = {action: self.count(action) for action in Action}
-        return ", ".join(f"{count} {action.value}" for action, count in counts.items() if count) or "nothing"
-
-    @property
-    def digest(self) -> str:
-        """Identity of the changes: which lines of which objects are removed and added. 64 hex digits.
-
-        The context of a diff is left out, so that a field that another manager writes nearby does not change it. So is
-        whether an object to create is still being deleted, which ends at any time.
-        """
-        return digest_of(
-            [
-                [*astuple(change.ref), _DIGESTED.get(change.action, change.action).value, changed_lines(change.diff)]
-                for change in sorted(self.changes, key=lambda change: change.ref)
-                if change.action != Action.UNCHANGED
-            ]
-        )
-
-
-_DIGESTED = {Action.RECREATED: Action.CREATED}
-_WRITTEN = frozenset({Action.CREATED, Action.CONFIGURED, Action.RECREATED})
-
-
-async def prepare_objects(
-    cluster: Cluster, manifests: Sequence[Manifest], namespace: str, allowed: Sequence[str]
-) -> tuple[Object, ...]:
-    """The manifests as objects in the environment's namespace; see `prepare.set_namespaces` for what is refused.
-
-    Raises:
-        InvalidManifest: also for a kind that the cluster does not have, with file:line.
-    """
-    namespaced: dict[tuple[str, str], bool] = {}
-    for manifest in manifests:
-        api_version, kind = manifest.item["apiVersion"], manifest.item["kind"]
-        try:
-            namespaced[api_version, kind] = (await cluster.kind(api_version, kind)).namespaced
-        except InvalidManifest as error:
-            error.where = manifest.where
-            raise
-    return set_namespaces(manifests, namespace, namespaced, allowed)
-
-
-async def validate(
-    cluster: Cluster,
-    ownership: Ownership,
-    objects: Sequence[Object],
-    locations: Mapping[Ref, str],
-    *,
-    force: bool = False,
-) -> None:
-    """Dry-run every object on the server; nothing is written.
-
-    Args:
-        cluster: the API server.
-        ownership: the environment.
-        objects: the full set, labelled and with namespaces.
-        locations: file:line of each object, for errors.
-        force: take fields over from other managers.
-
-    Raises:
-        InvalidManifest: the server's message, with file:line.
-        OwnershipConflict: another manager owns what would be changed.
-    """
-    has_namespace = await namespace_exists(cluster, ownership.namespace)
-
-    async def dry_run(item: Object) -> None:
-        try:
-            if has_namespace:
-                await _dry_apply(cluster, ownership, item, None, force=force)
-            else:
-                await _dry_create(cluster, item)
-        except (Invalid, OwnershipConflict) as error:
-            error.where = f"{locations[Ref.of(item)]}: {Ref.of(item)}"
-            raise
-
-    await parallel(dry_run(item) for item in objects)
-
-
-async def compute_changes(
-    cluster: Cluster,
-    ownership: Ownership,
-    objects: Sequence[Object],
-    *,
-    force: bool = False,
-    known: Iterable[Ref] = (),
-) -> ChangeSet:
-    """What applying `objects` would change; nothing is written.
-
-    Args:
-        cluster: the API server.
-        ownership: the environment.
-        objects: the full set, labelled and with namespaces.
-        force: take fields over from other managers.
-        known: the objects that releases have brought in here, by the records. Only these are pruned, and only where
-            they carry our labels, too: a copy of an object has its labels and another name.
-
-    Raises:
-        InvalidManifest: the server refuses an object; with the server's message.
-        OwnershipConflict: another manager owns what would be changed.
-    """
-    if not await namespace_exists(cluster, ownership.namespace):
-        await parallel(_dry_create(cluster, item) for item in objects)
-        return ChangeSet(changes=tuple(_created(item) for item in objects))
-    # the versions of the set come first: those are served, and live objects can be compared with what is applied
-    known = sorted(known)
-    kinds = [*((item["apiVersion"], item["kind"]) for item in objects), *((ref.api_version, ref.kind) for ref in known)]
-    ours = await _owned_objects(cluster, ownership, kinds)
-    changes = await parallel(
-        _dry_apply(cluster, ownership, item, ours.get(Ref.of(item).identity), force=force) for item in objects
-    )
-    no_longer_wanted = {ref.identity for ref in known} - {Ref.of(item).identity for item in objects}
-    surplus = [live for identity, live in sorted(ours.items()) if identity in no_longer_wanted and _prunable(live)]
-    pruned = [_change(live, Action.PRUNED, diff(strip(live), None), live) for live in surplus]
-    return ChangeSet(changes=(*changes, *pruned))
-
-
 async def apply(
     cluster: Cluster,
     ownership: Ownership,
@@ -248,9 +83,10 @@ async def apply(
     planned: ChangeSet,
     *,
     force: bool = False,
+    restoring: bool = False,
     lock: Writer = UNLOCKED,
 ) -> None:
-    """Write the objects that `planned` creates or configures, wave by wave; `prune` is a separate step.
+    """Write the objects that `planned` creates, configures or replaces, wave by wave; `prune` is a separate step.
 
     Args:
         cluster: the API server.
@@ -258,19 +94,69 @@ async def apply(
         objects: the full set, labelled and with namespaces.
         planned: what `compute_changes` returned for it.
         force: take fields over from other managers.
+        restoring: as in `compute_changes`.
         lock: the right to write.
 
     Raises:
         LockLost: we are no longer the writer.
+        InvalidManifest: the server refuses a custom resource whose definition came with the release; nothing but the
+            definitions was written.
         OwnershipConflict: another manager took an object or a field over since the plan.
-        Failed: an object that has to be created again is still being deleted.
+        Failed: an object that has to be created again is still being deleted, or a definition is not accepted.
         Errored: an object changes faster than it can be written.
     """
-    writes = {change.ref.identity: change for change in planned.changes if change.action in _WRITTEN}
-    for wave in waves([item for item in objects if Ref.of(item).identity in writes]):
-        await parallel(
-            _write(cluster, ownership, item, writes[Ref.of(item).identity], force=force, lock=lock) for item in wave
-        )
+    planner = Planner(cluster, ownership, force=force, restoring=restoring)
+    changes = {change.ref.identity: change for change in planned.changes}
+    for wave in waves(objects):
+        pairs = [(item, changes[Ref.of(item).identity]) for item in wave if Ref.of(item).identity in changes]
+        await parallel(_write(planner, item, change, lock) for item, change in pairs if change.action in _WRITTEN)
+        if definitions := definitions_of(wave):
+            changes |= await _checked(planner, objects, definitions, changes)
+
+
+async def _checked(
+    planner: Planner, objects: Sequence[Object], definitions: Sequence[Object], changes: dict[Identity, Change]
+) -> dict[Identity, Change]:
+    """The changes that could not be dry-run before, now that the server serves their kinds."""
+    unchecked = [item for item in objects if (change := changes.get(Ref.of(item).identity)) and not change.checked]
+    if not unchecked:
+        return {}
+    await parallel(_until_established(planner.cluster, definition) for definition in definitions)
+    give_up = time.monotonic() + _SCHEMA_TIMEOUT.total_seconds()
+    while True:
+        try:
+            checked = await parallel(planner.change_of(item, None) for item in unchecked)
+        except InvalidManifest:  # the server may not know the new schema of an established definition yet
+            if time.monotonic() > give_up:
+                raise
+            await asyncio.sleep(_INTERVAL.total_seconds())
+        else:
+            _raise_for_kept(checked)
+            return {change.ref.identity: change for change in checked}
+
+
+async def _until_established(cluster: Cluster, definition: Object) -> None:
+    """Return when the server serves the kind of a CustomResourceDefinition."""
+    ref, give_up = Ref.of(definition), time.monotonic() + _ESTABLISHED_TIMEOUT.total_seconds()
+    while True:
+        live = await cluster.get(ref) or {}
+        if condition_holds(live, "Established") and await _is_served(cluster, live):
+            return
+        names = condition(live, "NamesAccepted")
+        if time.monotonic() > give_up or names.get("status") == "False":
+            raise Failed(
+                f"the server does not establish it: {names.get('message') or 'no condition says why'}",
+                where=str(ref),
+                hint=f"`kubectl describe {ref}` shows its conditions; does another definition use its names?",
+            )
+        await asyncio.sleep(_INTERVAL.total_seconds())
+
+
+async def _is_served(cluster: Cluster, definition: Object) -> bool:
+    """Whether discovery has every served version of an established definition; it follows a moment later."""
+    spec = definition["spec"]
+    versions = [f"{spec['group']}/{version['name']}" for version in spec["versions"] if version.get("served")]
+    return all(await parallel(cluster.is_served(version, spec["names"]["kind"]) for version in versions))
 
 
 async def prune(cluster: Cluster, ownership: Ownership, planned: ChangeSet, *, lock: Writer = UNLOCKED) -> None:
@@ -278,41 +164,67 @@ async def prune(cluster: Cluster, ownership: Ownership, planned: ChangeSet, *, l
 
     Raises:
         LockLost: we are no longer the writer.
+        Failed: objects could not be brought back as they were; everything else was.
         Errored: an object changes faster than it can be deleted.
     """
     surplus = [change for change in planned.changes if change.action == Action.PRUNED]
     await parallel(_delete(cluster, ownership, change, lock=lock) for change in surplus)
+    _raise_for_kept(planned.changes)
 
 
-async def unowned_objects(cluster: Cluster, ownership: Ownership, objects: Sequence[Object]) -> tuple[Object, ...]:
-    """The live objects that `objects` would take over, stripped so that they can be applied again."""
-    live_objects = await parallel(cluster.get(Ref.of(item)) for item in objects if item["kind"] != "Namespace")
-    return tuple(strip(live) for live in live_objects if live is not None and not ownership.owns(live))
+def _raise_for_kept(changes: Iterable[Change]) -> None:
+    """Fail where objects could not go back; it comes last, so that everything else has."""
+    if kept := [change for change in changes if change.action == Action.KEPT]:
+        raise Failed(
+            f"it went back, except {', '.join(str(change.ref) for change in kept)}",
+            detail="\n".join(f"{change.ref}: {field}" for change in kept for field in change.kept),
+            hint="bring these objects back yourself, or delete them; then roll back once more",
+        )
 
 
-async def _write(
-    cluster: Cluster, ownership: Ownership, item: Object, change: Change, *, force: bool, lock: Writer
-) -> None:
+async def _write(planner: Planner, item: Object, change: Change, lock: Writer) -> None:
     """Write one object as planned; where the live object is another one by now, plan it again."""
+    cluster, ref = planner.cluster, Ref.of(item)
     for delay in _delays():
-        if change.action == Action.RECREATED:
-            await _until_gone(cluster, change)
-            change = _created(item)
         try:
-            written = _in_epoch(item, lock.epoch) if change.action == Action.CREATED else item
-            await cluster.apply(written, force=force, uid=change.uid, version=change.version, guard=lock.guard)
+            if change.action in {Action.RECREATED, Action.REPLACED}:
+                if change.action == Action.REPLACED:
+                    await cluster.delete(change.ref, uid=change.uid, version=change.version, guard=lock.guard)
+                await _until_gone(cluster, change)
+                change = created(item)
+            version = await _take_fields(cluster, item, change, lock) if change.takes_fields else change.version
+            body = with_kept(item, change.kept)
+            if change.action == Action.CREATED:
+                body = _in_epoch(body, lock.epoch)
+            await cluster.apply(body, force=change.force, uid=change.uid, version=version, guard=lock.guard)
         except Conflict:
             await lock.confirm(cluster)
             await asyncio.sleep(delay)
-            live = await cluster.get(Ref.of(item))
-            ours = live if live is not None and ownership.owns(live) else None
-            change = await _dry_apply(cluster, ownership, item, ours, force=force)
+            live = await cluster.get(ref)
+            ours = live if live is not None and planner.ownership.owns(live) else None
+            change = await planner.change_of(item, ours)
             # that nothing differs is only certain where the dry run saw the object that we compared with
-            if change.action == Action.UNCHANGED and ours and _version(ours) == change.version:
+            if change.action == Action.UNCHANGED and ours and version_of(ours) == change.version:
                 return
+            _raise_for_kept([change])
         else:
             return
     raise _too_busy(change)
+
+
+async def _take_fields(cluster: Cluster, item: Object, change: Change, lock: Writer) -> str:
+    """Become the manager of the fields that the apply shall remove; the object's version after that.
+
+    Raises:
+        Conflict: the object is not the one of the plan any more.
+    """
+    live = await cluster.get(change.ref)
+    if live is None or version_of(live) != change.version:
+        raise Conflict("it has changed since the plan", where=str(change.ref))
+    fields = fields_to_take(live, item, FIELD_MANAGER, client_side=change.force)
+    entries = with_fields(live, fields, FIELD_MANAGER)
+    taken = await cluster.take_fields(change.ref, entries, uid=change.uid, version=change.version, guard=lock.guard)
+    return version_of(taken)
 
 
 async def _delete(cluster: Cluster, ownership: Ownership, change: Change, *, lock: Writer) -> None:
@@ -325,9 +237,9 @@ async def _delete(cluster: Cluster, ownership: Ownership, change: Change, *, loc
             await lock.confirm(cluster)
             await asyncio.sleep(delay)
             live = await cluster.get(change.ref)
-            if live is None or not ownership.owns(live) or not _prunable(live):
+            if live is None or not ownership.owns(live) or not is_prunable(live):
                 return
-            uid, version = live["metadata"]["uid"], _version(live)
+            uid, version = live["metadata"]["uid"], version_of(live)
         else:
             return
     raise _too_busy(change)
@@ -370,126 +282,4 @@ async def _until_gone(cluster: Cluster, change: Change) -> None:
                 hint="does the controller that removes these finalizers run? "
                 f"`kubectl describe {change.ref} -n {change.namespace or 'default'}` shows its events",
             )
-        await asyncio.sleep(_DELETION_INTERVAL.total_seconds())
-
-
-async def _owned_objects(
-    cluster: Cluster, ownership: Ownership, kinds: Iterable[tuple[str, str]]
-) -> dict[Identity, Object]:
-    """Live objects that carry our labels, by identity; records and the lock are not among them.
-
-    Each kind is listed once, in the first of its versions that the cluster serves.
-    """
-    selector = f"{ownership.selector},!{RECORD}"
-    versions: dict[tuple[str, str], dict[str, None]] = {}
-    for api_version, name in kinds:
-        versions.setdefault((group_of(api_version), name), {})[api_version] = None
-
-    async def list_kind(name: str, api_versions: Iterable[str]) -> list[Object]:
-        for api_version in api_versions:
-            try:
-                kind = await cluster.kind(api_version, name)
-            except InvalidManifest:  # the version is no longer served, or the kind was deleted with all its objects
-                continue
-            return await cluster.list(kind, ownership.namespace if kind.namespaced else "", labels=selector)
-        return []
-
-    lists = await parallel(list_kind(name, api_versions) for (_, name), api_versions in sorted(versions.items()))
-    return {Ref.of(item).identity: item for items in lists for item in items}
-
-
-def _prunable(live: Object) -> bool:
-    """Whether an object with our labels may be deleted."""
-    metadata = live["metadata"]
-    is_record_or_lock = RECORD in metadata["labels"]
-    made_by_controller = _ENDPOINTS_CONTROLLER in metadata["labels"] or bool(metadata.get("ownerReferences"))
-    return not (live["kind"] in HOLDS_DATA or is_record_or_lock or made_by_controller or _is_being_deleted(live))
-
-
-async def _dry_apply(
-    cluster: Cluster, ownership: Ownership, item: Object, live: Object | None, *, force: bool
-) -> Change:
-    """What applying `item` changes; `live` is the live object when it is known to be ours."""
-    ref = Ref.of(item)
-    try:
-        result = await cluster.apply(item, dry_run=True, force=force)
-    except (InvalidManifest, OwnershipConflict):
-        # An object that is being deleted cannot be changed in every way; what counts is whether it can be created.
-        going = await cluster.get(ref)
-        if going is None or not _is_being_deleted(going):
-            raise
-        await _dry_create(cluster, item, ref.namespace)
-        result = going
-    if _is_being_deleted(result):
-        return _change(item, Action.RECREATED, diff(None, item), result)
-    if not _version(result):
-        return _created(item)
-    if live is None or live["apiVersion"] != ref.api_version:  # not with our labels, or listed in another version
-        listed, live = live, await cluster.get(ref)
-        if live is None:
-            return _created(item)
-        if listed is None and not force:
-            _refuse_others(ownership, live)
-    before, after = strip(live), strip(result)
-    if before == after:
-        return _change(item, Action.UNCHANGED, "", result)
-    return _change(item, Action.CONFIGURED, diff(before, after), result)
-
-
-def _refuse_others(ownership: Ownership, live: Object) -> None:
-    """Refuse to take an object over: the server reports a conflict only where two managers want different values."""
-    if live["kind"] == "Namespace" or ownership.owns(live):
-        return
-    labels = live["metadata"].get("labels") or {}
-    managers = sorted({entry.get("manager", "?") for entry in live["metadata"].get("managedFields") or []})
-    owner = " and ".join(managers) or "another manager"
-    if APPLICATION in labels:
-        owner = f"application {labels[APPLICATION]} in environment {labels.get(ENVIRONMENT)}"
-    raise OwnershipConflict(
-        f"{ownership.application} in {ownership.environment} would change an object of {owner}",
-        where=str(Ref.of(live)),
-        hint="rename it, delete the existing object, or set `take_over: true` for the environment",
-    )
-
-
-async def _dry_create(cluster: Cluster, item: Object, namespace: str = "default") -> None:
-    """Dry-run the creation of an object; in namespace `default` where its own does not exist yet."""
-    metadata = item["metadata"]
-    if "namespace" in metadata:
-        item = {**item, "metadata": {**metadata, "namespace": namespace}}
-    try:
-        await cluster.create(item, dry_run=True)
-    except Forbidden:  # we may write into the environment's namespace only, so the dry run has to wait for it
-        return
-    except Conflict as error:
-        if error.cause != "AlreadyExists":
-            raise
-
-
-def _version(live: Object) -> str:
-    """The resourceVersion; empty for a dry run of an object that does not exist."""
-    return str(live["metadata"].get("resourceVersion", ""))
-
-
-def _is_being_deleted(live: Object) -> bool:
-    return "deletionTimestamp" in live["metadata"]
-
-
-def _created(item: Object) -> Change:
-    """The change of an object that does not exist."""
-    return _change(item, Action.CREATED, diff(None, item))
-
-
-def _change(item: Object, action: Action, unified_diff: str, live: Object | None = None) -> Change:
-    """A change, and for which live object it was found out; None where there is none."""
-    ref = Ref.of(item)
-    return Change(
-        api_version=ref.api_version,
-        kind=ref.kind,
-        namespace=ref.namespace,
-        name=ref.name,
-        action=action,
-        diff=unified_diff,
-        uid=live["metadata"]["uid"] if live else "",
-        version=_version(live) if live else ABSENT,
-    )
+        await asyncio.sleep(_INTERVAL.total_seconds())

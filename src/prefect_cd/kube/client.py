@@ -6,7 +6,7 @@ request is sent is the transport's business; the client decides nothing about re
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from urllib.parse import quote
@@ -16,7 +16,7 @@ from kubernetes_asyncio.client import ApiClient
 
 from prefect_cd.errors import ClusterUnreachable, Invalid, InvalidManifest
 from prefect_cd.kube.kubeconfig import Access, LoadedKubeconfig, is_in_pod, load_configuration
-from prefect_cd.kube.objects import Object
+from prefect_cd.kube.objects import Object, as_objects, as_text, dig, dig_mapping
 from prefect_cd.kube.resources import Kind, ObjectList, Ref, WatchEvent
 from prefect_cd.kube.responses import FIELD_MANAGER, GONE, NOT_FOUND, ApiError, Conflict, error_of
 from prefect_cd.kube.transport import (
@@ -68,20 +68,28 @@ class Cluster:
         transport: sends the requests.
         in_pod: whether this process runs in a pod of the cluster.
         kinds: those that are known already, by API version.
+        expected: those that are not served yet, by API version and kind.
     """
 
     def __init__(
-        self, transport: Transport, *, in_pod: bool = False, kinds: dict[str, dict[str, Kind]] | None = None
+        self,
+        transport: Transport,
+        *,
+        in_pod: bool = False,
+        kinds: dict[str, dict[str, Kind]] | None = None,
+        expected: dict[tuple[str, str], Kind] | None = None,
     ) -> None:
         self.in_pod = in_pod
         self.server = transport.server
         self.patience = transport.patience
         self._transport = transport
         self._kinds = {} if kinds is None else kinds
+        self._expected = {} if expected is None else expected
 
     def with_patience(self, patience: timedelta) -> "Cluster":
         """The same connection and the same known kinds, with another time for retries."""
-        return Cluster(self._transport.with_patience(patience), in_pod=self.in_pod, kinds=self._kinds)
+        transport = self._transport.with_patience(patience)
+        return Cluster(transport, in_pod=self.in_pod, kinds=self._kinds, expected=self._expected)
 
     # --- discovery ---------------------------------------------------------------------------------------------------
 
@@ -90,21 +98,36 @@ class Cluster:
         return str((await self._transport.request_json(Request("GET", "/version")))["gitVersion"])
 
     async def kind(self, api_version: str, kind: str) -> Kind:
-        """How `kind` is served.
+        """How `kind` is served, or will be.
 
         Raises:
-            InvalidManifest: this cluster has no such kind.
+            InvalidManifest: this cluster has no such kind, and none is expected.
         """
-        if kind not in self._kinds.get(api_version, ()):  # its CustomResourceDefinition may be new
-            self._kinds[api_version] = await self._discover(api_version)
-        known = self._kinds[api_version]
-        if kind not in known:
+        if await self.is_served(api_version, kind):
+            return self._kinds[api_version][kind]
+        if (api_version, kind) not in self._expected:
             raise InvalidManifest(
                 f"this cluster has no kind {kind} in {api_version}",
                 hint="correct apiVersion or kind, or install the CustomResourceDefinition first; "
                 "`kubectl api-resources` lists the kinds of the cluster",
             )
-        return known[kind]
+        return self._expected[api_version, kind]
+
+    async def is_served(self, api_version: str, kind: str) -> bool:
+        """Whether the API server serves a kind by now."""
+        if kind not in self._kinds.get(api_version, ()):  # its CustomResourceDefinition may be new
+            self._kinds[api_version] = await self._discover(api_version)
+        return kind in self._kinds[api_version]
+
+    def expect(self, definitions: Iterable[Object]) -> None:
+        """Know the kinds of these CustomResourceDefinitions, which will be applied: until then they have no objects."""
+        for definition in definitions:
+            group, names = as_text(dig(definition, "spec", "group")), dig_mapping(definition, "spec", "names")
+            kind, plural = as_text(names.get("kind")), as_text(names.get("plural"))
+            namespaced = dig(definition, "spec", "scope") == "Namespaced"
+            for version in as_objects(dig(definition, "spec", "versions")):
+                api_version = f"{group}/{as_text(version.get('name'))}"
+                self._expected[api_version, kind] = Kind(api_version, kind, plural, namespaced)
 
     async def _discover(self, api_version: str) -> dict[str, Kind]:
         """The kinds of one API version; empty when the cluster does not serve it."""
@@ -320,6 +343,33 @@ class Cluster:
         query = {"fieldManager": FIELD_MANAGER}
         body = _at(item, uid, version)
         request = Request("PUT", await self.path(ref), query=query, body=body, guard=guard, where=str(ref))
+        return await self._transport.request_json_once(request)
+
+    async def take_fields(
+        self, ref: Ref, managed_fields: Sequence[Object], *, uid: str, version: str, guard: Guard = unguarded
+    ) -> Object:
+        """Change who owns which fields of one object, and nothing else; returns the object. Not retried.
+
+        Args:
+            ref: which object.
+            managed_fields: the whole `metadata.managedFields`.
+            uid: only of the object with this uid.
+            version: only of the object at this resourceVersion.
+            guard: awaited before the attempt.
+
+        Raises:
+            Conflict: the object has another uid or version.
+        """
+        body = {"metadata": {"managedFields": list(managed_fields), **_preconditions(uid, version)}}
+        request = Request(
+            "PATCH",
+            await self.path(ref),
+            query={"fieldManager": FIELD_MANAGER},
+            body=body,
+            content_type="application/merge-patch+json",
+            guard=guard,
+            where=str(ref),
+        )
         return await self._transport.request_json_once(request)
 
     async def annotate(self, ref: Ref, annotations: Mapping[str, str], *, guard: Guard = unguarded) -> None:

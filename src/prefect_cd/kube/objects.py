@@ -68,6 +68,11 @@ def kind_and_name(item: Object) -> str:
     return f"{as_text(item.get('kind')).lower() or 'object'}/{as_text(dig(item, 'metadata', 'name')) or '?'}"
 
 
+def template_of(workload: Object) -> Object:
+    """The pod template of a workload; a bare Pod is its own. Empty where there is none."""
+    return workload if workload.get("kind") == "Pod" else dig_mapping(workload, "spec", "template")
+
+
 def names_in(item: Object) -> tuple[str, ...]:
     """The names that a user chose and that messages repeat: of an object, its namespace, and its containers."""
     metadata = [as_text(dig(item, "metadata", key)) for key in ("name", "namespace")]

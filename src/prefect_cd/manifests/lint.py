@@ -41,6 +41,9 @@ class Rule(str, Enum):
     NO_BUDGET = "no-disruption-budget"
     BLOCKING_BUDGET = "blocking-disruption-budget"
     MOVING_TAG = "moving-tag"
+    REPLACED = "replaced"
+    IRREVERSIBLE = "irreversible"
+    NOT_DRY_RUN = "not-dry-run"
 
 
 class RuleText(NamedTuple):
@@ -107,6 +110,22 @@ RULE_TEXTS = {
         "What runs from it may be another image than the tested one, and changes without a release.",
         "Add the field's path to `image.fields` of the pipeline file: the digest is filled in there.",
     ),
+    Rule.REPLACED: RuleText(
+        "An immutable ConfigMap or Secret, a Job's pod template or a Pod changes, which cannot be done in place; or a "
+        "ConfigMap or Secret becomes immutable, which a rollback cannot undo in place.",
+        "The object is deleted and created again; a Job runs again, and once more after a rollback.",
+        "Give the new content a new name, as Kustomize's generators do. For a Job that may run twice, nothing.",
+    ),
+    Rule.IRREVERSIBLE: RuleText(
+        "A change that a rollback cannot undo, such as a larger PersistentVolumeClaim.",
+        "After a rollback it stays, and the message of the run names it; everything else goes back.",
+        "Release it alone, before what needs it.",
+    ),
+    Rule.NOT_DRY_RUN: RuleText(
+        "A custom resource whose CustomResourceDefinition comes with the same release.",
+        "Its mistakes are found after the definition is written, and before anything else is.",
+        "Release the definition first, where that matters.",
+    ),
 }
 """The documentation of every rule."""
 
@@ -122,7 +141,12 @@ class Finding(Result):
     @property
     def loses_requests(self) -> bool:
         """Whether requests are lost because of it during the rollout."""
-        return self.rule is not Rule.MOVING_TAG
+        return self.rule is not Rule.MOVING_TAG and not self.cannot_be_undone
+
+    @property
+    def cannot_be_undone(self) -> bool:
+        """Whether a rollback does not simply write the object as it was."""
+        return self.rule in {Rule.REPLACED, Rule.IRREVERSIBLE, Rule.NOT_DRY_RUN}
 
 
 def lint(manifests: Sequence[Object], image: str = "") -> tuple[Finding, ...]:

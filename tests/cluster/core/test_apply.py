@@ -14,15 +14,10 @@ import pytest
 from typing_extensions import Self
 
 from prefect_cd.environment import apply as core
-from prefect_cd.environment.apply import (
-    Action,
-    ChangeSet,
-    Unlocked,
-    compute_changes,
-    prune,
-    unowned_objects,
-    validate,
-)
+from prefect_cd.environment import changes
+from prefect_cd.environment.apply import Unlocked, prune
+from prefect_cd.environment.change_set import Action, ChangeSet
+from prefect_cd.environment.changes import compute_changes, unowned_objects, validate
 from prefect_cd.environment.lease import Lock
 from prefect_cd.environment.namespace import ensure_namespace
 from prefect_cd.environment.ownership import Ownership
@@ -258,7 +253,7 @@ async def test_i3_the_lock_and_the_records_are_never_pruned(ownership: Ownership
         written = await RecordStore(cluster, ownership).start(record(ownership))
         await bring(cluster, ownership, lease, secret)
         kinds = [(item["apiVersion"], item["kind"]) for item in (lease, secret)]
-        owned = await core._owned_objects(cluster, ownership, kinds)
+        owned = await changes._owned_objects(cluster, ownership, kinds)
         assert {item["metadata"]["name"] for item in owned.values()} == {"own", "k"}  # records are large
         planned = await bring(cluster, ownership, objects.config_map(n), before=[lease, secret])
         assert actions(planned) == {"configmap/shop": "created", "lease/own": "pruned", "secret/k": "pruned"}
@@ -519,7 +514,7 @@ async def test_a_missing_namespace_is_created_as_ours_and_an_existing_one_is_lef
 async def release(cluster: Cluster, ownership: Ownership, *items: Object, before: Sequence[Object] = ()) -> ChangeSet:
     """Prepare, plan, write and prune, as a release does it."""
     manifests = [load.Manifest(item, f"k8s/app.yaml:{number}") for number, item in enumerate(items, start=1)]
-    prepared = await core.prepare_objects(cluster, manifests, ownership.namespace, ["ClusterRole"])
+    prepared = await changes.prepare_objects(cluster, manifests, ownership.namespace, ["ClusterRole"])
     return await bring(cluster, ownership, *prepared, before=before)
 
 
@@ -584,7 +579,7 @@ async def test_a_kind_that_the_cluster_does_not_have_is_an_error_with_file_and_l
     manifests = [load.Manifest({**objects.config_map("x"), "kind": "Widget"}, "k8s/app.yaml:7")]
     async with connect(ACCESS) as cluster:
         with pytest.raises(InvalidManifest, match="no kind Widget") as caught:
-            await core.prepare_objects(cluster, manifests, "x", ())
+            await changes.prepare_objects(cluster, manifests, "x", ())
     assert caught.value.where == "k8s/app.yaml:7"
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from prefect_cd.environment.apply import ChangeSet, Writer, apply, compute_changes, prune
+from prefect_cd.environment.apply import Writer, apply, prune
+from prefect_cd.environment.change_set import ChangeSet
+from prefect_cd.environment.changes import compute_changes
 from prefect_cd.environment.fence import fence
 from prefect_cd.environment.lease import hold
 from prefect_cd.environment.ownership import Ownership

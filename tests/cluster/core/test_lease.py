@@ -17,7 +17,8 @@ import pytest
 import yaml
 
 from prefect_cd.environment import lease as module
-from prefect_cd.environment.apply import UNLOCKED, Writer, apply, compute_changes
+from prefect_cd.environment.apply import UNLOCKED, Writer, apply
+from prefect_cd.environment.changes import compute_changes
 from prefect_cd.environment.lease import DURATION, Lock, hold
 from prefect_cd.environment.ownership import Ownership
 from prefect_cd.environment.records import RecordStore
@@ -296,7 +297,8 @@ STALE_WRITER = """
 import asyncio, os, signal, sys
 from datetime import timedelta
 from prefect_cd.environment import lease
-from prefect_cd.environment.apply import apply, compute_changes, prune
+from prefect_cd.environment.apply import apply, prune
+from prefect_cd.environment.changes import compute_changes
 from prefect_cd.environment.ownership import Ownership
 from prefect_cd.kube.client import Cluster, connect
 from prefect_cd.kube.resources import Ref

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from prefect_cd.environment.apply import apply as write
-from prefect_cd.environment.apply import compute_changes
+from prefect_cd.environment.changes import compute_changes
 from prefect_cd.environment.ownership import Ownership
 from prefect_cd.errors import RolloutFailed
 from prefect_cd.kube.client import Cluster, connect

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_cd.environment import apply as core
-from prefect_cd.environment.apply import ChangeSet, _prunable, apply, compute_changes, prune
+from prefect_cd.environment.apply import apply, prune
+from prefect_cd.environment.change_set import ChangeSet
+from prefect_cd.environment.changes import compute_changes, is_prunable
 from prefect_cd.environment.ownership import Ownership
 from prefect_cd.errors import Errored, Failed, LockLost, OwnershipConflict
 from prefect_cd.kube.client import ABSENT, Cluster
@@ -27,7 +29,7 @@ Work = Callable[[FakeApi, Cluster], Awaitable[None]]
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core, "_FIRST_DELAY", 0.001)
     monkeypatch.setattr(core, "_LAST_DELAY", 0.002)
-    monkeypatch.setattr(core, "_DELETION_INTERVAL", timedelta(milliseconds=5))
+    monkeypatch.setattr(core, "_INTERVAL", timedelta(milliseconds=5))
 
 
 class Lock:
@@ -374,10 +376,10 @@ def test_an_object_that_somebody_made_again_is_not_waited_for() -> None:
 
 @pytest.mark.parametrize("kind", ["PersistentVolumeClaim", "PersistentVolume", "CustomResourceDefinition", "Namespace"])
 def test_an_object_that_holds_data_is_never_pruned(kind: str) -> None:
-    assert not _prunable(live(kind))
+    assert not is_prunable(live(kind))
 
 
 def test_an_object_of_a_controller_and_one_that_is_being_deleted_are_not_pruned() -> None:
-    assert _prunable(live("ConfigMap"))
-    assert not _prunable(live("ConfigMap", ownerReferences=[{"uid": "1"}]))
-    assert not _prunable(live("ConfigMap", deletionTimestamp="2026-01-01T00:00:00Z"))
+    assert is_prunable(live("ConfigMap"))
+    assert not is_prunable(live("ConfigMap", ownerReferences=[{"uid": "1"}]))
+    assert not is_prunable(live("ConfigMap", deletionTimestamp="2026-01-01T00:00:00Z"))

@@ -14,6 +14,7 @@ from prefect_cd.rollout.watch.related import WatchedWorkload, assign_services, h
         ("apps/v1", "StatefulSet", True),
         ("apps/v1", "DaemonSet", True),
         ("batch/v1", "Job", True),
+        ("v1", "Pod", True),
         ("batch/v1", "CronJob", False),
         ("v1", "ConfigMap", False),
         ("v1", "Service", False),

@@ -8,12 +8,14 @@
 - `creation` finds what keeps pods from being created, `reachability` whether requests reach them.
 - `stability` decides whether a pod stays up, and what must be remembered of it.
 - `patience` decides when a problem fails the rollout; `peers` defers that while other workloads start.
+- `removed` decides about Jobs that the cluster has removed.
 - `message` writes the sentence for the user.
 """
 
 from prefect_cd.rollout.assess.decision import assess
 from prefect_cd.rollout.assess.model import NO_PEERS, Log, Memory, Observation, Patience, Peers, Phase, Verdict
 from prefect_cd.rollout.assess.peers import find_peers
+from prefect_cd.rollout.assess.removed import assess_removed
 from prefect_cd.rollout.diagnosis.port_result import PortResult
 
 __all__ = [
@@ -27,5 +29,6 @@ __all__ = [
     "PortResult",
     "Verdict",
     "assess",
+    "assess_removed",
     "find_peers",
 ]

@@ -13,6 +13,7 @@ from prefect_cd.rollout.assess.progress import (
     deployment_progress,
     job_progress,
     object_progress,
+    pod_progress,
     stateful_set_progress,
 )
 from prefect_cd.rollout.assess.revisions import (
@@ -64,6 +65,7 @@ _KINDS = {
 }
 _GROUPS = ("apps", "batch")
 """A Job of another API group (for example Volcano's) has another status."""
+_POD = Kind(_from_workload(pod_progress), only_revision)
 _OTHER = Kind(_other_progress, only_revision)
 
 
@@ -71,5 +73,5 @@ def kind_of(workload: Object) -> Kind:
     """How to read a workload; kinds that are not built in are read by their conditions."""
     group, slash, _ = (as_text(workload.get("apiVersion")) or "apps/v1").partition("/")
     if not slash or group not in _GROUPS:
-        return _OTHER
+        return _POD if (group, workload.get("kind")) == ("v1", "Pod") else _OTHER
     return _KINDS.get(as_text(workload.get("kind")), _OTHER)

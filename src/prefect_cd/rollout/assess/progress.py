@@ -15,6 +15,7 @@ from prefect_cd.kube.objects import (
     condition,
     condition_holds,
     dig,
+    dig_mapping,
     kind_and_name,
     namespace_of,
 )
@@ -167,6 +168,16 @@ def _job_failure(workload: Object) -> Cause | None:
         return None
     fact = f"{kind_and_name(workload)} failed: index {failed_indexes}"
     return reported_failure(workload, Category.CRASH, fact, {"message": f"failedIndexes: {failed_indexes}"}, None)
+
+
+def pod_progress(workload: Object, ready: int) -> Progress:
+    """A bare Pod is complete when it is ready or has succeeded, and has failed when nothing starts it again."""
+    name, phase, status = kind_and_name(workload), dig(workload, "status", "phase"), dig_mapping(workload, "status")
+    failure = reported_failure(workload, Category.CRASH, f"{name} failed", status, None) if phase == "Failed" else None
+    succeeded = phase == "Succeeded"
+    message = "succeeded" if succeeded else f"{ready} of 1 ready"
+    done = int(succeeded or bool(ready))
+    return Progress(True, done == 1, done, 1, message, mark=done, failure=failure, final=succeeded)
 
 
 def object_progress(workload: Object) -> Progress:

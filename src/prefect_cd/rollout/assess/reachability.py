@@ -7,7 +7,7 @@ none of the workload's pods is a problem if it has no endpoints, unless it had n
 from collections.abc import Sequence
 from datetime import datetime
 
-from prefect_cd.kube.objects import Object, as_int, as_objects, as_time, condition, created_at, dig
+from prefect_cd.kube.objects import Object, as_int, as_objects, as_time, condition, created_at, dig, template_of
 from prefect_cd.kube.selectors import has_selector, service_selects
 from prefect_cd.rollout.assess.model import Observation
 from prefect_cd.rollout.assess.patience import Clock
@@ -26,7 +26,7 @@ _CHANGED = "endpoints.kubernetes.io/last-change-trigger-time"
 
 def unreachable_services(observation: Observation, pods: Sequence[Object], clock: Clock) -> list[Cause]:
     """Why requests to the Services would reach no pod, although all pods of the workload are ready."""
-    template = dig(observation.workload, "spec", "template") or {}
+    template = template_of(observation.workload)
     labels = dig(template, "metadata", "labels")
     template_and_pods = [template, *pods]  # webhooks may add containers, which only the pods show
     causes: list[Cause | None] = []

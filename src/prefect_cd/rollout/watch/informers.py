@@ -21,6 +21,7 @@ from prefect_cd.rollout.assess import Observation
 from prefect_cd.rollout.watch.related import (
     REVISION_KINDS,
     ROUTINE_REASONS,
+    WATCHED_KINDS,
     WORKLOAD_KINDS,
     WatchedWorkload,
     assign_services,
@@ -28,6 +29,8 @@ from prefect_cd.rollout.watch.related import (
     labels_of,
     may_be_about,
 )
+
+_JOB_NAME = "batch.kubernetes.io/job-name"
 
 
 @dataclass
@@ -58,10 +61,11 @@ class Informers:
         """
         ref, watched.stale = watched.ref, False
         workload = self.workload(ref)
-        if ref.kind not in WORKLOAD_KINDS:
+        if ref.kind not in WATCHED_KINDS:
             return Observation(workload)
         uid = workload["metadata"]["uid"]
         pods = [pod for pod in self._objects("Pod", ref) if selector_matches(watched.selector, labels_of(pod))]
+        pods = [workload] if ref.kind == "Pod" else pods
         revision_kind = REVISION_KINDS.get(ref.kind, "")
         revisions = [revision for revision in self._objects(revision_kind, ref) if is_owned_by(revision, uid)]
         uids = {item["metadata"]["uid"] for item in (workload, *revisions, *pods)}
@@ -103,6 +107,22 @@ class Informers:
         if workload := self._find(ref):
             return workload
         raise deleted_error(ref)
+
+    def selector_of(self, ref: Ref, *, may_be_gone: bool) -> Object:
+        """The selector of a workload's pods; of a Job that may be gone, by the label that its controller sets.
+
+        Raises:
+            RolloutFailed: it was deleted, and may not be gone.
+        """
+        if may_be_gone and self._find(ref) is None:
+            return {"matchLabels": {_JOB_NAME: ref.name}}
+        selector: Object = (self.workload(ref).get("spec") or {}).get("selector") or {}
+        return selector
+
+    def events_of(self, ref: Ref) -> list[Object]:
+        """The events about an object of this kind and name, also of one that is gone."""
+        events = self._objects("Event", ref)
+        return [event for event in events if _is_about(event, ref)]
 
     def _find(self, ref: Ref) -> Object | None:
         return next((item for item in self._objects(ref.kind, ref) if item["metadata"]["name"] == ref.name), None)
@@ -167,6 +187,11 @@ class Informers:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
+def _is_about(event: Object, ref: Ref) -> bool:
+    involved = event["involvedObject"]
+    return (involved.get("kind"), involved.get("name")) == (ref.kind, ref.name)
+
+
 async def _refresh(informer: Informer) -> None:
     # a server that starts may refuse what it allowed before: then the copy stays as it is
     with suppress(Forbidden):
@@ -174,17 +199,25 @@ async def _refresh(informer: Informer) -> None:
 
 
 @asynccontextmanager
-async def run_informers(cluster: Cluster, refs: Sequence[Ref], services: Sequence[Ref]) -> AsyncIterator[Informers]:
+async def run_informers(
+    cluster: Cluster, refs: Sequence[Ref], services: Sequence[Ref], temporary: frozenset[Ref] = frozenset()
+) -> AsyncIterator[Informers]:
     """Informers for the workloads `refs` and for the Services in front of them, while the block runs.
 
+    Args:
+        cluster: where they run.
+        refs: the workloads.
+        services: the Services.
+        temporary: the Jobs among the workloads that may be gone already.
+
     Raises:
-        RolloutFailed: one of the workloads does not exist.
+        RolloutFailed: one of the other workloads does not exist.
     """
     informers = Informers(services=frozenset(services))
     try:
         await informers.start(cluster, await _queries_by_name(cluster, refs), lambda _: True)
         informers.workloads = [
-            WatchedWorkload(ref, (informers.workload(ref).get("spec") or {}).get("selector") or {}) for ref in refs
+            WatchedWorkload(ref, informers.selector_of(ref, may_be_gone=ref in temporary)) for ref in refs
         ]
         queries = await _related_queries(cluster, informers.workloads) + await _service_queries(cluster, services)
         await informers.start(
@@ -214,6 +247,7 @@ async def _related_queries(cluster: Cluster, workloads: Sequence[WatchedWorkload
         kind, namespace = watched.ref.kind, watched.ref.namespace
         if kind in WORKLOAD_KINDS:
             selectors_by_kind.setdefault(("v1", "Pod", namespace), []).append(watched.selector)
+        if kind in WATCHED_KINDS:
             selectors_by_kind.setdefault(("v1", "Event", namespace), [])  # events have no labels
         if kind in REVISION_KINDS:
             selectors_by_kind.setdefault(("apps/v1", REVISION_KINDS[kind], namespace), []).append(watched.selector)

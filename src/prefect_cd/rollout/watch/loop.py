@@ -18,12 +18,22 @@ from prefect_cd.kube.objects import Object, kind_and_name
 from prefect_cd.kube.resources import Ref
 from prefect_cd.pipeline.models import RolloutSettings
 from prefect_cd.pipeline.types import duration_text
-from prefect_cd.rollout.assess import NO_PEERS, Memory, Patience, Peers, Phase, Verdict, assess, find_peers
+from prefect_cd.rollout.assess import (
+    NO_PEERS,
+    Memory,
+    Patience,
+    Peers,
+    Phase,
+    Verdict,
+    assess,
+    assess_removed,
+    find_peers,
+)
 from prefect_cd.rollout.diagnosis import Cause, containers
 from prefect_cd.rollout.watch.crash_logs import CrashLogs
 from prefect_cd.rollout.watch.informers import Informers, deleted_error, run_informers
 from prefect_cd.rollout.watch.live_checks import LiveChecks
-from prefect_cd.rollout.watch.related import WatchedWorkload, has_rollout
+from prefect_cd.rollout.watch.related import WatchedWorkload, has_rollout, removes_itself
 from prefect_cd.rollout.watch.report import (
     PodRow,
     Problem,
@@ -77,10 +87,11 @@ async def watch(
     """
     refs = [Ref.of(item) for item in objects if has_rollout(item)]
     services = [Ref.of(item) for item in objects if (item["apiVersion"], item["kind"]) == ("v1", "Service") and refs]
-    async with run_informers(cluster, refs, services) as informers:
+    temporary = frozenset(Ref.of(item) for item in objects if removes_itself(item))
+    async with run_informers(cluster, refs, services, temporary) as informers:
         started_at = started_at or since
         state = WatchState(started_at, updated_at=_now())
-        rollout = _WatchedRollout(cluster, informers, settings, since, started_at, state)
+        rollout = _WatchedRollout(cluster, informers, settings, since, started_at, state, temporary)
         try:
             return await _watch_to_end(rollout, on_change)
         finally:
@@ -118,6 +129,8 @@ class _WatchedRollout:
     since: datetime
     started_at: datetime
     state: WatchState
+    temporary: frozenset[Ref] = frozenset()
+    """Jobs that the cluster removes once they have ended."""
     verdicts: dict[Ref, Verdict] = field(default_factory=dict)
     logs: CrashLogs = field(init=False)
     checks: LiveChecks = field(init=False)
@@ -155,7 +168,7 @@ class _WatchedRollout:
         try:
             observation = self.informers.observe(watched)
         except RolloutFailed:
-            self._tolerate_deletion(ref, now)
+            self._assess_without(ref, now)
             return
         self._deleted_since.pop(ref, None)
         observation = replace(
@@ -171,6 +184,21 @@ class _WatchedRollout:
         # a failure is final once it is remembered, so it must be confirmed first
         if verdict.phase is not Phase.FAILED:
             self._memories[ref] = verdict.memory
+
+    def _assess_without(self, ref: Ref, now: datetime) -> None:
+        """Assess a workload that is gone.
+
+        Raises:
+            RolloutFailed: as by `_tolerate_deletion`.
+        """
+        events = self.informers.events_of(ref)
+        verdict = assess_removed(ref, events, self.verdicts.get(ref), self.since) if ref in self.temporary else None
+        if verdict is None:
+            self._tolerate_deletion(ref, now)
+            return
+        self._deleted_since.setdefault(ref, now)
+        self.verdicts[ref] = verdict
+        self._rows[ref] = workload_row(ref, None, verdict)
 
     def _tolerate_deletion(self, ref: Ref, now: datetime) -> None:
         """Wait for a deleted workload: `kubectl replace --force` and a Job that runs again create it anew.

@@ -7,11 +7,13 @@ Services by their selectors, EndpointSlices by their Services.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prefect_cd.kube.objects import SERVICE_NAME_LABEL, Object, dig_mapping
+from prefect_cd.kube.objects import SERVICE_NAME_LABEL, Object, dig, dig_mapping, template_of
 from prefect_cd.kube.resources import Ref
 from prefect_cd.kube.selectors import has_selector, selector_matches, service_selects
 
 WORKLOAD_KINDS = frozenset({"Deployment", "StatefulSet", "DaemonSet", "Job"})
+"""Kinds whose controllers create pods."""
+WATCHED_KINDS = WORKLOAD_KINDS | {"Pod"}
 """Kinds whose pods are watched; of other kinds, the status alone."""
 REVISION_KINDS = {"Deployment": "ReplicaSet", "StatefulSet": "ControllerRevision", "DaemonSet": "ControllerRevision"}
 _BUILT_IN_GROUPS = frozenset({"", "apps", "batch", "autoscaling", "policy"})
@@ -26,7 +28,12 @@ def has_rollout(item: Object) -> bool:
     """Whether an object has a rollout to wait for: workloads, and custom resources."""
     group = item["apiVersion"].rpartition("/")[0]
     custom = group not in _BUILT_IN_GROUPS and not group.endswith(".k8s.io")
-    return item["kind"] in WORKLOAD_KINDS or custom
+    return item["kind"] in WATCHED_KINDS or custom
+
+
+def removes_itself(item: Object) -> bool:
+    """Whether the cluster deletes an object once it has ended: a Job with `ttlSecondsAfterFinished`."""
+    return item["kind"] == "Job" and dig(item, "spec", "ttlSecondsAfterFinished") is not None
 
 
 def is_owned_by(item: Object, uid: str) -> bool:
@@ -41,7 +48,7 @@ def labels_of(item: Object) -> dict[str, str]:
 
 def selects_pods_of(service: Object, workload: Object) -> bool:
     """Whether a Service sends requests to a workload's pods."""
-    return service_selects(service, dig_mapping(workload, "spec", "template", "metadata", "labels"))
+    return service_selects(service, dig_mapping(template_of(workload), "metadata", "labels"))
 
 
 def assign_services(services: Sequence[Object], workloads: Sequence[Object]) -> dict[str, list[Object]]:
@@ -51,7 +58,7 @@ def assign_services(services: Sequence[Object], workloads: Sequence[Object]) -> 
     reported, so it is assessed with the workload of its own name, else with the first workload that serves.
     """
     assigned: dict[str, list[Object]] = {}
-    serving = [workload for workload in workloads if workload["kind"] in WORKLOAD_KINDS - {"Job"}]
+    serving = [workload for workload in workloads if workload["kind"] in WATCHED_KINDS - {"Job"}]
     for service in services:
         if not has_selector(service):
             continue  # its endpoints do not depend on any pods
@@ -93,7 +100,7 @@ class WatchedWorkload:
         match item["kind"]:
             case "Event":
                 return may_be_about(item, self.ref)
-            case "Pod" | "ReplicaSet" | "ControllerRevision":
+            case "Pod" | "ReplicaSet" | "ControllerRevision" if self.ref.kind != "Pod":
                 return selector_matches(self.selector, labels_of(item))
             case "EndpointSlice":
                 return labels_of(item).get(SERVICE_NAME_LABEL) in self.services
@@ -114,6 +121,7 @@ def may_be_about(event: Object, ref: Ref) -> bool:
 __all__ = [
     "REVISION_KINDS",
     "ROUTINE_REASONS",
+    "WATCHED_KINDS",
     "WORKLOAD_KINDS",
     "WatchedWorkload",
     "assign_services",
@@ -121,5 +129,6 @@ __all__ = [
     "is_owned_by",
     "labels_of",
     "may_be_about",
+    "removes_itself",
     "selects_pods_of",
 ]
