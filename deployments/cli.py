@@ -1,4 +1,4 @@
-"""The command `prefect-cd`: check a pipeline file, serve it, show what its environments run; the verdict on a rollout.
+"""The command `prefect-cd`: check a pipeline file, serve it, show what its environments run; Roles; verdicts.
 
 Releases are started by Prefect's own means: its UI, `prefect deployment run`, schedules, automations.
 """
@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_rollout(
         commands.add_parser("rollout", help="the verdict on rollouts in seconds; replaces `kubectl rollout status`")
     )
+    _add_rbac(commands.add_parser("rbac", help="print the Role of each environment: exactly the verbs that are used"))
     schema = commands.add_parser("schema", help="print the JSON schema of pipeline files, for editors")
     schema.set_defaults(run=_load_later("pipeline_commands", "schema"))
     return parser
@@ -67,6 +68,25 @@ def _add_rollout(parser: argparse.ArgumentParser) -> None:
     )
     _add_output(parser)
     parser.set_defaults(run=_load_later("rollout_command", "run"))
+
+
+def _add_rbac(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Print Roles and RoleBindings as YAML: `prefect-cd rbac pipeline.yaml | kubectl apply -f -`."
+    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--checkout",
+        type=Path,
+        metavar="FOLDER",
+        help="with the manifests; default: a local repository, or FILE's folder",
+    )
+    parser.add_argument("--environment", metavar="NAME", help="default: all of them")
+    parser.add_argument(
+        "--service-account", metavar="NAMESPACE/NAME", default="prefect-cd/prefect-cd", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--cluster-wide", action="store_true", help="print the ClusterRole with what no Role can grant, instead"
+    )
+    parser.set_defaults(run=_load_later("rbac_command", "run"))
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:

@@ -8,36 +8,26 @@ from prefect import task
 from pydantic import Field
 
 from prefect_cd.environment.changes import prepare_objects, validate
-from prefect_cd.errors import Forbidden
+from prefect_cd.environment.permissions import Permission, permissions
+from prefect_cd.errors import DeliveryError, Forbidden, InvalidManifest
 from prefect_cd.gates.browser.executable import find_browser
 from prefect_cd.gates.checkout import checkout_path
 from prefect_cd.kube.client import Cluster
 from prefect_cd.kube.concurrency import parallel
-from prefect_cd.kube.resources import Ref
+from prefect_cd.kube.resources import Kind, Ref
 from prefect_cd.manifests.load import Manifest, load
 from prefect_cd.manifests.prepare import pin_image
 from prefect_cd.pipeline.models import Environment, Pipeline
 from prefect_cd.release.image import choose_builder, find_image
 from prefect_cd.release.model import BuiltImage, Commit, Result, digest_of
 from prefect_cd.tasks import workspace
+from prefect_cd.tasks.changes import environment_state
 from prefect_cd.tasks.connection import CONNECTIONS
 from prefect_cd.tasks.stage import PERSISTED, RETRIES, log
 from prefect_cd.tasks.target import Target
 
 _PATIENCE = timedelta(seconds=5)
 _UNBUILT = "sha256:" + "0" * 64
-_NEEDED = (
-    ("", "secrets", ("get", "list", "create", "patch", "delete")),
-    ("coordination.k8s.io", "leases", ("get", "create", "update")),
-    ("", "pods", ("list",)),
-    ("", "pods/log", ("get",)),
-    ("", "events", ("list",)),
-    ("apps", "replicasets", ("list",)),
-)
-_NEEDED_BY_GATES = (
-    ("", "services", ("get",)),
-    ("discovery.k8s.io", "endpointslices", ("list",)),
-)
 
 
 class Preflight(Result):
@@ -118,29 +108,51 @@ async def _check_environment(target: Target, manifests: tuple[Manifest, ...]) ->
     async with target.connection(_PATIENCE) as cluster:
         log().info("%s: Kubernetes %s at %s", target.name, await cluster.version(), cluster.server)
         objects = await prepare_objects(cluster, manifests, environment.namespace, environment.cluster_scoped)
-        await _check_permissions(cluster, target, {(item["apiVersion"], item["kind"]) for item in objects})
+        kinds = {await cluster.kind(item["apiVersion"], item["kind"]) for item in objects}
+        await _check_permissions(cluster, target, kinds)
         written = {Ref.of(item): manifest.where for item, manifest in zip(objects, manifests, strict=True)}
         labelled = [target.ownership.label(item) for item in objects]
         await validate(cluster, target.ownership, labelled, written, force=environment.take_over)
 
 
-async def _check_permissions(cluster: Cluster, target: Target, kinds: set[tuple[str, str]]) -> None:
-    """Ask for each verb that a rollout and a rollback will use, so that neither stops halfway."""
-    needed = [*_NEEDED, *(_NEEDED_BY_GATES if target.environment.gates else ())]
-    for api_version, name in sorted(kinds):
-        kind = await cluster.kind(api_version, name)
-        needed.append((kind.group, kind.plural, ("get", "list", "patch", "delete")))
-    permissions = [(verb, group, resource) for group, resource, verbs in needed for verb in verbs]
-    namespace = target.environment.namespace
-    answers = await parallel(cluster.is_allowed(*permission, namespace) for permission in permissions)
-    refused = [_readable(*permission) for permission, may in zip(permissions, answers, strict=True) if not may]
-    if refused:
+async def _check_permissions(cluster: Cluster, target: Target, kinds: set[Kind]) -> None:
+    """Ask for each verb that a release, a rollback and a recovery use, so that none of them stops halfway."""
+    refused = await refused_permissions(cluster, target, kinds)
+    for permission in refused:
+        if not permission.required:
+            log().warning("%s: we may not %s (for: %s)", target.name, permission, permission.purpose)
+    missing = ", ".join(str(permission) for permission in refused if permission.required)
+    if missing:
         raise Forbidden(
-            f"we may not {', '.join(refused)} in namespace {namespace}",
+            f"we may not {missing} in namespace {target.environment.namespace}",
             where=f"environment {target.name}, {cluster.server}",
-            hint="grant these with a Role and a RoleBinding; `kubectl auth can-i --list` shows what is granted",
+            hint="`prefect-cd rbac pipeline.yaml` prints the Role that grants exactly what is needed; "
+            "`kubectl auth can-i --list` shows what is granted",
         )
 
 
-def _readable(verb: str, group: str, resource: str) -> str:
-    return f"{verb} {resource}.{group}" if group else f"{verb} {resource}"
+async def refused_permissions(cluster: Cluster, target: Target, kinds: set[Kind]) -> list[Permission]:
+    """What this identity lacks of the permissions for an environment whose manifests have these kinds."""
+    needed = permissions(kinds, target.environment, known=await _known_kinds(cluster, target))
+    answers = await parallel(cluster.is_allowed(*_asked(permission, target)) for permission in needed)
+    return [permission for permission, may in zip(needed, answers, strict=True) if not may]
+
+
+def _asked(permission: Permission, target: Target) -> tuple[str, str, str, str]:
+    namespace = target.environment.namespace if permission.namespaced else ""
+    return permission.verb, permission.group, permission.resource, namespace
+
+
+async def _known_kinds(cluster: Cluster, target: Target) -> list[Kind]:
+    """The kinds of what earlier releases brought in and the next one may remove."""
+    try:
+        state = await environment_state(cluster, target)
+    except DeliveryError:  # a permission that is asked for next is missing, or the plan will say what is wrong
+        return []
+    kinds: list[Kind] = []
+    for api_version, name in sorted({(ref.api_version, ref.kind) for ref in state.known}):
+        try:
+            kinds.append(await cluster.kind(api_version, name))
+        except InvalidManifest:  # no longer served, and so are its objects
+            continue
+    return kinds

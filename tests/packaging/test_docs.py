@@ -18,7 +18,10 @@ from prefect_cd.manifests.lint import Rule as LintRule
 from prefect_cd.rollout.diagnosis.cause import CATEGORY_TEXTS, Category, Rule
 
 TOP = Path(__file__).resolve().parents[2]
-GENERATED = ["docs/categories.md", "docs/errors.md", "docs/imports.svg", "docs/lint.md", "docs/pipeline.md"]
+GENERATED = [
+    *("deployments/kubernetes/rbac/shop-cluster-wide.yaml", "deployments/kubernetes/rbac/shop.yaml"),
+    *("docs/categories.md", "docs/errors.md", "docs/imports.svg", "docs/lint.md", "docs/pipeline.md"),
+]
 pytestmark = pytest.mark.timeout(60)  # importing Prefect takes seconds
 
 

@@ -6,13 +6,20 @@ from typing import Any
 
 import pytest
 
+from prefect_cd.environment.permissions import Permission, permissions
+from prefect_cd.environment.records import State
 from prefect_cd.errors import ClusterUnreachable, Forbidden, InvalidManifest, MissingSuite, MissingTool
+from prefect_cd.kube.builtin import builtin_kind
 from prefect_cd.pipeline.models import Check, Environment, Gate, HttpCheck, Pipeline
 from prefect_cd.release.image import Builder
 from prefect_cd.release.model import BuiltImage
 from prefect_cd.tasks import preconditions
+from prefect_cd.tasks.changes import plan
 from prefect_cd.tasks.preconditions import Preflight, preflight, read_manifests
-from tests.tasks.examples import GitRepository, as_yaml, config_map, deployment, image, pipeline
+from prefect_cd.tasks.record import record_outcome, record_start
+from prefect_cd.tasks.target import Target
+from tests.tasks import examples
+from tests.tasks.examples import GitRepository, as_yaml, config_map, deployment, image, pipeline, release, service
 from tests.unit.fake_api import FakeApi
 
 BUILDER = Builder("buildah", "apt-get install buildah", containers_tools=True)
@@ -96,19 +103,67 @@ def test_i9_missing_permissions_are_listed_all_at_once(play: Callable[..., Prefl
     with pytest.raises(Forbidden) as caught:
         play()
     assert caught.value.reason == (
-        "we may not create leases.coordination.k8s.io, get pods/log, patch deployments.apps in namespace shop"
+        "we may not get pods/log, patch deployments.apps, create leases.coordination.k8s.io in namespace shop"
     )
     assert caught.value.where.startswith("environment staging, http://127.0.0.1:")
+    assert "prefect-cd rbac" in caught.value.hint
 
 
-def test_i9_only_an_environment_with_gates_needs_to_read_services(
+KINDS = [kind for name in ("ConfigMap", "Service") if (kind := builtin_kind("v1", name))]
+KINDS += [kind for kind in [builtin_kind("apps/v1", "Deployment")] if kind]
+SMOKE = Gate(name="smoke", http=HttpCheck())
+NEEDED = permissions(KINDS, examples.environment(gates=(SMOKE,), url="service/shop"))
+
+
+@pytest.mark.parametrize("permission", NEEDED, ids=str)
+def test_i9_each_missing_permission_is_named_before_anything_is_written(
+    play: Callable[..., Preflight],
+    environment: Environment,
+    api: FakeApi,
+    caplog: pytest.LogCaptureFixture,
+    permission: Permission,
+) -> None:
+    api.denied = {(permission.verb, permission.resource)}
+    files = {"k8s/shop.yaml": as_yaml(deployment(), config_map(greeting="hello"), service())}
+    wanted = with_settings(environment, gates=(SMOKE,), url="service/shop")
+    if permission.required:
+        with pytest.raises(Forbidden) as caught:
+            play(files, wanted)
+        assert caught.value.reason == f"we may not {permission} in namespace shop"
+    else:
+        play(files, wanted)
+        assert f"staging: we may not {permission} (for: {permission.purpose})" in caplog.text
+    assert api.writes == []
+
+
+def test_i9_with_all_permissions_nothing_is_warned_of(
+    play: Callable[..., Preflight], caplog: pytest.LogCaptureFixture
+) -> None:
+    play()
+    assert "we may not" not in caplog.text
+
+
+def test_i9_what_the_next_release_may_have_to_remove_needs_a_permission_too(
+    play: Callable[..., Preflight],
+    target: Target,
+    api: FakeApi,
+    lock: Any,  # noqa: ANN401
+) -> None:
+    before = plan.fn(target, release(service("old")))
+    record_outcome.fn(target, record_start.fn(before, lock).record, State.KNOWN_GOOD, lock)
+    api.denied = {("delete", "services")}
+    with pytest.raises(Forbidden, match="we may not delete services in namespace shop"):
+        play()
+
+
+def test_i9_only_an_environment_whose_gates_use_a_service_needs_to_find_it(
     play: Callable[..., Preflight], environment: Environment, api: FakeApi
 ) -> None:
     api.denied = {("get", "services"), ("list", "endpointslices")}
     assert play().builder == "buildah"
-    smoke = Gate(name="smoke", http=HttpCheck())
+    play(FILES, with_settings(environment, gates=(SMOKE,), url="https://shop.example.org"))
     with pytest.raises(Forbidden, match=r"get services, list endpointslices\.discovery\.k8s\.io"):
-        play(FILES, with_settings(environment, gates=(smoke,), url="https://shop.example.org"))
+        play(FILES, with_settings(environment, gates=(SMOKE,), url="service/shop"))
 
 
 def test_i9_what_the_server_would_refuse_names_the_line_of_the_commit(
