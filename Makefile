@@ -8,7 +8,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 # Each Prefect server and most runs are new processes that import for seconds, twice as long without compiled files.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-all test-restarts test-embedded test-versions test-lowest test-newest wheels check typed coverage unit format docs graph schema browser bench-apply bench-crash bench-embedded bench-overhead bench-verdict dist clean
+.PHONY: setup demo test test-all test-rbac test-restarts test-embedded test-versions test-lowest test-newest wheels check typed coverage unit format docs graph schema browser bench-apply bench-crash bench-embedded bench-overhead bench-verdict dist clean
 
 setup: $(STAMP)
 
@@ -88,6 +88,14 @@ test-embedded: $(STAMP) browser
 	@command -v kubectl >/dev/null || echo "$(SCENARIOS) left out: kubectl is not installed"
 	! command -v kubectl >/dev/null || $(EMBEDDED) $(PYTEST) $(BESIDE) $(SCENARIOS)
 	! command -v kubectl >/dev/null || $(EMBEDDED) $(PYTEST) $(ALONE) $(SCENARIOS)
+
+# The scenarios of flows, each pipeline served by a service account that has the Roles of `prefect-cd rbac` and no more.
+# They need a cluster that enforces Roles: the embedded one does not.
+test-rbac: $(STAMP) browser
+	@test -n "$(KUBECONFIG)" -a -n "$(REGISTRY)" || { echo "set KUBECONFIG and REGISTRY: the embedded cluster has no Roles"; exit 1; }
+	RBAC=1 $(PYTEST) $(BESIDE) --ignore=tests/cluster/core tests/cluster
+	RBAC=1 $(PYTEST) $(ALONE) --ignore=tests/cluster/core tests/cluster
+	$(PYTEST) tests/cluster/core/test_rbac.py
 
 # Every scenario on both clusters.
 test-all: test test-embedded

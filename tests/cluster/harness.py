@@ -29,6 +29,8 @@ REGISTRY = os.environ.get("REGISTRY", "")
 BUILDER = os.environ.get("BUILDER") or "buildah"
 HELLO = f"{REGISTRY}/test/hello"
 HTTPD = "httpd -f -p 8080 -h /www"  # of busybox; where the base is a whole system, it has Python
+RBAC = bool(os.environ.get("RBAC"))
+"""Whether pipelines are served by a service account with the Roles of `prefect-cd rbac`, not by an administrator."""
 SESSION = f"t-{token_hex(3)}"  # begins the names of namespaces, so that sessions and workers can share a cluster
 PATIENCE = 300.0  # seconds; what takes a few on an idle machine may take this long: the tests do not measure time
 _FIRST_POLL_SECONDS, _LAST_POLL_SECONDS = 0.1, 1.0  # frequent polling takes CPU time from what is waited for
@@ -72,6 +74,19 @@ def get(namespace: str, what: str) -> dict[str, Any] | None:
 
 def namespaces() -> set[str]:
     return set(kubectl("get", "namespaces", "-o", "name").replace("namespace/", "").split())
+
+
+def create_namespace(name: str) -> None:
+    """Create a namespace, unless it is there."""
+    if name not in namespaces():
+        kubectl("create", "namespace", name)
+
+
+def untouched(namespace: str) -> bool:
+    """Whether nothing was written to an environment; with Roles, its namespace is there before."""
+    if not RBAC:
+        return namespace not in namespaces()
+    return not json.loads(kubectl("-n", namespace, "get", "secrets,leases,deployments", "-o", "json"))["items"]
 
 
 def pods(namespace: str) -> list[dict[str, Any]]:
@@ -349,8 +364,9 @@ class Server:
         applications = [Application(self, pipeline) for pipeline in pipelines]
         files = [application.write(self.folder) for application in applications]
         log = self.folder / f"serve-{applications[0].name}.log"
-        environment = {**self.environment, **variables}
         try:
+            access = {} if "KUBECONFIG" in variables else {"KUBECONFIG": kubeconfig_of(applications)}
+            environment = {**self.environment, **access, **variables}
             with process([PROGRAMS / "prefect-cd", "serve", *files], environment, log) as served:
                 for application in applications:
                     application.process = served
@@ -365,6 +381,50 @@ class Server:
 def remove_namespaces(names: Iterator[str] | Sequence[str]) -> None:
     kubectl("delete", "namespaces", "--ignore-not-found", "--wait=false", *names, check=False)
 
+
+# ------------------------------------------------------------------------------------------------- least privilege
+
+_KINDS = ("v1/ConfigMap", "v1/Secret", "v1/Service", "apps/v1/Deployment")  # of all manifests in these tests
+
+
+def kubeconfig_of(applications: Sequence["Application"], *, cluster_wide: bool = False) -> str:
+    """The kubeconfig with which these applications are served; with RBAC=1, that of a service account with their Roles.
+
+    Args:
+        applications: their pipeline files are written.
+        cluster_wide: whether the service account has the optional ClusterRole, too; the caller deletes it.
+    """
+    if not RBAC:
+        return os.environ["KUBECONFIG"]
+    for application in applications:
+        for name in application.environments:
+            create_namespace(application.namespace(name))
+    first = applications[0]
+    namespace = first.namespace(next(iter(first.environments)))
+    kubectl("-n", namespace, "create", "serviceaccount", "deployer")
+    for application in applications:
+        kubectl("create", "-f", "-", stdin=_roles(application, f"{namespace}/deployer"))
+        if cluster_wide:
+            kubectl("create", "-f", "-", stdin=_roles(application, f"{namespace}/deployer", "--cluster-wide"))
+    config = yaml.safe_load(kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
+    config["users"][0]["user"] = {"token": kubectl("-n", namespace, "create", "token", "deployer").strip()}
+    path = first.server.folder / f"kubeconfig-{first.name}"
+    path.write_text(yaml.safe_dump(config))
+    return str(path)
+
+
+def _roles(application: "Application", account: str, *options: str) -> str:
+    """What `prefect-cd rbac` prints for manifests that have all kinds of these tests."""
+    checkout = application.server.folder / f"kinds-{application.name}"
+    for environment in application.environments.values():
+        (checkout / environment["manifests"]).mkdir(parents=True, exist_ok=True)
+        objects = (_object(*kind.rsplit("/", 1), "any") for kind in _KINDS)
+        (checkout / environment["manifests"] / "all.yaml").write_text(yaml.safe_dump_all(objects))
+    command = [PROGRAMS / "prefect-cd", "rbac", application.file, "--checkout", checkout, "--service-account", account]
+    return subprocess.run([*command, *options], capture_output=True, text=True, check=True).stdout
+
+
+# ------------------------------------------------------------------------------------------------------- processes
 
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
@@ -400,6 +460,7 @@ class Application:
     """One served pipeline."""
 
     process: "subprocess.Popen[bytes]"
+    kubeconfig: str
 
     def __init__(self, server: Server, pipeline: dict[str, Any]) -> None:
         self.server = server

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from tests.cluster.harness import (
+    RBAC,
     Application,
     Repository,
     Run,
@@ -24,6 +25,8 @@ from tests.cluster.harness import (
     hello_manifests,
     hello_pipeline,
     images,
+    kubeconfig_of,
+    kubectl,
     records,
     wait_for,
 )
@@ -110,13 +113,18 @@ def with_node_port(manifests: str) -> str:
 @pytest.fixture(scope="module")
 def application(server: Server, url: str) -> Iterator[Application]:
     """Nothing in the pipeline file is secret, and the process that serves has no kubeconfig."""
-    blocks = [sys.executable, "-c", BLOCKS, TOKEN, os.environ["KUBECONFIG"]]
-    subprocess.run(blocks, env=server.environment, check=True, capture_output=True)
     block = {"cluster": {"credentials": "cluster"}}
     pipeline = hello_pipeline("access", Path("/"), staging=block, production=block)
     pipeline["source"] = {"repository": url, "credentials": "secret/git-token"}
+    to_be_served = Application(server, pipeline)
+    to_be_served.write(server.folder)
+    kubeconfig = kubeconfig_of([to_be_served], cluster_wide=True)  # to read the addresses of nodes
+    blocks = [sys.executable, "-c", BLOCKS, TOKEN, kubeconfig]
+    subprocess.run(blocks, env=server.environment, check=True, capture_output=True)
     with server.serving(pipeline, KUBECONFIG="/nowhere") as (served,):
         yield served
+    for kind in ("clusterrole", "clusterrolebinding") if RBAC else ():
+        kubectl("delete", kind, "prefect-cd-access")
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from tests.cluster.harness import (
     hello_manifests,
     hello_pipeline,
     kubectl,
-    namespaces,
     records,
     states,
+    untouched,
 )
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -48,7 +48,7 @@ def test_a_rejected_release_ends_as_rejected_and_changes_nothing(applications: d
     run = application.release("main").wait("Suspended")
     run.answer("reject", comment="not on a Friday").wait("Rejected")
     assert "rejected for production by approver one: not on a Friday" in run.message
-    assert application.production not in namespaces()
+    assert untouched(application.production)
     assert states(application.staging) == ["known-good"]
 
 
@@ -58,7 +58,7 @@ def test_an_answer_without_a_name_or_from_somebody_else_is_asked_again(applicati
     assert "a decision needs the approver's name" in run.form()
     run.answer(name="a stranger").wait("Suspended")
     assert "a stranger is not an approver here; approvers are: approver one, approver two" in run.form()
-    assert applications["answers"].production not in namespaces()
+    assert untouched(applications["answers"].production)
     run.answer(name="approver two", comment="fine").wait("Completed")
     (record,) = records(applications["answers"].production)
     assert (record["decision"]["name"], record["decision"]["comment"]) == ("approver two", "fine")
@@ -68,7 +68,7 @@ def test_a_question_that_nobody_answers_expires(applications: dict[str, Applicat
     application = applications["expiring"]
     run = application.release("main").wait("Suspended", "Expired").wait("Expired")
     assert "expired without a decision" in run.message
-    assert application.production not in namespaces()
+    assert untouched(application.production)
 
 
 def test_i5_an_approval_does_not_count_for_what_somebody_changed_by_hand_since(

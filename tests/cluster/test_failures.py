@@ -13,19 +13,20 @@ from tests.cluster.harness import (
     Application,
     Repository,
     Server,
+    create_namespace,
     get,
     hello_files,
     hello_manifests,
     hello_pipeline,
     images,
     kubectl,
-    namespaces,
     pods,
     records,
     shop_files,
     shop_pipeline,
     states,
     tags,
+    untouched,
     wait_for,
 )
 
@@ -132,7 +133,7 @@ def test_a_crash_fails_early_with_the_last_line_of_the_traceback(
         artifact = run.artifacts()["crash-staging-rollout-failed"]
         assert "KeyError: 'SHOP_SUPPORT_EMAIL'" in artifact["data"]
         assert states(shop.staging) == ["rolled-back"]
-        assert shop.production not in namespaces()
+        assert untouched(shop.production)
         assert get(shop.staging, "deployment/shop") is None
         wait_for(lambda: not pods(shop.staging), "the pods of the failed release are still there")
         assert any(tag for tag in tags(f"{REGISTRY}/test/shop"))
@@ -174,7 +175,7 @@ def test_i6_a_rollback_that_fails_is_loud_and_freezes_the_environment(server: Se
     impatient = {"settle": "0s", "patience": {"configuration": "5s"}}
     pipeline["environments"] = [pipeline["environments"][0] | {"rollout": impatient}]
     with server.serving(pipeline) as (application,):
-        kubectl("create", "namespace", application.staging)
+        create_namespace(application.staging)
         outside = ("-n", application.staging, "create", "configmap", "outside", "--from-literal=A=1")
         kubectl(*outside)
         good = application.release("main").wait("Completed")

@@ -12,9 +12,9 @@ from tests.cluster.harness import (
     hello_files,
     hello_manifests,
     hello_pipeline,
-    namespaces,
     records,
     states,
+    untouched,
 )
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -74,7 +74,7 @@ def test_i8_a_newer_release_asks_in_place_of_an_older_one_that_waits(
     newer = application.release(commits[1]).wait("Suspended")
     older.wait("Superseded")
     assert f"{commits[1][:7]} contains {commits[0][:7]} and asks in its place" in older.message
-    assert application.production not in namespaces()
+    assert untouched(application.production)
     newer.answer().wait("Completed")
     assert states(application.production) == ["known-good"]
 

@@ -17,6 +17,7 @@ from tests.cluster.harness import (
     hello_files,
     hello_manifests,
     hello_pipeline,
+    kubeconfig_of,
     process,
     records,
     remove_namespaces,
@@ -40,8 +41,9 @@ def application(server: Server, repository: Repository, tmp_path: Path) -> Itera
     """An application that is not served."""
     made = Application(server, hello_pipeline("own", repository.path, staging={"approval": {}}))
     made.write(tmp_path)
+    made.kubeconfig = kubeconfig_of([made])
     yield made
-    remove_namespaces([made.staging])
+    remove_namespaces([made.staging, made.production])
 
 
 def deliver(application: Application, log: Path) -> int:
@@ -49,7 +51,7 @@ def deliver(application: Application, log: Path) -> int:
     example = [sys.executable, REPOSITORY / "examples" / "own_flow.py", application.file, "staging", "main"]
     server = application.server
     before = {run["id"] for run in own_runs(server)}
-    with process(example, server.environment, log) as started:
+    with process(example, {**server.environment, "KUBECONFIG": application.kubeconfig}, log) as started:
         runs = wait_for(lambda: [run for run in own_runs(server) if run["id"] not in before] or None, log.read_text)
         run = Run(application, runs[0]["id"])
         run.wait("Paused").answer()

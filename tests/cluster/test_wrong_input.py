@@ -25,8 +25,8 @@ from tests.cluster.harness import (
     hello_files,
     hello_pipeline,
     kubectl,
-    namespaces,
     tags,
+    untouched,
     wait_for,
 )
 
@@ -216,5 +216,5 @@ def assert_message(run: Run, words: list[str]) -> None:
 def test_no_mistake_leaves_anything_behind(runs: dict[str, Run]) -> None:
     for run in runs.values():
         wait_for(lambda run=run: run.ended, run.log)
-    assert not {name for name in namespaces() if name.startswith(f"{SESSION}-{NAME}-")}
+    assert all(untouched(f"{SESSION}-{NAME}-{environment}") for environment in ("staging", "production"))
     assert tags(IMAGE) == set()
