@@ -54,7 +54,7 @@ def approve(
         note: why the question is asked again.
 
     Raises:
-        EnvironmentFrozen, Superseded: `deploy` would refuse the release; nobody is asked.
+        EnvironmentFrozen, Superseded, NoWayBack: `deploy` would refuse the release; nobody is asked.
         Rejected: the answer is no.
         Expired: there was no answer in time.
     """
@@ -71,6 +71,7 @@ def approve(
             target.name,
             planned.changes,
             findings=planned.findings,
+            way_back_findings=planned.way_back,
             running=planned.running,
             commits=commits_between(pipeline, release, planned.running),
             tested=tested,

@@ -15,6 +15,7 @@ from typing_extensions import ParamSpec
 
 from prefect_cd.environment.change_set import ChangeSet
 from prefect_cd.environment.records import Record
+from prefect_cd.environment.way_back import WayBackFinding
 from prefect_cd.gates.evidence import Evidence, Outcome
 from prefect_cd.gates.traffic.metrics import Traffic
 from prefect_cd.manifests.lint import Finding
@@ -46,12 +47,19 @@ def evidence(application: str, proof: Evidence, environment: str = "") -> None:
 
 @_deciding_nothing
 def planned_changes(
-    application: str, environment: str, changes: ChangeSet, place: str, findings: Sequence[Finding]
+    application: str,
+    environment: str,
+    changes: ChangeSet,
+    place: str,
+    findings: Sequence[Finding],
+    way_back: Sequence[WayBackFinding] = (),
 ) -> None:
-    """What a release would change and where, and what of it may lose requests."""
+    """What a release would change and where, what of it may lose requests, and what is in the way of a rollback."""
     may_lose_requests = any(finding.loses_requests for finding in findings)
     description = f"{environment}: {changes}" + ("; may lose requests" if may_lose_requests else "")
-    page = "\n\n".join(filter(None, [place, markdown.may_lose_requests(findings), markdown.changes(changes)]))
+    description += "; a rollback would not work" if way_back else ""
+    parts = [place, markdown.way_back(way_back), markdown.may_lose_requests(findings), markdown.changes(changes)]
+    page = "\n\n".join(filter(None, parts))
     _page([application, environment, "plan"], description, page)
 
 

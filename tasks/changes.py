@@ -1,5 +1,6 @@
 """Stage: what a version would change in an environment."""
 
+import asyncio
 from collections.abc import Sequence
 
 from prefect import task
@@ -17,6 +18,7 @@ from prefect_cd.environment.eligibility import (
 )
 from prefect_cd.environment.record import Record
 from prefect_cd.environment.state import read_state
+from prefect_cd.environment.way_back import WayBackFinding
 from prefect_cd.errors import UnknownRevision
 from prefect_cd.kube.client import Cluster
 from prefect_cd.kube.objects import Object
@@ -29,6 +31,7 @@ from prefect_cd.release.model import Commit, Release, Result
 from prefect_cd.tasks import artifacts, markdown, workspace
 from prefect_cd.tasks.stage import RETRIES, log
 from prefect_cd.tasks.target import Target, Version, hash_of
+from prefect_cd.tasks.way_back import check_way_back, way_back_problem
 
 
 class Plan(Result):
@@ -42,6 +45,9 @@ class Plan(Result):
     unowned: tuple[Object, ...] = Field(description="live objects of others that this version takes over, as they are")
     findings: tuple[Finding, ...] = Field(
         description="what in the objects may lose requests during the rollout, run another image, or not be undone"
+    )
+    way_back: tuple[WayBackFinding, ...] = Field(
+        default=(), description="what would keep a rollback of the release from working"
     )
     server: str
     kubernetes: str = Field(description="the server's version, for people: an upgrade does not change the plan")
@@ -89,11 +95,15 @@ def plan(target: Target, version: Version) -> Plan:
 
     planned = target.run(run)
     place = markdown.place(planned.server, planned.kubernetes, target.environment.namespace)
-    artifacts.planned_changes(target.application, target.name, planned.changes, place, planned.findings)
+    artifacts.planned_changes(
+        target.application, target.name, planned.changes, place, planned.findings, planned.way_back
+    )
     for finding in planned.findings:
         log().warning("%s: %s. Fix: %s", finding.where, finding.summary, finding.fix)
     for kept in planned.changes.kept:
         log().info("%s", kept)
+    for obstacle in planned.way_back:
+        log().warning("a rollback would not work: %s: %s. Fix: %s", obstacle.where, obstacle.summary, obstacle.fix)
     log().info("%s: %s", target.name, planned.changes)
     if planned.running is None and isinstance(version, Release):
         log().info("nothing runs in %s yet: if this release fails, what it adds is removed again", target.name)
@@ -105,15 +115,21 @@ async def _plan(cluster: Cluster, target: Target, version: Version) -> Plan:
     objects = await target.objects(cluster, version)
     take_over = target.environment.take_over
     runs = state.known_good.objects if state.known_good else ()
-    changes = await compute_changes(
-        cluster,
-        target.ownership,
-        objects,
-        force=take_over,
-        restoring=isinstance(version, Record),
-        known=state.known,
-        runs=runs,
-    )
+    checking = asyncio.create_task(_way_back(cluster, target, version, objects, state))
+    try:
+        changes = await compute_changes(
+            cluster,
+            target.ownership,
+            objects,
+            force=take_over,
+            restoring=isinstance(version, Record),
+            known=state.known,
+            runs=runs,
+        )
+        way_back = await checking
+    finally:
+        checking.cancel()
+        await asyncio.gather(checking, return_exceptions=True)
     return Plan(
         target=target,
         version=version,
@@ -126,6 +142,7 @@ async def _plan(cluster: Cluster, target: Target, version: Version) -> Plan:
             *irreversible(runs, objects),
             *(unchecked_finding(str(change.ref)) for change in changes.changes if not change.checked),
         ),
+        way_back=way_back,
         server=cluster.server,
         kubernetes=await cluster.version(),
     )
@@ -138,6 +155,15 @@ async def _unowned(
     configured = {change.ref for change in changes.changes if change.action == Action.CONFIGURED}
     ours = [item for item in objects if target.ownership.owns(item) and Ref.of(item) in configured]
     return await unowned_objects(cluster, target.ownership, ours)
+
+
+async def _way_back(
+    cluster: Cluster, target: Target, version: Version, objects: tuple[Object, ...], state: EnvironmentState
+) -> tuple[WayBackFinding, ...]:
+    """The way back from a release; a rollback is a way back itself, and has to be quick."""
+    if isinstance(version, Record):
+        return ()
+    return await check_way_back(cluster, target, version, objects, state.known_good)
 
 
 async def environment_state(cluster: Cluster, target: Target) -> EnvironmentState:
@@ -153,10 +179,11 @@ async def environment_state(cluster: Cluster, target: Target) -> EnvironmentStat
 
 
 def refuse_blocked(pipeline: Pipeline, release: Release, planned: Plan) -> None:
-    """Stop before the environment when it is frozen, or runs something newer.
+    """Stop before the environment when it is frozen, runs something newer, or wants a way back that is not there.
 
     Raises:
         EnvironmentFrozen, Superseded: see `eligibility.blocked_by`.
+        NoWayBack: see `way_back.way_back_problem`.
     """
     if frozen := frozen_problem(planned.state):  # before git is asked, which may be away
         raise frozen
@@ -165,7 +192,7 @@ def refuse_blocked(pipeline: Pipeline, release: Release, planned: Plan) -> None:
     if running and running.commit and running.commit.sha != release.commit.sha:
         older = _contains(pipeline, release.commit, running.commit)
     error = blocked_by(planned.target.name, planned.state, release, older=older)
-    if error:
+    if error := error or way_back_problem(planned.target, planned.state.known_good, planned.way_back):
         raise error
 
 

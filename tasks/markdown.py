@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 
 from prefect_cd.environment.change_set import Action, ChangeSet
 from prefect_cd.environment.records import Record
+from prefect_cd.environment.way_back import WayBackFinding
 from prefect_cd.gates.evidence import Evidence, Outcome, Picture
 from prefect_cd.gates.traffic.chart import chart_uri
 from prefect_cd.gates.traffic.metrics import Traffic
@@ -129,6 +130,7 @@ def approval(
     changed: ChangeSet,
     *,
     findings: Sequence[Finding] = (),
+    way_back_findings: Sequence[WayBackFinding] = (),
     server: str,
     version: str,
     namespace: str,
@@ -141,7 +143,7 @@ def approval(
     """What an approver reads before deciding: the form is narrow, so this has lists where possible."""
     commit = release.commit
     now = running.release_id if running else "nothing that we know of"
-    first = "nothing: this is the first release here; if it fails, its objects stay"
+    first = "nothing: this is the first release here; what it adds is removed again, except what holds data"
     rollback = running.release_id if running else first
     parts = [
         f"> **{_cell(note)}**" if note else "",
@@ -157,6 +159,7 @@ def approval(
         ),
         "## What was tested",
         bullets(*(f"{_SIGNS[proof.outcome]} **{_cell(proof.gate)}**: {_cell(proof.summary)}" for proof in tested)),
+        way_back(way_back_findings),
         may_lose_requests(findings),
         f"## What changes: {changed}",
         bullets(*(f"`{commit.short}` {_cell(commit.subject)} ({_cell(commit.author)})" for commit in commits)),
@@ -245,5 +248,10 @@ def may_lose_requests(findings: Sequence[Finding]) -> str:
     return "\n\n".join(f"## {title}\n\n{bullets(*map(_finding, those))}" for title, those in sections.items() if those)
 
 
-def _finding(finding: Finding) -> str:
+def way_back(findings: Sequence[WayBackFinding]) -> str:
+    """What would keep a rollback from working, with the fix; empty when nothing would."""
+    return f"## Why a rollback would not work\n\n{bullets(*map(_finding, findings))}" if findings else ""
+
+
+def _finding(finding: Finding | WayBackFinding) -> str:
     return f"**{_cell(finding.where)}**: {_cell(finding.summary)}. *Fix:* {_cell(finding.fix)}."

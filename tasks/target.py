@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
+from pydantic import Field
+
 from prefect_cd.environment.changes import prepare_objects
 from prefect_cd.environment.ownership import Ownership
 from prefect_cd.environment.records import Record
@@ -30,11 +32,16 @@ class Target(Result):
 
     application: str
     environment: Environment
+    insecure_registry: bool | None = Field(default=None, description="`image.insecure` of the pipeline file")
 
     @classmethod
     def of(cls, pipeline: Pipeline, environment: str) -> "Target":
         """The target called `environment` in the pipeline file; KeyError when there is none."""
-        return cls(application=pipeline.application, environment=pipeline.environment(environment))
+        return cls(
+            application=pipeline.application,
+            environment=pipeline.environment(environment),
+            insecure_registry=pipeline.image.insecure,
+        )
 
     @property
     def name(self) -> str:

@@ -20,6 +20,7 @@ The first level decides what happens next; Prefect retries only the last of the 
     │   ├── Superseded          something newer runs already, or waits for approval instead
     │   ├── ContentChanged      what would be applied is no longer what was approved
     │   ├── EnvironmentFrozen   an earlier rollback failed; it needs manual repair first
+    │   ├── NoWayBack           a rollback of the release would not work, and the environment wants one
     │   ├── RolledBack          the release failed in an environment, which runs its known-good again
     │   └── RollbackFailed      the release failed in an environment, and so did the rollback
     └── Errored                 we could not find out
@@ -204,6 +205,13 @@ class EnvironmentFrozen(Failed):
 
     code = "environment-frozen"
     remedy = "repair what the error names, then start `rollback` for the environment, which ends the freeze"
+
+
+class NoWayBack(Failed):
+    """A rollback of the release would not work, and the environment says `rollback_check: stop`."""
+
+    code = "no-way-back"
+    remedy = "repair what the error lists, and start the release again; nothing was written"
 
 
 class RolledBack(Failed):

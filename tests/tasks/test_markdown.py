@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from prefect_cd.environment.change_set import Action, Change, ChangeSet
 from prefect_cd.environment.records import Decision, GateResult, Record, State
+from prefect_cd.environment.way_back import Obstacle, WayBackFinding
 from prefect_cd.gates.evidence import Evidence, Outcome, Picture, TestCase
 from prefect_cd.manifests import diff as diff_module
 from prefect_cd.release.model import BuiltImage, Commit, Release
@@ -234,10 +235,17 @@ def test_the_form_says_what_changes_where_and_what_is_rolled_back_to() -> None:
         assert part in page
 
 
+def test_the_form_says_why_a_rollback_would_not_work() -> None:
+    finding = WayBackFinding(obstacle=Obstacle.IMAGE, where="shop@sha256:1", summary="it is gone", fix="push it")
+    page = approval(running=record(), way_back_findings=[finding])
+    assert "## Why a rollback would not work\n\n- **shop@sha256:1**: it is gone. *Fix:* push it." in page
+    assert "would not work" not in approval(running=record())
+
+
 def test_a_first_release_says_that_there_is_nothing_to_roll_back_to() -> None:
     page = approval()
     assert "runs there now: nothing that we know of" in page
-    assert "roll back to: nothing: this is the first release here" in page
+    assert "roll back to: nothing: this is the first release here; what it adds is removed again" in page
     assert "the run with all its reports" not in page
 
 

@@ -28,6 +28,7 @@ _KINDS = {
         "ConfigMap": "configmaps",
         "Secret": "secrets",
         "Namespace": "namespaces",
+        "ResourceQuota": "resourcequotas",
     },
     "apps/v1": {"Deployment": "deployments", "ReplicaSet": "replicasets"},
     "discovery.k8s.io/v1": {"EndpointSlice": "endpointslices"},
@@ -54,6 +55,8 @@ class FakeApi:
         self.lists_forbidden = False
         self.admission_error = ""
         """The message with which a creation is rejected; empty when all objects are admitted."""
+        self.refused_names: dict[str, str] = {}
+        """Name of an object -> the message with which writing it is rejected."""
         self.watches_hang = False
         """Whether watches stay open and send nothing."""
         self.watches_end = False
@@ -253,6 +256,8 @@ class FakeApi:
         self.requests.append((path, {"method": request.method, "target": f"{plural}/{name}", **query}))
         if (error := self._refused()) is not None:  # a response without content is false in older aiohttp
             return error
+        if name in self.refused_names:
+            return web.json_response({**_status(403), "message": self.refused_names[name]}, status=403)
         if self.before_write and "dryRun" not in query:
             self.before_write(f"{request.method} {plural}/{name}")
         live = self.objects.get(plural, {}).get(_key(_namespace(path), name))

@@ -105,7 +105,8 @@ def _rollback(environment: Environment) -> str:
     cause = "the rollout or a gate fails" if environment.gates else "the rollout fails"
     if environment.rollback == "never":
         return f"if {cause}: stop and leave the environment as it is"
-    return f"if {cause}: roll back to the known-good version"
+    stop = "; a release whose rollback would not work is stopped" if environment.rollback_check == "stop" else ""
+    return f"if {cause}: roll back to the known-good version{stop}"
 
 
 def _command(run: Sequence[str], directory: str) -> str:

@@ -341,6 +341,13 @@ class Environment(Settings):
     rollback: Annotated[
         Literal["automatic", "never"], Field(description="roll back after a failed rollout or gate, or not")
     ] = "automatic"
+    rollback_check: Annotated[
+        Literal["warn", "stop"],
+        Field(
+            description="what to do when a check before a release finds that a rollback would not work: warn in the "
+            "plan and the approval form, or stop the release before anything is written"
+        ),
+    ] = "warn"
     cluster_scoped: Annotated[
         tuple[str, ...], Field(description="kinds of cluster-scoped objects that the manifests may contain")
     ] = ()
