@@ -1,4 +1,4 @@
-"""`prefect-cd status pipeline.yaml`: what each environment runs, what is half done there, and who is at work."""
+"""`prefect-cd status pipeline.yaml`: what each environment runs, what is half done, vetoed or waiting, who works."""
 
 import argparse
 import asyncio
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 
+from prefect_cd.deployments.waiting_runs import WaitingRun, waiting_runs
 from prefect_cd.environment.ownership import Ownership
 from prefect_cd.environment.status import Condition, EnvironmentStatus, Version, read_status
 from prefect_cd.errors import DeliveryError
@@ -36,19 +37,22 @@ def run(arguments: argparse.Namespace) -> int:
         InvalidPipeline: the file has mistakes.
     """
     pipeline = load(arguments.file)
-    answers = asyncio.run(_read_all(pipeline))
+    answers, waiting = asyncio.run(_read_all(pipeline))
     if arguments.output == "json":
-        sys.stdout.write(f"{json.dumps(document(pipeline, answers), indent=2)}\n")
+        sys.stdout.write(f"{json.dumps(document(pipeline, answers, waiting), indent=2)}\n")
     else:
-        sys.stdout.write(text(pipeline, answers, datetime.now(timezone.utc)))
+        sys.stdout.write(text(pipeline, answers, datetime.now(timezone.utc), waiting or ()))
     statuses = [answer for answer in answers if isinstance(answer, EnvironmentStatus)]
     if not all(status.is_whole for status in statuses):
         return _NEEDS_WORK
     return _ALL_WHOLE if len(statuses) == len(answers) else _UNKNOWN
 
 
-async def _read_all(pipeline: Pipeline) -> list[Answer]:
-    return list(await asyncio.gather(*(_read(pipeline, environment) for environment in pipeline.environments)))
+async def _read_all(pipeline: Pipeline) -> tuple[list[Answer], list[WaitingRun] | None]:
+    """What the clusters say, and what Prefect's server says, where there is one."""
+    waiting = asyncio.create_task(asyncio.to_thread(waiting_runs, pipeline.application))
+    answers = await asyncio.gather(*(_read(pipeline, environment) for environment in pipeline.environments))
+    return list(answers), await waiting
 
 
 async def _read(pipeline: Pipeline, environment: Environment) -> Answer:
@@ -72,12 +76,24 @@ def _access(pipeline: Pipeline, environment: Environment) -> Access:
 # --- for programs ----------------------------------------------------------------------------------------------------
 
 
-def document(pipeline: Pipeline, answers: Sequence[Answer]) -> dict[str, object]:
-    """The JSON document: one entry for each environment, with `error` in the place of the status if there is none."""
+def document(
+    pipeline: Pipeline, answers: Sequence[Answer], waiting: Sequence[WaitingRun] | None = None
+) -> dict[str, object]:
+    """The JSON document: one entry for each environment, with `error` in the place of the status if there is none.
+
+    `waiting` has the runs that wait for an approval; it is null where no Prefect server answered.
+    """
     environments = [
-        {"environment": environment.name, "namespace": environment.namespace, "error": str(answer)}
-        if isinstance(answer, DeliveryError)
-        else {**answer.model_dump(mode="json"), "error": None}
+        {
+            **(
+                {"environment": environment.name, "namespace": environment.namespace, "error": str(answer)}
+                if isinstance(answer, DeliveryError)
+                else {**answer.model_dump(mode="json"), "error": None}
+            ),
+            "waiting": None
+            if waiting is None
+            else [run.model_dump(mode="json") for run in waiting if run.environment == environment.name],
+        }
         for environment, answer in zip(pipeline.environments, answers, strict=True)
     ]
     return {"application": pipeline.application, "environments": environments}
@@ -86,10 +102,13 @@ def document(pipeline: Pipeline, answers: Sequence[Answer]) -> dict[str, object]
 # --- for people ------------------------------------------------------------------------------------------------------
 
 
-def text(pipeline: Pipeline, answers: Sequence[Answer], now: datetime) -> str:
+def text(pipeline: Pipeline, answers: Sequence[Answer], now: datetime, waiting: Sequence[WaitingRun] = ()) -> str:
     """A paragraph for each environment: its condition, what runs, what is under way, and the next command."""
     paragraphs = [
-        _paragraph(pipeline.application, environment, answer, now)
+        [
+            *_paragraph(pipeline.application, environment, answer, now),
+            *(f"  waiting {_waiting(run, now)}" for run in waiting if run.environment == environment.name),
+        ]
         for environment, answer in zip(pipeline.environments, answers, strict=True)
     ]
     return "\n".join(f"{line}" for lines in paragraphs for line in lines) + "\n"
@@ -108,8 +127,17 @@ def _paragraph(application: str, environment: Environment, answer: Answer, now: 
     if answer.holder:
         renewed = f"renewed {_ago(answer.holder.renewed, now)}" if answer.holder.renewed else "never renewed"
         lines.append(f"  lock    {answer.holder.name}, {renewed}")
+    if answer.vetoed:
+        vetoed = ", ".join(
+            f"{entry.release_id} (record {entry.number}, {entry.state.value})" for entry in answer.vetoed
+        )
+        lines.append(f"  vetoed  {vetoed}")
     lines += [f"  next    {command}"] if (command := _next(application, answer.environment, answer.condition)) else []
     return lines
+
+
+def _waiting(run: WaitingRun, now: datetime) -> str:
+    return f"{run.name}, for an approval since {_ago(run.since, now)}" + (f": {run.url}" if run.url else "")
 
 
 def _described(version: Version, now: datetime) -> str:

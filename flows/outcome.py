@@ -16,6 +16,7 @@ from prefect_cd.errors import (
     RollbackFailed,
     RolledBack,
     Superseded,
+    Vetoed,
 )
 from prefect_cd.tasks import workspace
 from prefect_cd.tasks.connection import CONNECTIONS
@@ -25,6 +26,7 @@ _NAMES: tuple[tuple[type[DeliveryError], str], ...] = (
     (RolledBack, "Rolled back"),
     (RollbackFailed, "Rollback failed"),
     (Superseded, "Superseded"),
+    (Vetoed, "Vetoed"),
     (Rejected, "Rejected"),
     (Expired, "Expired"),
     (Errored, "Errored"),

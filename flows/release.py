@@ -22,6 +22,7 @@ from prefect_cd.tasks.changes import refuse_blocked
 from prefect_cd.tasks.deployment import deployed_by_this_run, repair
 from prefect_cd.tasks.runs import supersede_older, tag
 from prefect_cd.tasks.stage import log
+from prefect_cd.tasks.veto import refuse_vetoed
 
 
 def _run_name() -> str:
@@ -35,18 +36,19 @@ def _run_name() -> str:
     on_crashed=[start_recovery],
     on_cancellation=[start_recovery],
 )
-def release(revision: str = "") -> State[Any]:
+def release(revision: str = "", *, again: bool = False) -> State[Any]:
     """Bring a revision through every environment of the served pipeline.
 
     Args:
         revision: branch, tag or SHA; empty: the branch of the pipeline file.
+        again: bring it in even where the same release was rolled back or withdrawn. For users; triggers do not say so.
     """
     with returning_state() as outcome:
         pipeline, file = served.pipeline()
         candidate, evidence = prepare(pipeline, revision or pipeline.source.branch, file)
         for environment in pipeline.environments:
             tag(f"environment:{environment.name}")
-            evidence += promote(pipeline, Target.of(pipeline, environment.name), candidate, evidence)
+            evidence += promote(pipeline, Target.of(pipeline, environment.name), candidate, evidence, again=again)
         last = pipeline.environments[-1].name
         outcome.state = Completed(message=f"{candidate.application} {candidate.id} runs in {last}")
     return outcome.state
@@ -63,15 +65,18 @@ def prepare(pipeline: Pipeline, revision: str, file: Path) -> tuple[Release, lis
     return candidate, [tasks.run_check(pipeline, commit, image, check) for check in pipeline.checks]
 
 
-def promote(pipeline: Pipeline, target: Target, candidate: Release, evidence: list[Evidence]) -> tuple[Evidence, ...]:
+def promote(
+    pipeline: Pipeline, target: Target, candidate: Release, evidence: list[Evidence], *, again: bool = False
+) -> tuple[Evidence, ...]:
     """One environment: ask for an approval where the pipeline wants one, and deploy."""
     if done := deployed_by_this_run(target, candidate):  # before this run waited for an approval
         return done.evidence
+    refuse_vetoed(target, candidate, again=again)  # before a user is asked
     note = ""
     while True:
         decision = ask(pipeline, target, candidate, evidence, note) if target.environment.approval else None
         try:
-            return tasks.deploy(pipeline, target, candidate, decision).evidence
+            return tasks.deploy(pipeline, target, candidate, decision, again=again).evidence
         except ContentChanged as changed:
             note = changed.reason
             log().warning("%s", note)

@@ -49,6 +49,7 @@ from prefect_cd.tasks.rollout import watch_rollout, watch_soak
 from prefect_cd.tasks.stage import log
 from prefect_cd.tasks.target import Target, id_of
 from prefect_cd.tasks.traffic import probe
+from prefect_cd.tasks.veto import refuse_vetoed
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -68,7 +69,9 @@ class Deployed(Result):
 
 
 @task(name="deploy", task_run_name="deploy to {target.name}", cache_policy=NO_CACHE)
-def deploy(pipeline: Pipeline, target: Target, release: Release, decision: Decision | None = None) -> Deployed:
+def deploy(
+    pipeline: Pipeline, target: Target, release: Release, decision: Decision | None = None, *, again: bool = False
+) -> Deployed:
     """Bring a release into an environment; when it fails there, restore the known-good.
 
     Holds the lock, repairs what an interrupted rollout left, refuses a frozen environment and an older commit, writes
@@ -80,9 +83,10 @@ def deploy(pipeline: Pipeline, target: Target, release: Release, decision: Decis
         target: the environment.
         release: the candidate; everything before this environment has passed.
         decision: the approval, where the environment wants one.
+        again: whether a user wants the release though it was rolled back or withdrawn here.
 
     Raises:
-        Superseded, EnvironmentFrozen: nothing was written.
+        Superseded, Vetoed, EnvironmentFrozen, NoWayBack: nothing was written.
         ContentChanged: nothing was written; ask for the approval again.
         RolledBack: it failed, and the environment is whole again.
         RollbackFailed: it failed, and so did the rollback.
@@ -96,6 +100,7 @@ def deploy(pipeline: Pipeline, target: Target, release: Release, decision: Decis
             log().info("%s runs %s already", target.name, release.id)
             return _deployed(planned.running, recorded_evidence(planned.running))
         refuse_withdrawn(target, release)
+        refuse_vetoed(target, release, again=again)
         refuse_blocked(pipeline, release, planned)
         started = record_start(planned, lock, decision)
         evidence = _roll_out_or_restore(pipeline, planned, started, lock)

@@ -18,6 +18,7 @@ The first level decides what happens next; Prefect retries only the last of the 
     │   ├── Rejected            an approver rejected the release
     │   ├── Expired             no decision came in time
     │   ├── Superseded          something newer runs already, or waits for approval instead
+    │   ├── Vetoed              the release was rolled back or withdrawn here, and nobody said: again
     │   ├── ContentChanged      what would be applied is no longer what was approved
     │   ├── EnvironmentFrozen   an earlier rollback failed; it needs manual repair first
     │   ├── NoWayBack           a rollback of the release would not work, and the environment wants one
@@ -191,6 +192,13 @@ class Superseded(Failed):
 
     code = "superseded"
     remedy = "nothing; to run an older release on purpose, start `rollback` with its release id"
+
+
+class Vetoed(Failed):
+    """The release was rolled back or withdrawn in the environment, and the run does not say that it may come again."""
+
+    code = "vetoed"
+    remedy = "push a new commit, or start the release with `-p again=true` to bring the same one in again"
 
 
 class ContentChanged(Failed):

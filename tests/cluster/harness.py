@@ -494,11 +494,11 @@ class Application:
         # `serve` starts one recovery of each application: afterwards the machine is idle
         wait_for(lambda: any(run.ended for run in self.runs("recover")), log.read_text, PATIENCE)
 
-    def release(self, revision: str) -> "Run":
+    def release(self, revision: str, *, again: bool = False) -> "Run":
         """Start a release through the API."""
-        return self.start("release", revision=revision)
+        return self.start("release", revision=revision, **({"again": True} if again else {}))
 
-    def start(self, flow: str, **parameters: str) -> "Run":
+    def start(self, flow: str, **parameters: str | bool) -> "Run":
         deployment = self.server.get(f"/deployments/name/{flow}/{self.name}")
         created = self.server.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})
         return Run(self, str(created["id"]))

@@ -145,7 +145,7 @@ def test_i4_a_damaged_record_of_one_environment_keeps_no_other_one_from_recovery
 ) -> None:
     application = applications["cancelled"]
     before = len(states(application.production))
-    run = application.release(slow)
+    run = application.release(slow, again=True)  # it was rolled back before
     wait_for(lambda: greeting(application) == "slow", run.log)
     label = ("-n", application.staging, "label", "--overwrite", "secret/prefect-cd.cancelled.1")
     kubectl(*label, "prefect-cd.dev/state=odd")

@@ -12,6 +12,7 @@ NAMES = {
     "RolledBack": "Rolled back",
     "RollbackFailed": "Rollback failed",
     "Superseded": "Superseded",
+    "Vetoed": "Vetoed",
     "Rejected": "Rejected",
     "Expired": "Expired",
 }

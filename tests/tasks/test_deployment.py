@@ -32,6 +32,7 @@ from prefect_cd.errors import (
     RolledBack,
     RolloutFailed,
     Superseded,
+    Vetoed,
 )
 from prefect_cd.gates.evidence import Evidence, Outcome
 from prefect_cd.manifests.irreversible import Kept
@@ -166,7 +167,7 @@ class Stages:
             *("record_outcome", "find_record", "read_state"),
         ):
             monkeypatch.setattr(deployment, name, Stage(getattr(self, name), lambda: self.prefect))
-        for name in ("hold_lock", "refuse_blocked", "own_record", "probe"):
+        for name in ("hold_lock", "refuse_blocked", "refuse_vetoed", "own_record", "probe"):
             monkeypatch.setattr(deployment, name, getattr(self, name))
         monkeypatch.setattr(deployment, "_read_state_once", self.read_state)
         monkeypatch.setattr(deployment, "_run_gate_once", self.run_gate)
@@ -199,6 +200,10 @@ class Stages:
     def refuse_blocked(self, _: Pipeline, __: object, planned: Plan) -> None:
         assert planned.state == self.state
         self._note("refuse blocked")
+
+    def refuse_vetoed(self, _: Target, __: object, *, again: bool) -> None:
+        if "veto" in self.errors and not again:
+            self._note("veto")
 
     def own_record(self, _: Target, __: object) -> Record | None:
         return self.own
@@ -309,6 +314,7 @@ def test_i8_what_runs_already_is_not_written_and_its_recorded_evidence_is_return
     [
         ("lock", EnvironmentBusy("staging is being changed by another run")),
         ("plan", Invalid("a manifest is wrong")),
+        ("veto", Vetoed("it was rolled back")),
         ("refuse blocked", EnvironmentFrozen("staging is frozen")),
         ("refuse blocked", Superseded("staging runs something newer")),
         ("record start", ContentChanged("no longer what was approved")),
@@ -324,6 +330,11 @@ def test_i2_what_fails_before_the_record_ends_the_release_and_nothing_is_written
         deploy.fn(PIPELINE, STAGING, release())
     assert stages.calls[-1] == call
     assert stages.writes in ([], ["record start"])
+
+
+def test_a_user_may_want_a_release_again(stages: Stages) -> None:
+    stages.errors["veto"] = Vetoed("it was rolled back")
+    assert deploy.fn(PIPELINE, STAGING, release(), again=True).environment == "staging"
 
 
 AFTER_THE_RECORD = ["apply", "rollout", "prune", "probe ended", "gate", "soak"]
@@ -792,6 +803,28 @@ def test_i4_a_first_release_over_objects_of_others_is_taken_back_to_them(
     with pytest.raises(RolledBack, match="staging, which runs before-prefect-cd again"):
         _ = deploy_in_a_run(run, taken, "hello", gates).result
     assert settings_and_records(api) == ("before us", ["rolled-back"])
+
+
+def test_i8_what_was_rolled_back_comes_in_again_only_if_a_user_says_so(
+    target: Target, api: FakeApi, run: Callable[[Callable[[], Any]], Run]
+) -> None:
+    target, gates = on_the_fake_server(target, api, '"greeting": "hello"')
+    deploy_in_a_run(run, target, "hello", gates)
+    with pytest.raises(RolledBack):
+        _ = deploy_in_a_run(run, target, "good day", gates).result
+    api.requests.clear()
+    with pytest.raises(Vetoed, match=r"was rolled back in staging \(record 2\)") as caught:
+        _ = deploy_in_a_run(run, target, "good day").result
+    assert "-p again=true" in caught.value.hint
+    assert [write for write in api.writes if "leases/" not in write] == []
+    settings, candidate = pipeline(target.environment), release(config_map(greeting="good day"))
+    assert isinstance(run(lambda: deploy(settings, target, candidate, again=True)).result, Deployed)
+    assert settings_and_records(api) == ("good day", ["known-good", "rolled-back", "known-good"])
+    _ = run(lambda: rollback(settings, target)).result
+    with pytest.raises(Vetoed, match="was good, but withdrawn by a rollback in staging"):
+        _ = deploy_in_a_run(run, target, "good day").result
+    same_content = release(config_map(greeting="good day"), of=examples.commit("b" * 40))
+    assert isinstance(run(lambda: deploy(settings, target, same_content)).result, Deployed)
 
 
 def test_i8_a_run_that_starts_again_from_the_top_leaves_its_release_to_the_records(

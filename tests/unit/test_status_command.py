@@ -9,7 +9,8 @@ import yaml
 
 from prefect_cd.deployments.cli import main
 from prefect_cd.deployments.status_command import document, text
-from prefect_cd.environment.journal import Damage
+from prefect_cd.deployments.waiting_runs import WaitingRun
+from prefect_cd.environment.journal import Damage, Entry
 from prefect_cd.environment.record import Decision, State
 from prefect_cd.environment.status import EnvironmentStatus, Holder, Version
 from prefect_cd.errors import ClusterUnreachable
@@ -97,6 +98,36 @@ def test_a_damaged_record_is_named_with_what_to_do(tmp_path: Path) -> None:
     assert not answers[0].is_whole
     staging, _ = document(pipeline, answers)["environments"]  # type: ignore[misc]
     assert staging["damaged"][0]["where"] == "secret/prefect-cd.shop.8"  # type: ignore[has-type]
+
+
+def waiting(environment: str) -> WaitingRun:
+    url = "http://127.0.0.1:4200/runs/flow-run/7"
+    return WaitingRun(environment=environment, run="7", name="release main", since=NOW - timedelta(hours=3), url=url)
+
+
+def test_it_says_which_releases_are_vetoed_and_which_runs_wait(tmp_path: Path) -> None:
+    pipeline = load(pipeline_file(tmp_path))
+    vetoed = (
+        Entry(number=9, state=State.ROLLED_BACK, release_id="bad-2"),
+        Entry(number=6, state=State.WITHDRAWN, release_id="bad-1"),
+    )
+    printed = text(pipeline, [status(vetoed=vetoed), status(environment="production")], NOW, [waiting("production")])
+    staging, _, production = printed.partition("production: whole\n")
+    assert "  vetoed  bad-2 (record 9, rolled-back), bad-1 (record 6, withdrawn)\n" in staging
+    assert (
+        "  waiting release main, for an approval since 3 h ago: http://127.0.0.1:4200/runs/flow-run/7\n" in production
+    )
+    assert "waiting" not in staging
+    assert "vetoed" not in production
+
+
+def test_programs_see_whether_prefect_was_asked(tmp_path: Path) -> None:
+    pipeline = load(pipeline_file(tmp_path))
+    answers = [status(), status(environment="production")]
+    unknown = document(pipeline, answers)["environments"]
+    assert [one["waiting"] for one in unknown] == [None, None]  # type: ignore[attr-defined]
+    asked = document(pipeline, answers, [waiting("production")])["environments"]
+    assert [[run["name"] for run in one["waiting"]] for one in asked] == [[], ["release main"]]  # type: ignore[attr-defined]
 
 
 def test_an_environment_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path) -> None:

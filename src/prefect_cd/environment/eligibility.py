@@ -3,7 +3,7 @@
 It makes no requests: callers pass records and one answer of git, and get an error or None.
 """
 
-from prefect_cd.environment.journal import Damage, hidden_problem
+from prefect_cd.environment.journal import Damage, Entry, hidden_problem
 from prefect_cd.environment.record import LOST, OPEN, Decision, Record, State
 from prefect_cd.errors import ContentChanged, DeliveryError, EnvironmentFrozen, Invalid, Superseded
 from prefect_cd.kube.objects import Object
@@ -19,11 +19,13 @@ class EnvironmentState(Result):
     Attributes:
         newest: the newest release that may have changed the environment.
         known_good: what to go back to.
+        entries: all records by their metadata, newest first.
         damaged: records that cannot be read, or were edited; see `damage_problem`.
     """
 
     newest: Record | None = None
     known_good: Record | None = None
+    entries: tuple[Entry, ...] = ()
     damaged: tuple[Damage, ...] = ()
 
     @property

@@ -7,7 +7,7 @@ release, a rollback or a recovery would end without it; where it only shows more
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from prefect_cd.environment.apply import HOLDS_DATA
+from prefect_cd.environment.changes import HOLDS_DATA
 from prefect_cd.kube.resources import Kind
 from prefect_cd.pipeline.models import Environment
 from prefect_cd.rollout.watch.related import REVISION_KINDS, WORKLOAD_KINDS, has_rollout

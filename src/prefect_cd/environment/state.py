@@ -37,7 +37,8 @@ async def read_state_and_lease(cluster: Cluster, ownership: Ownership) -> tuple[
         newest = good
     else:
         newest = await _examine(store, journal.newest, damaged)
-    return EnvironmentState(newest=newest, known_good=good, damaged=tuple(damaged)), lease
+    state = EnvironmentState(newest=newest, known_good=good, entries=journal.entries, damaged=tuple(damaged))
+    return state, lease
 
 
 async def _examine(store: RecordStore, entry: Entry | None, damaged: list[Damage]) -> Record | None:

@@ -9,10 +9,11 @@ from typing import Literal
 from pydantic import Field
 
 from prefect_cd.environment.eligibility import EnvironmentState, damage_problem
-from prefect_cd.environment.journal import Damage
+from prefect_cd.environment.journal import Damage, Entry
 from prefect_cd.environment.ownership import Ownership
 from prefect_cd.environment.record import Decision, Record, State
 from prefect_cd.environment.state import read_state_and_lease
+from prefect_cd.environment.veto import vetoed_entries
 from prefect_cd.kube.client import Cluster
 from prefect_cd.kube.objects import Object, as_time
 from prefect_cd.release.model import Commit, Result
@@ -63,6 +64,7 @@ class EnvironmentStatus(Result):
     newest: Version | None = Field(description="the newest release, when it is another one than `runs`")
     holder: Holder | None
     damaged: tuple[Damage, ...] = Field(default=(), description="records that cannot be read, or were edited by hand")
+    vetoed: tuple[Entry, ...] = Field(default=(), description="releases that triggers do not bring in again")
 
     @property
     def is_whole(self) -> bool:
@@ -86,6 +88,7 @@ async def read_status(cluster: Cluster, ownership: Ownership) -> EnvironmentStat
         newest=None if state.newest == state.known_good else _version(state.newest),
         holder=holder,
         damaged=state.damaged,
+        vetoed=vetoed_entries(state.entries),
     )
 
 
