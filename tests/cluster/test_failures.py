@@ -155,6 +155,12 @@ def test_i4_a_gate_that_fails_on_the_known_good_too_is_evidence_and_freezes_noth
         assert "look at staging, too: not all gates pass on what it runs again" in run.message
         assert states(application.staging) == ["known-good", "rolled-back"]
         obstacle.unlink()
+        vetoed = application.release(second).wait("Vetoed")
+        assert "was rolled back in staging (record 2)" in vetoed.message
+        assert states(application.staging) == ["known-good", "rolled-back"]
+        application.release(second, again=True).wait("Completed")
+        application.start("rollback", environment="staging").wait("Completed")
+        assert "withdrawn by a rollback" in application.release(second).wait("Vetoed").message
         application.release(repository.commit({}, "Third")).wait("Completed")
 
 
@@ -165,6 +171,29 @@ def needs_outside(greeting: str) -> str:
     objects = list(yaml.safe_load_all(hello_manifests(greeting=greeting, extra=[container])))
     objects[1]["spec"]["strategy"] = {"type": "Recreate"}
     return str(yaml.safe_dump_all(objects))
+
+
+def test_i9_a_release_without_a_way_back_is_stopped_before_it_is_written(server: Server, tmp_path: Path) -> None:
+    """What only the known-good needs is gone; the release would work, and a rollback would not."""
+    repository = Repository(tmp_path / "repository")
+    repository.commit({**hello_files(), STAGING: needs_outside("hello")}, "Say hello")
+    pipeline = hello_pipeline("wayback", repository.path)
+    pipeline["environments"] = [pipeline["environments"][0] | {"rollback_check": "stop"}]
+    with server.serving(pipeline) as (application,):
+        create_namespace(application.staging)
+        kubectl("-n", application.staging, "create", "configmap", "outside", "--from-literal=A=1")
+        application.release("main").wait("Completed")
+        kubectl("-n", application.staging, "delete", "configmap", "outside")
+        second = repository.commit({STAGING: hello_manifests(greeting="second")}, "Second")
+        run = application.release(second).wait("Failed")
+        assert "[no-way-back]" in run.message
+        run.wait_for_log("deployment/hello: its pods in the known-good need what is missing: configmap/outside")
+        assert "## Why a rollback would not work" in run.artifacts()["wayback-staging-plan"]["data"]
+        assert states(application.staging) == ["known-good"]
+        pipeline["environments"][0]["rollback_check"] = "warn"
+        application.write(server.folder)
+        application.release(second).wait("Completed")
+        assert states(application.staging) == ["known-good", "known-good"]
 
 
 def test_i6_a_rollback_that_fails_is_loud_and_freezes_the_environment(server: Server, tmp_path: Path) -> None:
