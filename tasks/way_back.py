@@ -57,7 +57,7 @@ async def check_way_back(
         _references(cluster, workloads, old),
         _dry_run(cluster, restored(old, objects)),
         _quotas(cluster, target, workloads, old, objects),
-        # a change that cannot be taken back is a check of its own, here
+        # here is the place for changes that no rollback can take back: a check that needs no request
     )
     return tuple(chain.from_iterable(await parallel(checks)))
 

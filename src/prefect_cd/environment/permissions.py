@@ -50,10 +50,11 @@ def cluster_wide(environments: Iterable[Environment]) -> list[Permission]:
 
     With it, namespaces that do not exist are created, and a Service of type NodePort is reached at a node's address.
     """
-    found = list(_permissions("", "namespaces", "get create patch", "create the namespace", required=False))
+    optional: dict[str, bool] = {"required": False, "namespaced": False}
+    found = list(_permissions("", "namespaces", "get create patch", "create the namespace", **optional))
     if any(map(_requests_a_service, environments)):
-        found += _permissions("", "nodes", "list", "addresses of node ports", required=False)
-    return [Permission(p.group, p.resource, p.verb, p.purpose, p.required, namespaced=False) for p in found]
+        found += _permissions("", "nodes", "list", "addresses of node ports", **optional)
+    return found
 
 
 def _all(kinds: Collection[Kind], environment: Environment, known: Iterable[Kind]) -> Iterator[Permission]:
