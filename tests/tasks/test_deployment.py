@@ -823,8 +823,6 @@ def test_i8_what_was_rolled_back_comes_in_again_only_if_a_user_says_so(
     _ = run(lambda: rollback(settings, target)).result
     with pytest.raises(Vetoed, match="was good, but withdrawn by a rollback in staging"):
         _ = deploy_in_a_run(run, target, "good day").result
-    same_content = release(config_map(greeting="good day"), of=examples.commit("b" * 40))
-    assert isinstance(run(lambda: deploy(settings, target, same_content)).result, Deployed)
 
 
 def test_i8_a_run_that_starts_again_from_the_top_leaves_its_release_to_the_records(
