@@ -101,6 +101,8 @@ def _of_workloads(names: Collection[str]) -> Iterator[Permission]:
     yield from _permissions("", "pods", "create", "a dry run: whether pods are admitted by now", required=False)
     for resource in ("serviceaccounts", "persistentvolumeclaims"):
         yield from _permissions("", resource, "get", "whether what pods refer to exists", required=False)
+    purpose = "the replicas that an autoscaler has set"
+    yield from _permissions("autoscaling", "horizontalpodautoscalers", "list", purpose, required=False)
     for revision in sorted({REVISION_KINDS[name] for name in names if name in REVISION_KINDS}):
         yield from _permissions("apps", f"{revision.lower()}s", "list watch", "the verdict on a rollout")
 
