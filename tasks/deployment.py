@@ -5,20 +5,23 @@ possible: the record is in the cluster before the first object is written (I2). 
 process goes back; if the process is killed or cancelled, the next one finds the record (I4): recovery, or the next
 release, which repairs before it looks at anything else.
 
-The way back needs the cluster and nothing else: no repository, no gate, and not Prefect's server.
+The way back needs the cluster and nothing else: no repository, no gate, and not Prefect's server. It is a function of
+the core (`environment/recovery.py`); here are the pages that show it, and the gates after it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from typing_extensions import ParamSpec
 
+from prefect_cd.environment import recovery
 from prefect_cd.environment.changes import HOLDS_DATA
-from prefect_cd.environment.eligibility import frozen_problem, withdrawn_problem
+from prefect_cd.environment.eligibility import EnvironmentState, frozen_problem, withdrawn_problem
 from prefect_cd.environment.lease import TAKEOVER_WAIT, Lock
-from prefect_cd.environment.records import NOTHING, Decision, Record, State, baseline
+from prefect_cd.environment.record import NOTHING, Decision, Record, State, baseline
+from prefect_cd.environment.recovery import RecoveryAction, RecoveryDecision, WentBack
 from prefect_cd.errors import (
     DeliveryError,
     EnvironmentBusy,
@@ -26,12 +29,15 @@ from prefect_cd.errors import (
     LockLost,
     RollbackFailed,
     RolledBack,
+    RolloutFailed,
 )
 from prefect_cd.gates.evidence import Evidence
+from prefect_cd.kube.client import Cluster
 from prefect_cd.kube.resources import Ref
 from prefect_cd.pipeline.models import Pipeline
 from prefect_cd.release.model import Release, Result
-from prefect_cd.rollout.watch.report import Report
+from prefect_cd.rollout.watch.report import report_of
+from prefect_cd.tasks import artifacts
 from prefect_cd.tasks.changes import Plan, plan, refuse_blocked
 from prefect_cd.tasks.gate import run_gate
 from prefect_cd.tasks.lock import hold_lock
@@ -41,20 +47,20 @@ from prefect_cd.tasks.record import (
     find_record,
     own_record,
     read_state,
+    record_applying,
     record_outcome,
     record_start,
+    record_verifying,
     recorded_evidence,
 )
-from prefect_cd.tasks.rollout import watch_rollout, watch_soak
+from prefect_cd.tasks.rollout import Display, watch_rollout, watch_soak
 from prefect_cd.tasks.stage import log
 from prefect_cd.tasks.target import Target, id_of
-from prefect_cd.tasks.traffic import probe
+from prefect_cd.tasks.traffic import measure, probe
 from prefect_cd.tasks.veto import refuse_vetoed
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-_read_state_once = read_state.with_options(retries=0)
-"""Without retries: the schedule starts the next recovery anyway, and retrying runs would pile up in an outage."""
 _run_gate_once = run_gate.with_options(retries=0)
 """After a rollback: the environment is whole, and others wait for its lock."""
 
@@ -66,6 +72,9 @@ class Deployed(Result):
     release_id: str
     record: int
     evidence: tuple[Evidence, ...]
+
+
+_NO_WRITES = (RecoveryAction.NOTHING, RecoveryAction.STAY_FROZEN)
 
 
 @task(name="deploy", task_run_name="deploy to {target.name}", cache_policy=NO_CACHE)
@@ -160,9 +169,9 @@ def recover(pipeline: Pipeline, target: Target) -> DeliveryError | None:
         nothing is, or another process is at work there.
     """
     try:
-        state = _read_state_once(target)
-        if state.interrupted is None:
-            return frozen_problem(state)
+        decision = _decide(target)
+        if decision.action in _NO_WRITES:
+            return _frozen_problem(decision)
         with hold_lock(target, wait=TAKEOVER_WAIT) as lock:
             return _repair(pipeline, target, lock)
     except EnvironmentBusy as busy:
@@ -195,11 +204,37 @@ def _refuse_unrepaired(target: Target, error: DeliveryError) -> None:
 
 
 def _repair(pipeline: Pipeline, target: Target, lock: Lock) -> DeliveryError | None:
-    state = read_state(target)
-    if state.interrupted is None:
-        return frozen_problem(state)
-    cause = Errored(f"the rollout of {state.interrupted.release_id} was interrupted: its process ended")
-    return restore_known_good(pipeline, target, state.interrupted, state.known_good, lock, cause)
+    decision = _decide(target)
+    record, base = decision.record, decision.base
+    if record is None or base is None or decision.action in _NO_WRITES:
+        return _frozen_problem(decision)
+    if decision.action is not RecoveryAction.GO_BACK:
+        _settle_in_place(target, decision, lock)
+        return None
+    return restore_known_good(pipeline, target, record, base, lock, recovery.interrupted(record))
+
+
+def _decide(target: Target) -> RecoveryDecision:
+    """What recovery would do. Its requests are not repeated for long: the schedule starts the next recovery anyway."""
+
+    async def run(cluster: Cluster) -> RecoveryDecision:
+        return await recovery.look_and_decide(cluster, target.ownership, target.environment.rollout)
+
+    return target.run(run)
+
+
+def _frozen_problem(decision: RecoveryDecision) -> DeliveryError | None:
+    frozen = decision.record if decision.action is RecoveryAction.STAY_FROZEN else None
+    return frozen_problem(EnvironmentState(newest=frozen, known_good=decision.base))
+
+
+def _settle_in_place(target: Target, decision: RecoveryDecision, lock: Lock) -> None:
+    async def run(cluster: Cluster) -> Record:
+        return await recovery.settle_in_place(cluster, target.ownership, decision, lock)
+
+    record = target.run(run)
+    artifacts.outcome(record)
+    log().warning("%s is whole; %s is %s", target.name, record.release_id, record.state.value)
 
 
 def _deployed(record: Record, evidence: Sequence[Evidence]) -> Deployed:
@@ -218,7 +253,8 @@ def _roll_out_or_restore(pipeline: Pipeline, planned: Plan, started: Started, lo
     """
     target, record = planned.target, started.record
     try:
-        evidence = roll_out(pipeline, planned, lock)
+        evidence = roll_out(pipeline, planned, record, lock)
+        make_whole(target, started, lock)
     except Exception as error:
         cause = _as_delivery_error(error)
         raise restore_known_good(pipeline, target, record, started.base, lock, cause) from error
@@ -243,22 +279,48 @@ def _is_known_good(target: Target, record: Record, error: DeliveryError) -> bool
     return known_good is not None and known_good.number == record.number
 
 
-def roll_out(pipeline: Pipeline, planned: Plan, lock: Lock) -> list[Evidence]:
+def roll_out(pipeline: Pipeline, planned: Plan, record: Record, lock: Lock) -> list[Evidence]:
     """Apply a plan, watch the rollout to its end, prune, run the gates, and watch that it stays up.
 
     Gates run within the settle time; only the rest of it is waited for. Where the pipeline file has a probe, requests
-    are sent during the rollout, and one that loses too many of them has failed.
+    are sent during the rollout, and one that loses too many of them has failed. The record says how far it has come.
     """
+    record_applying(planned.target, record, lock)
     with probe(planned) as evidence:
         applied = apply(planned, lock)
         report = watch_rollout(applied)
         prune(applied, lock)
+    record_verifying(planned.target, record, lock)
     if not applied.commit:  # objects that were taken over: no commit has gates for them
         return evidence
     gates = planned.target.environment.gates
     evidence = evidence + [run_gate(pipeline, applied, report, gate) for gate in gates]
     watch_soak(applied)
     return evidence
+
+
+def make_whole(target: Target, started: Started, lock: Lock) -> None:
+    """Look whether the environment is exactly the version that was rolled out, and repair what is not.
+
+    Raises:
+        Errored: somebody else changes it as often as it is written.
+        DeliveryError: the repair failed.
+    """
+
+    async def run(cluster: Cluster) -> None:
+        display = Display(artifacts.Progress(target.application, target.name))
+        async with display.updated():
+            await recovery.make_whole(
+                cluster,
+                target.ownership,
+                started.record,
+                started.base,
+                lock,
+                target.environment.rollout,
+                on_change=display.show,
+            )
+
+    target.run(run)
 
 
 def restore_known_good(
@@ -287,21 +349,71 @@ def restore_known_good(
     base = known_good or baseline(target.ownership, (), record.started_at)
     log().warning("%s failed in %s; rolling back to %s", record.release_id, target.name, base.release_id)
     try:
-        applied, report = _go_back(target, base, lock)
-        _stage(record_outcome, target, record, State.ROLLED_BACK, lock, reason=str(error))
+        back = _go_back_visibly(target, record, base, lock, error)
     except Exception as second:  # noqa: BLE001
-        return _not_restored(target, record, base, lock, error, _as_delivery_error(second))
-    return _restored(target, record, applied, base, error, _failed_gates(pipeline, applied, report))
+        return _not_restored(target, error, _as_delivery_error(second))
+    artifacts.outcome(back.record)
+    log().info("%s: %s is %s", target.name, record.release_id, back.record.state.value)
+    if back.problem:
+        if isinstance(back.problem, RolloutFailed) and (report := report_of(back.problem)):
+            artifacts.failure(target.application, target.name, report)
+        return _frozen(target, back)
+    return _restored(target, back, error, _failed_gates(pipeline, target, back))
 
 
-def _go_back(target: Target, base: Record, lock: Lock) -> tuple[Applied, Report]:
-    """Make the environment whole: apply what `base` has, wait until it runs, and remove what it does not have."""
-    planned = _stage(plan, target, base)
-    with probe(planned):
-        applied = _stage(apply, planned, lock)
-        report = _stage(watch_rollout, applied)
-        _stage(prune, applied, lock)
-    return applied, report
+def go_back(target: Target, record: Record, base: Record, lock: Lock, error: DeliveryError) -> WentBack:
+    """The way back by the core, with the state of the workloads in an artifact."""
+
+    async def run(cluster: Cluster) -> WentBack:
+        display = Display(artifacts.Progress(target.application, target.name))
+        async with display.updated():
+            return await recovery.go_back(
+                cluster,
+                target.ownership,
+                record,
+                base,
+                lock,
+                target.environment.rollout,
+                reason=str(error),
+                on_change=display.show,
+            )
+
+    return target.run(run)
+
+
+class _Kept:
+    """Calls a function and keeps what became of it, whatever Prefect says about the task that shows it."""
+
+    def __init__(self, function: Callable[[], WentBack]) -> None:
+        self._function = function
+        self.outcome: WentBack | None = None
+        self.error: DeliveryError | None = None
+
+    def run(self) -> WentBack:
+        try:
+            self.outcome = self._function()
+        except DeliveryError as error:
+            self.error = error
+            raise
+        return self.outcome
+
+
+@task(name="restore", task_run_name="restore {base.release_id} in {target.name}", cache_policy=NO_CACHE)
+def _restore(target: Target, base: Record, way_back: _Kept) -> None:
+    with measure(target, base):
+        way_back.run()
+
+
+def _go_back_visibly(target: Target, record: Record, base: Record, lock: Lock, error: DeliveryError) -> WentBack:
+    """Go back in a task that shows it, while requests are sent; and without both where one of them fails."""
+    way_back = _Kept(lambda: go_back(target, record, base, lock, error))
+    try:
+        _restore(target, base, way_back)
+    except Exception as failure:
+        if way_back.error:
+            raise way_back.error from failure
+        log().warning("%s: %s", _restore.name, failure)
+    return way_back.outcome or way_back.run()
 
 
 def _stage(stage: "Task[_P, _R]", *args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -315,10 +427,21 @@ def _stage(stage: "Task[_P, _R]", *args: _P.args, **kwargs: _P.kwargs) -> _R:
         return stage.fn(*args, **kwargs)
 
 
-def _failed_gates(pipeline: Pipeline, applied: Applied, report: Report) -> list[str]:
+def _failed_gates(pipeline: Pipeline, target: Target, back: WentBack) -> list[str]:
     """What the gates say about the environment as it was restored, where they do not pass."""
     problems: list[str] = []
-    for gate in applied.target.environment.gates if applied.commit else ():
+    report, base = back.report, back.base
+    if report is None or not base.commit:
+        return problems
+    applied = Applied(
+        target=target,
+        release_id=base.release_id,
+        commit=base.commit,
+        objects=base.objects,
+        changes=back.changes,
+        since=back.since,
+    )
+    for gate in target.environment.gates:
         try:
             _run_gate_once(pipeline, applied, report, gate)
         except Exception as error:  # noqa: BLE001  no gate changes what was restored
@@ -327,21 +450,15 @@ def _failed_gates(pipeline: Pipeline, applied: Applied, report: Report) -> list[
     return problems
 
 
-def _restored(
-    target: Target,
-    record: Record,
-    applied: Applied,
-    base: Record,
-    error: DeliveryError,
-    gate_problems: Sequence[str],
-) -> RolledBack:
+def _restored(target: Target, back: WentBack, error: DeliveryError, gate_problems: Sequence[str]) -> RolledBack:
+    record, base = back.record, back.base
     now = "is empty again" if base.release_id == NOTHING else f"runs {id_of(base)} again"
     hints = ["correct the cause, and push; nothing has to be repaired"]
     if gate_problems:
         hints = [f"correct the cause, and push; look at {target.name}, too: not all gates pass on what it runs again"]
     if data := _data_left(record, base):
         hints.append(f"{', '.join(data)} stayed, because removing it removes data")
-    hints += applied.changes.kept
+    hints += back.changes.kept
     return RolledBack(
         f"{record.release_id} failed in {target.name}, which {now}: {error.reason}",
         detail="\n\n".join([str(error), *(f"after the rollback:\n\n{problem}" for problem in gate_problems)]),
@@ -368,15 +485,9 @@ def _as_delivery_error(error: Exception) -> DeliveryError:
     )
 
 
-def _not_restored(
-    target: Target, record: Record, known_good: Record, lock: Lock, error: DeliveryError, second: DeliveryError
-) -> DeliveryError:
-    """The error of a rollback that ended with `second`; only a definite no freezes the environment."""
-    if isinstance(second, LockLost):
-        return second
-    if isinstance(second, Errored):  # the record keeps the state `started`, which recovery looks for
-        return _left_to_recovery(target, error, second)
-    return _frozen(target, record, known_good, lock, error, second)
+def _not_restored(target: Target, error: DeliveryError, second: DeliveryError) -> DeliveryError:
+    """The error of a way back that ended with `second`: the record has no outcome, which recovery looks for."""
+    return second if isinstance(second, LockLost) else _left_to_recovery(target, error, second)
 
 
 def _left_to_recovery(target: Target, error: DeliveryError, second: DeliveryError) -> DeliveryError:
@@ -388,14 +499,11 @@ def _left_to_recovery(target: Target, error: DeliveryError, second: DeliveryErro
     return second
 
 
-def _frozen(
-    target: Target, record: Record, known_good: Record, lock: Lock, error: DeliveryError, second: DeliveryError
-) -> DeliveryError:
-    reason = f"{error}\n\nand the rollback to {known_good.release_id} failed:\n\n{second}"
-    _stage(record_outcome, target, record, State.ROLLBACK_FAILED, lock, reason=reason)
+def _frozen(target: Target, back: WentBack) -> DeliveryError:
+    record, base = back.record, back.base
     return RollbackFailed(
-        f"{target.name} is neither on {record.release_id} nor back on {known_good.release_id}, and is frozen",
-        detail=reason,
+        f"{target.name} is neither on {record.release_id} nor back on {base.release_id}, and is frozen",
+        detail=record.reason,
         hint=f"repair the cause, then `prefect deployment run 'rollback/{target.application}' "
-        f"-p environment={target.name} -p to={known_good.release_id}`",
+        f"-p environment={target.name} -p to={base.release_id}`",
     )

@@ -7,6 +7,7 @@ from time import sleep
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from prefect_cd.environment.record import Record
 from prefect_cd.gates.evidence import Evidence, Outcome, require_passed
 from prefect_cd.gates.traffic import limits
 from prefect_cd.gates.traffic.load import LoadGenerator
@@ -43,12 +44,25 @@ def probe(planned: Plan) -> Iterator[list[Evidence]]:
     Raises:
         GateFailed: more requests were lost than the limits allow.
     """
-    target, settings = planned.target, planned.target.environment.probe
+    judged = isinstance(planned.version, Release)
+    with _requests(planned.target, has_users=planned.running is not None, judged=judged) as proved:
+        yield proved
+
+
+@contextmanager
+def measure(target: Target, base: Record) -> Iterator[None]:
+    """Send requests while the block brings the environment back to `base`, and show what became of them."""
+    with _requests(target, has_users=bool(base.objects), judged=False):
+        yield
+
+
+@contextmanager
+def _requests(target: Target, *, has_users: bool, judged: bool) -> Iterator[list[Evidence]]:
+    settings = target.environment.probe
     proved: list[Evidence] = []
-    if settings is None or planned.running is None:
+    if settings is None or not has_users:
         yield proved
         return
-    judged = isinstance(planned.version, Release)
     load = _load(target, settings, skip_baseline=not judged)  # a rollback does not wait for a measurement before it
     gate = GATE if judged else _DURING_ROLLBACK
     try:

@@ -1,5 +1,9 @@
-"""One trial: a run is killed at one of its writes, recovery runs, and kubectl says what the namespace contains."""
+"""One trial: a run is killed at one of its writes, and recovery runs; then kubectl says what the namespace contains.
 
+What prefect-cd itself finds there is the second oracle: both have to say that it is whole.
+"""
+
+import asyncio
 import json
 import os
 import re
@@ -10,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -17,6 +22,13 @@ from typing import Any
 import pytest
 import yaml
 
+from prefect_cd.environment.ownership import Ownership
+from prefect_cd.environment.record import baseline
+from prefect_cd.environment.recovery import look
+from prefect_cd.environment.state import read_state
+from prefect_cd.environment.wholeness import Defect
+from prefect_cd.kube.client import connect
+from prefect_cd.kube.kubeconfig import LoadedKubeconfig
 from tests.cluster.harness import Server
 from tests.crash import versions
 from tests.crash.actor import Act
@@ -72,6 +84,27 @@ def _wanted(item: Object) -> Object:
     return {key: value for key, value in item.items() if key != "status"} | {"metadata": metadata}
 
 
+def kubeconfig_of(url: str) -> dict[str, Any]:
+    """A kubeconfig of an API server without TLS."""
+    cluster = {"name": "proxied", "cluster": {"server": url}}
+    context = {"name": "proxied", "context": {"cluster": "proxied", "user": "nobody"}}
+    users = [{"name": "nobody", "user": {}}]
+    return {"clusters": [cluster], "contexts": [context], "users": users, "current-context": "proxied"}
+
+
+def defects_of(url: str, namespace: str) -> tuple[Defect, ...]:
+    """What prefect-cd itself finds there that is not whole."""
+    ownership = Ownership("shop", "production", namespace)
+
+    async def find() -> tuple[Defect, ...]:
+        async with connect(LoadedKubeconfig(kubeconfig_of(url))) as cluster:
+            state = await read_state(cluster, ownership)
+            chosen = state.known_good or baseline(ownership, (), datetime.now(timezone.utc))
+            return await look(cluster, ownership, chosen, state)
+
+    return asyncio.run(find())
+
+
 @dataclass(frozen=True)
 class Scene:
     """Where trials take place, and the two commits of the application."""
@@ -95,11 +128,7 @@ class Scene:
 
     def act(self, name: str, namespace: str, url: str, objects: list[Object] | None = None, commit: str = "") -> Act:
         kubeconfig = self.folder / f"{namespace}-{url.rpartition(':')[2]}.yaml"
-        cluster = {"name": "proxied", "cluster": {"server": url}}
-        context = {"name": "proxied", "context": {"cluster": "proxied", "user": "nobody"}}
-        users = [{"name": "nobody", "user": {}}]
-        config = {"clusters": [cluster], "contexts": [context], "users": users, "current-context": "proxied"}
-        kubeconfig.write_text(yaml.safe_dump(config))
+        kubeconfig.write_text(yaml.safe_dump(kubeconfig_of(url)))
         log = self.folder / f"{namespace}.log"
         return Act(name, kubeconfig, namespace, self.repository, log, tuple(objects or ()), commit)
 
@@ -134,10 +163,10 @@ class Scene:
             recovery = self.act("recover", namespace, self.api_server)
             assert self.play(recovery) == 0, recovery.log.read_text()
             seconds = time.monotonic() - started
-            after = view_of(namespace)
+            after, defects = view_of(namespace), defects_of(self.api_server, namespace)
         if not killed:
             return Outcome(kill, "the run has no such write", seconds)
-        return Outcome(kill, _problem(after, whole), seconds)
+        return Outcome(kill, _problem(after, whole) or ", ".join(map(str, defects)), seconds)
 
     def _prepare(self, namespace: str, scenario: "Scenario") -> View:
         """Play what comes before the scenario; returns the view before anything is interrupted."""

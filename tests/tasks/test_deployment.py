@@ -6,17 +6,19 @@ The stages are replaced by ones that note their calls; the last tests play real 
 import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta, timezone
-from typing import Any, NoReturn
+from datetime import timedelta
+from typing import Any
 
 import httpx
 import pytest
 from prefect.exceptions import TerminationSignal
 
+from prefect_cd.environment import recovery
 from prefect_cd.environment.change_set import Action, ChangeSet, change_to
 from prefect_cd.environment.eligibility import EnvironmentState
 from prefect_cd.environment.lease import TAKEOVER_WAIT
 from prefect_cd.environment.records import Decision, GateResult, Record, State
+from prefect_cd.environment.recovery import WentBack
 from prefect_cd.errors import (
     ClusterUnreachable,
     ContentChanged,
@@ -36,7 +38,7 @@ from prefect_cd.errors import (
 )
 from prefect_cd.gates.evidence import Evidence, Outcome
 from prefect_cd.manifests.irreversible import Kept
-from prefect_cd.pipeline.models import Environment, Gate, HttpCheck, Pipeline
+from prefect_cd.pipeline.models import Gate, HttpCheck, Pipeline
 from prefect_cd.tasks import deployment
 from prefect_cd.tasks.changes import Plan
 from prefect_cd.tasks.deployment import (
@@ -45,7 +47,6 @@ from prefect_cd.tasks.deployment import (
     deployed_by_this_run,
     recover,
     repair,
-    restore_known_good,
     rollback,
 )
 from prefect_cd.tasks.objects import Applied
@@ -56,68 +57,6 @@ from tests.tasks.conftest import Run
 from tests.tasks.examples import applied, config_map, environment, evidence, pipeline, plan_of, release, report
 from tests.unit.fake_api import FakeApi
 
-TARGET = Target(application="shop", environment=Environment(name="production", namespace="shop", manifests="k8s"))
-NOTHING: Any = None
-
-
-def record(number: int, state: State) -> Record:
-    return Record(
-        number=number,
-        application="shop",
-        environment="production",
-        state=state,
-        release_id=f"release-{number}",
-        release_hash="0" * 64,
-        commit=None,
-        image=None,
-        objects=(),
-        started_at=datetime(2026, 1, 1, tzinfo=timezone.utc),
-    )
-
-
-@pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> list[State]:
-    """The states that records were given."""
-    states: list[State] = []
-    outcome = Stage(lambda _target, _record, state, _lock, **_: states.append(state))
-    monkeypatch.setattr(deployment, "record_outcome", outcome)
-    return states
-
-
-@pytest.fixture
-def failed_rollback(monkeypatch: pytest.MonkeyPatch) -> Callable[[DeliveryError], DeliveryError]:
-    """The error of the run when the rollback ends with an error."""
-
-    def end(with_: DeliveryError) -> DeliveryError:
-        def fail(*_: object) -> NoReturn:
-            raise with_
-
-        monkeypatch.setattr(deployment, "plan", Stage(fail))
-        tried, good = record(2, State.APPLYING), record(1, State.KNOWN_GOOD)
-        return restore_known_good(NOTHING, TARGET, tried, good, NOTHING, GateFailed("the shop sells nothing"))
-
-    return end
-
-
-@pytest.mark.parametrize("error", [ClusterUnreachable("the API server does not answer"), Errored("no space left")])
-def test_i4_an_environment_that_cannot_be_reached_is_left_to_recovery_and_not_frozen(
-    recorded: list[State], failed_rollback: Callable[[DeliveryError], DeliveryError], error: Errored
-) -> None:
-    ended = failed_rollback(error)
-    assert ended is error
-    assert recorded == []  # the record says that it was started: that is what recovery looks for
-    assert "the shop sells nothing" in ended.detail
-    assert "`recover/shop`" in ended.hint
-
-
-def test_i4_an_environment_that_could_not_be_brought_back_is_frozen(
-    recorded: list[State], failed_rollback: Callable[[DeliveryError], DeliveryError]
-) -> None:
-    ended = failed_rollback(RolloutFailed("its image is gone"))
-    assert isinstance(ended, RollbackFailed)
-    assert recorded == [State.ROLLBACK_FAILED]
-
-
 # --- the order of the stages -----------------------------------------------------------------------------------------
 
 LOCK: Any = object()
@@ -126,7 +65,7 @@ STAGING = Target(application="shop", environment=environment(url="https://shop.e
 PIPELINE = pipeline(STAGING.environment)
 GOOD = examples.record(1)
 NOTHING_BEFORE = examples.record(0, release_id="nothing", commit=None, image=None, objects=())
-WRITING = {"record start", "apply", "prune", "record known-good", "record failed", "record rolled-back"}
+WRITING = {"record start", "apply", "prune", "make whole", "go back", "record known-good", "record failed"}
 
 
 class Stage:
@@ -160,6 +99,10 @@ class Stages:
         self.state = EnvironmentState(newest=GOOD, known_good=GOOD)
         self.reasons: dict[State, str] = {}
         self.waits: list[timedelta | None] = []
+        self.whole = False
+        """Whether a frozen environment is whole by now."""
+        self.problem: DeliveryError | None = None
+        """Why the way back ends with a frozen environment."""
         self.same_content = False
         """Whether the live objects are those of the release already."""
         for name in (
@@ -167,9 +110,13 @@ class Stages:
             *("record_outcome", "find_record", "read_state"),
         ):
             monkeypatch.setattr(deployment, name, Stage(getattr(self, name), lambda: self.prefect))
-        for name in ("hold_lock", "refuse_blocked", "refuse_vetoed", "own_record", "probe"):
+        monkeypatch.setattr(deployment, "_restore", Stage(deployment._restore.fn, lambda: self.prefect))
+        for name in ("hold_lock", "refuse_blocked", "refuse_vetoed", "own_record", "probe", "measure", "make_whole", "go_back"):
             monkeypatch.setattr(deployment, name, getattr(self, name))
-        monkeypatch.setattr(deployment, "_read_state_once", self.read_state)
+        for name in ("record_applying", "record_verifying"):
+            monkeypatch.setattr(deployment, name, getattr(self, name))
+        monkeypatch.setattr(deployment, "_decide", self.decide)
+        monkeypatch.setattr(deployment, "_settle_in_place", self.settle_in_place)
         monkeypatch.setattr(deployment, "_run_gate_once", self.run_gate)
 
     @property
@@ -211,7 +158,7 @@ class Stages:
     def record_start(self, planned: Plan, lock: object, decision: Decision | None = None) -> Started:
         assert lock is LOCK
         self._note("record start" + (f", approved by {decision.name}" if decision else ""))
-        record = examples.record(2, State.APPLYING, release_id=id_of(planned.version))
+        record = examples.record(2, State.PREPARED, release_id=id_of(planned.version))
         return Started(record=record, base=self.state.known_good or NOTHING_BEFORE)
 
     @contextmanager
@@ -256,14 +203,51 @@ class Stages:
         if self.lost_response:
             raise self.lost_response
 
+    @contextmanager
+    def measure(self, _: Target, base: Record) -> Iterator[None]:
+        self._note("measure")
+        yield
+        self._note("measured", base.release_id)
+
+    def make_whole(self, target: Target, started: Started, lock: object) -> None:
+        assert (target.name, lock) == ("staging", LOCK)
+        self._note("make whole", started.record.release_id)
+
+    def go_back(self, _: Target, record: Record, base: Record, lock: object, error: DeliveryError) -> WentBack:
+        assert lock is LOCK
+        self._note(f"go back to {base.release_id}")
+        state = State.ROLLBACK_FAILED if self.problem else State.ROLLED_BACK
+        reason = f"{error}\n\n{self.problem}" if self.problem else str(error)
+        self.reasons[state] = reason
+        settled = record.model_copy(update={"state": state, "reason": reason})
+        self.state = EnvironmentState(newest=settled, known_good=self.state.known_good)
+        return WentBack(settled, base, self.problem, report(), ChangeSet(changes=()), examples.NOW)
+
+    def decide(self, target: Target) -> recovery.RecoveryDecision:
+        self._note("decide")
+        return recovery.decide(target.ownership, self.state, whole=self.whole)
+
+    def settle_in_place(self, _: Target, decision: recovery.RecoveryDecision, lock: object) -> None:
+        assert lock is LOCK
+        assert decision.record
+        self._note(decision.action.value)
+        newest = decision.record.model_copy(update={"state": State.ROLLED_BACK})
+        self.state = EnvironmentState(newest=newest, known_good=decision.base)
+
+    def record_applying(self, _: Target, record: Record, lock: object) -> None:
+        assert (record.state, lock) == (State.PREPARED, LOCK)
+        self._note("applying", record.release_id)
+
+    def record_verifying(self, _: Target, record: Record, lock: object) -> None:
+        assert lock is LOCK
+        self._note("verifying", record.release_id)
+
     def find_record(self, _: Target, wanted: str) -> Record:
         self._note(f"find {wanted or 'the previous one'}")
         return GOOD
 
     def read_state(self, _: Target) -> EnvironmentState:
         self._note("read state")
-        if self.calls.count("read state") == 2 and "second read state" in self.errors:
-            raise self.errors["second read state"]
         return self.state
 
 
@@ -280,9 +264,11 @@ def decision() -> Decision:
     return Decision(approved=True, name="approver one", comment="", decided_at=examples.NOW, content="c")
 
 
-WHOLE = ["probe", "apply", "rollout", "prune", "probe ended"]
-ROLLED_OUT = [*WHOLE, "gate", "soak"]
-RESTORED = ["plan release-1", *WHOLE, "record rolled-back", "gate"]
+ROLLED_OUT = [
+    *("applying", "probe", "apply", "rollout", "prune", "probe ended", "verifying"),
+    *("gate", "soak", "make whole"),
+]
+RESTORED = ["measure", "go back to release-1", "measured", "gate"]
 """The environment is whole and has its outcome before a gate is run."""
 
 
@@ -290,7 +276,7 @@ def test_i2_i3_a_release_locks_plans_records_writes_proves_and_records_in_this_o
     candidate = release()
     deployed = deploy.fn(PIPELINE, STAGING, candidate, decision())
     assert stages.calls == [
-        *("lock", "read state", "plan", "refuse blocked", "record start, approved by approver one"),
+        *("lock", "decide", "plan", "refuse blocked", "record start, approved by approver one"),
         *ROLLED_OUT,
         *("record known-good", "unlock"),
     ]
@@ -304,7 +290,7 @@ def test_i8_what_runs_already_is_not_written_and_its_recorded_evidence_is_return
     runs = examples.record(7, release_id=candidate.id, release_hash=candidate.hash, gates=gates)
     stages.state, stages.same_content = EnvironmentState(newest=runs, known_good=runs), True
     deployed = deploy.fn(PIPELINE, STAGING, candidate)
-    assert stages.calls == ["lock", "read state", "plan", "unlock"]
+    assert stages.calls == ["lock", "decide", "plan", "unlock"]
     assert (deployed.record, deployed.release_id) == (7, candidate.id)
     assert [(proof.gate, proof.outcome) for proof in deployed.evidence] == [("smoke", Outcome.PASSED)]
 
@@ -337,7 +323,7 @@ def test_a_user_may_want_a_release_again(stages: Stages) -> None:
     assert deploy.fn(PIPELINE, STAGING, release(), again=True).environment == "staging"
 
 
-AFTER_THE_RECORD = ["apply", "rollout", "prune", "probe ended", "gate", "soak"]
+AFTER_THE_RECORD = ["applying", "apply", "rollout", "prune", "probe ended", "verifying", "gate", "soak", "make whole"]
 UNEXPECTED = [
     GateFailed("the shop sells nothing"),
     httpx.ConnectError("Prefect's server is away: the shop sells nothing"),
@@ -378,7 +364,7 @@ def test_i4_a_good_outcome_whose_response_was_lost_is_good(stages: Stages) -> No
 
 def test_i4_where_nobody_knows_the_outcome_nothing_more_is_written(stages: Stages) -> None:
     stages.errors["record known-good"] = ClusterUnreachable("gone")
-    stages.errors["second read state"] = ClusterUnreachable("gone, too")
+    stages.errors["read state"] = ClusterUnreachable("gone, too")
     with pytest.raises(ClusterUnreachable, match=r"gone$"):
         deploy.fn(PIPELINE, STAGING, release())
     assert stages.calls[-2:] == ["record known-good", "read state"]
@@ -393,16 +379,32 @@ def test_i4_a_cancelled_release_leaves_its_record_open_for_recovery(stages: Stag
     assert stages.reasons == {}
 
 
+def test_i4_the_way_back_goes_on_where_the_probe_fails(stages: Stages) -> None:
+    stages.errors["gate"] = GateFailed("the shop sells nothing")
+    stages.errors["measure"] = OSError("no thread")
+    with pytest.raises(RolledBack):
+        deploy.fn(PIPELINE, STAGING, release())
+    assert stages.calls[-3:] == ["measure", "go back to release-1", "gate"]
+
+
+def test_i4_a_way_back_that_has_ended_is_not_repeated_for_its_probe(stages: Stages) -> None:
+    stages.errors["gate"] = GateFailed("the shop sells nothing")
+    stages.errors["measured"] = OSError("no thread")
+    with pytest.raises(RolledBack):
+        deploy.fn(PIPELINE, STAGING, release())
+    assert stages.calls.count("go back to release-1") == 1
+
+
 @pytest.mark.parametrize("last", ["record start", "apply", "rollout", "prune"])
 def test_i4_the_way_back_goes_on_without_prefect(stages: Stages, last: str) -> None:
     """Its server dies during a stage, and every task run fails from then on."""
     stages.prefect_dies_in = last
     with pytest.raises(RolledBack, match="unexpected ConnectError: connection refused"):
         deploy.fn(PIPELINE, STAGING, release())
-    assert stages.calls[-len(RESTORED) :] == RESTORED
+    assert stages.calls[-2:] == ["go back to release-1", "gate"]
 
 
-@pytest.mark.parametrize("call", ["plan release-1", "apply release-1", "rollout release-1", "prune release-1"])
+@pytest.mark.parametrize("call", ["go back to release-1"])
 def test_i4_a_way_back_that_ends_in_an_unexpected_way_leaves_its_record_open_for_recovery(
     stages: Stages, call: str
 ) -> None:
@@ -432,7 +434,7 @@ def test_i4_a_gate_after_the_rollback_is_evidence_and_freezes_nothing(stages: St
     assert "look at staging, too" in caught.value.hint
 
 
-@pytest.mark.parametrize("call", ["apply", "rollout", "prune", "gate", "soak"])
+@pytest.mark.parametrize("call", ["apply", "rollout", "prune", "gate", "soak", "make whole"])
 def test_i3_a_writer_that_lost_its_lock_stops_without_another_write(stages: Stages, call: str) -> None:
     candidate = release()
     stages.errors[f"{call} {candidate.id}"] = LockLost("the lock is now held by another run")
@@ -442,7 +444,7 @@ def test_i3_a_writer_that_lost_its_lock_stops_without_another_write(stages: Stag
     assert stages.reasons == {}
 
 
-@pytest.mark.parametrize("call", ["plan release-1", "apply release-1", "rollout release-1", "prune release-1"])
+@pytest.mark.parametrize("call", ["go back to release-1"])
 def test_i3_a_writer_that_loses_its_lock_during_the_rollback_leaves_the_record_to_the_next_one(
     stages: Stages, call: str
 ) -> None:
@@ -457,12 +459,12 @@ def test_i3_a_writer_that_loses_its_lock_during_the_rollback_leaves_the_record_t
 def test_i6_a_rollback_that_fails_freezes_the_environment_and_prints_the_next_command(stages: Stages) -> None:
     candidate = release()
     stages.errors[f"gate {candidate.id}"] = GateFailed("the shop sells nothing")
-    stages.errors["rollout release-1"] = RolloutFailed("its image is gone")
+    stages.problem = RolloutFailed("its image is gone")
     with pytest.raises(
         RollbackFailed, match=f"neither on {candidate.id} nor back on release-1, and is frozen"
     ) as caught:
         deploy.fn(PIPELINE, STAGING, candidate)
-    assert stages.calls[-1] == "record rollback-failed"
+    assert stages.calls[-2:] == ["go back to release-1", "measured"]
     reason = stages.reasons[State.ROLLBACK_FAILED]
     assert "the shop sells nothing" in reason
     assert "its image is gone" in reason
@@ -482,7 +484,7 @@ def test_where_no_rollback_is_wanted_the_environment_stays_and_the_record_says_t
         deploy.fn(PIPELINE, NEVER, release())
     assert caught.value.hint == "correct it; staging stays as it is: the pipeline file says never to roll back"
     assert stages.calls[-1] == "record failed"
-    assert not any(call.startswith("plan release") for call in stages.calls)
+    assert not any(call.startswith("go back") for call in stages.calls)
 
 
 def test_i4_a_first_release_that_fails_is_taken_back_to_what_was_there_before(stages: Stages) -> None:
@@ -491,7 +493,7 @@ def test_i4_a_first_release_that_fails_is_taken_back_to_what_was_there_before(st
     stages.errors["gate"] = GateFailed("the shop sells nothing")
     with pytest.raises(RolledBack, match=f"{candidate.id} failed in staging, which is empty again"):
         deploy.fn(PIPELINE, STAGING, candidate)
-    assert stages.calls[-7:] == ["plan nothing", *WHOLE, "record rolled-back"]
+    assert stages.calls[-3:] == ["measure", "go back to nothing", "measured"]
 
 
 def test_i4_what_holds_data_is_named_when_it_stays_after_a_rollback() -> None:
@@ -500,9 +502,9 @@ def test_i4_what_holds_data_is_named_when_it_stays_after_a_rollback() -> None:
     assert deployment._data_left(failed, NOTHING_BEFORE) == ["persistentvolumeclaim/orders"]
     assert deployment._data_left(failed, failed) == []
     kept = Kept(path=("spec", "storage"), value="2Gi", reason="a claim can grow, and not shrink")
-    change = change_to(claim, Action.CONFIGURED, "", kept=(kept,))
-    back = applied(STAGING, failed).model_copy(update={"changes": ChangeSet(changes=(change,))})
-    error = deployment._restored(STAGING, failed, back, NOTHING_BEFORE, GateFailed("no"), ())
+    changes = ChangeSet(changes=(change_to(claim, Action.CONFIGURED, "", kept=(kept,)),))
+    back = WentBack(failed, NOTHING_BEFORE, None, None, changes, examples.NOW)
+    error = deployment._restored(STAGING, back, GateFailed("no"), ())
     assert "; persistentvolumeclaim/orders stayed, because removing it removes data; " in error.hint
     assert error.hint.endswith("persistentvolumeclaim/orders: spec.storage stays 2Gi: a claim can grow, and not shrink")
 
@@ -515,7 +517,7 @@ def test_i4_a_release_repairs_an_interrupted_environment_before_it_looks_at_anyt
     stages.errors["refuse blocked"] = Superseded("staging runs something newer")
     with pytest.raises(Superseded):
         deploy.fn(PIPELINE, STAGING, release())
-    first = ["lock", "read state", *RESTORED, "read state", "plan", "refuse blocked"]
+    first = ["lock", "decide", *RESTORED, "read state", "plan", "refuse blocked"]
     assert stages.calls == first
 
 
@@ -530,7 +532,10 @@ def test_i4_a_release_goes_on_after_the_repair(stages: Stages) -> None:
 @pytest.mark.parametrize("error", [RolloutFailed("its image is gone"), ClusterUnreachable("gone"), LockLost("gone")])
 def test_i6_a_release_ends_where_the_repair_fails(stages: Stages, error: DeliveryError) -> None:
     interrupted(stages)
-    stages.errors["rollout release-1"] = error
+    if isinstance(error, RolloutFailed):
+        stages.problem = error
+    else:
+        stages.errors["go back to release-1"] = error
     with pytest.raises(RollbackFailed if isinstance(error, RolloutFailed) else type(error)):
         deploy.fn(PIPELINE, STAGING, release())
     assert "record start" not in stages.calls
@@ -539,18 +544,18 @@ def test_i6_a_release_ends_where_the_repair_fails(stages: Stages, error: Deliver
 def test_a_release_over_a_failed_one_needs_no_rollback_where_none_is_wanted(stages: Stages) -> None:
     interrupted(stages)
     deploy.fn(PIPELINE, NEVER, release())
-    assert stages.calls[:4] == ["lock", "read state", "record failed", "read state"]
+    assert stages.calls[:4] == ["lock", "decide", "record failed", "read state"]
     assert stages.calls[-2:] == ["record known-good", "unlock"]
 
 
 def test_i4_a_user_is_asked_about_a_whole_environment_only(stages: Stages) -> None:
     interrupted(stages)
     repair(PIPELINE, STAGING)
-    assert stages.calls[:2] == ["read state", "lock"]
+    assert stages.calls[:2] == ["decide", "lock"]
     assert list(stages.reasons) == [State.ROLLED_BACK]
     stages.calls.clear()
     repair(PIPELINE, STAGING)
-    assert stages.calls == ["read state"]
+    assert stages.calls == ["decide"]
 
 
 def test_i6_a_user_is_not_asked_about_a_frozen_environment(stages: Stages) -> None:
@@ -603,7 +608,7 @@ def test_a_rollback_that_fails_by_a_person_restores_what_ran_before(stages: Stag
     stages.errors["gate release-1"] = GateFailed("the shop sells nothing")
     with pytest.raises(RolledBack, match="release-1 failed in staging, which runs release-3 again"):
         rollback.fn(PIPELINE, STAGING, "release-1")
-    assert stages.calls[-2:] == ["record rolled-back", "gate"]
+    assert stages.calls[-4:] == ["measure", "go back to release-3", "measured", "gate"]
 
 
 # --- recovery --------------------------------------------------------------------------------------------------------
@@ -616,14 +621,14 @@ def interrupted(stages: Stages, known_good: Record | None = GOOD) -> None:
 
 def test_i4_an_environment_without_an_interrupted_rollout_is_not_even_locked(stages: Stages) -> None:
     assert recover(PIPELINE, STAGING) is None
-    assert stages.calls == ["read state"]
+    assert stages.calls == ["decide"]
 
 
 def test_i4_an_interrupted_rollout_is_rolled_back_under_the_lock(stages: Stages) -> None:
     interrupted(stages)
     ended = recover(PIPELINE, STAGING)
     assert isinstance(ended, RolledBack)
-    assert stages.calls == ["read state", "lock", "read state", *RESTORED, "unlock"]
+    assert stages.calls == ["decide", "lock", "decide", *RESTORED, "unlock"]
     assert "its process ended" in stages.reasons[State.ROLLED_BACK]
     assert stages.waits == [TAKEOVER_WAIT]
 
@@ -636,7 +641,7 @@ def test_i4_a_first_release_that_was_interrupted_is_taken_back_to_nothing(
     ended = recover(PIPELINE, STAGING)
     assert isinstance(ended, RolledBack)
     assert "staging, which is empty again" in ended.reason
-    assert stages.calls[-8:] == ["plan nothing", *WHOLE, "record rolled-back", "unlock"]
+    assert stages.calls[-4:] == ["measure", "go back to nothing", "measured", "unlock"]
 
 
 def test_i6_the_recovery_of_a_frozen_environment_is_an_error(stages: Stages) -> None:
@@ -644,7 +649,20 @@ def test_i6_the_recovery_of_a_frozen_environment_is_an_error(stages: Stages) -> 
     ended = recover(PIPELINE, STAGING)
     assert isinstance(ended, EnvironmentFrozen)
     assert "rollback/shop" in ended.hint
-    assert stages.calls == ["read state"]
+    assert stages.calls == ["decide"]
+
+
+def test_i6_a_frozen_environment_that_is_whole_by_now_is_no_longer_frozen(stages: Stages) -> None:
+    stages.state = EnvironmentState(newest=examples.record(2, State.ROLLBACK_FAILED), known_good=GOOD)
+    stages.whole = True
+    assert recover(PIPELINE, STAGING) is None
+    assert stages.calls == ["decide", "lock", "decide", "unfreeze", "unlock"]
+
+
+def test_i4_a_release_that_wrote_only_its_record_is_given_up_and_the_next_one_goes_in(stages: Stages) -> None:
+    stages.state = EnvironmentState(newest=examples.record(2, State.PREPARED), known_good=GOOD)
+    deploy.fn(PIPELINE, STAGING, release())
+    assert stages.calls[:4] == ["lock", "decide", "abandon", "plan"]
 
 
 def test_i3_where_another_process_is_at_work_nothing_is_recovered(stages: Stages) -> None:
@@ -658,8 +676,14 @@ def test_i4_what_another_process_recovered_meanwhile_is_left_alone(
     stages: Stages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupted(stages)
-    recovered = EnvironmentState(newest=GOOD, known_good=GOOD)
-    monkeypatch.setattr(deployment, "read_state", Stage(lambda _: recovered))
+
+    @contextmanager
+    def hold_lock(*_: object, wait: object) -> Iterator[Any]:
+        assert wait
+        stages.state = EnvironmentState(newest=GOOD, known_good=GOOD)
+        yield LOCK
+
+    monkeypatch.setattr(deployment, "hold_lock", hold_lock)
     assert recover(PIPELINE, STAGING) is None
     assert stages.writes == []
 
@@ -668,7 +692,7 @@ ODDITIES = [ClusterUnreachable("gone"), Invalid("the record cannot be read"), Ze
 
 
 @pytest.mark.parametrize("error", ODDITIES, ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize("call", ["read state", "lock", "plan release-1"])
+@pytest.mark.parametrize("call", ["decide", "lock", "go back to release-1"])
 def test_i4_one_environments_oddity_is_the_result_so_that_the_others_are_recovered(
     stages: Stages, call: str, error: Exception
 ) -> None:
@@ -705,14 +729,16 @@ def test_i2_the_record_is_in_the_cluster_before_the_first_object_is_written(
     assert without_lease == [
         "POST secrets/prefect-cd.shop.0",
         "POST secrets/prefect-cd.shop.1",
+        "PATCH secrets/prefect-cd.shop.1",
         "PATCH configmaps/shop",
+        "PATCH secrets/prefect-cd.shop.1",
         "PATCH secrets/prefect-cd.shop.1",
     ]
     assert api.writes[0] == "POST leases/prefect-cd.shop"
     assert api.writes[-1] == "PUT leases/prefect-cd.shop"
     assert settings_and_records(api) == ("hello", ["known-good"])
-    assert {task.name for task in played.tasks(9)} == {
-        *("deploy to staging", "read state of staging", "plan staging", "record start in staging", "apply to staging"),
+    assert {task.name for task in played.tasks(8)} == {
+        *("deploy to staging", "plan staging", "record start in staging", "apply to staging"),
         *("rollout of staging", "prune staging", "staging stays up", "record known-good in staging"),
     }
 
@@ -767,20 +793,20 @@ def test_i6_a_rollback_that_fails_too_freezes_the_environment_for_the_next_relea
 ) -> None:
     target, gates = on_the_fake_server(target, api, '"greeting": "hello"')
     deploy_in_a_run(run, target, "hello")
-    unwatched = deployment.watch_rollout
 
-    def fail(done: Applied) -> Any:  # noqa: ANN401
-        if done.objects[0]["data"]["greeting"] == "hello":
-            raise RolloutFailed("its image is gone")
-        return unwatched(done)
+    async def fail(*_: object, **__: object) -> Any:  # noqa: ANN401
+        raise RolloutFailed("its image is gone")
 
-    monkeypatch.setattr(deployment, "watch_rollout", Stage(fail))
-    with pytest.raises(RollbackFailed):
-        _ = deploy_in_a_run(run, target, "good day", gates).result
-    assert settings_and_records(api) == ("hello", ["known-good", "rollback-failed"])
-    with pytest.raises(EnvironmentFrozen):
-        _ = deploy_in_a_run(run, target, "good evening").result
-    assert settings_and_records(api) == ("hello", ["known-good", "rollback-failed"])
+    with monkeypatch.context() as patch:
+        patch.setattr(recovery, "watch", fail)
+        with pytest.raises(RollbackFailed):
+            _ = deploy_in_a_run(run, target, "good day", gates).result
+        assert settings_and_records(api) == ("hello", ["known-good", "rollback-failed"])
+        with pytest.raises(EnvironmentFrozen):
+            _ = deploy_in_a_run(run, target, "good evening").result
+        assert settings_and_records(api) == ("hello", ["known-good", "rollback-failed"])
+    deploy_in_a_run(run, target, "good evening")  # the image is there again: nobody is needed
+    assert settings_and_records(api) == ("good evening", ["known-good", "rolled-back", "known-good"])
 
 
 def test_i4_a_first_release_that_fails_leaves_the_environment_as_it_was(

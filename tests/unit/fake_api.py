@@ -67,6 +67,8 @@ class FakeApi:
         """(verb, resource) that a SelfSubjectAccessReview denies."""
         self.other_managers: dict[str, str] = {}
         """Name of an object -> the manager whose fields an apply without `force` may not change."""
+        self.refused: set[str] = set()
+        """Names of objects of which every apply is refused as invalid, though a dry run passes."""
         self.connections = 0
         """How many connections clients have opened."""
         self.port = 0
@@ -303,6 +305,8 @@ class FakeApi:
         manager = self.other_managers.get(item["metadata"]["name"])
         if manager and query["force"] != "true":
             return web.json_response(_conflict(manager), status=409)
+        if item["metadata"]["name"] in self.refused and "dryRun" not in query:
+            return _refusal(422, "Invalid")
         uid, version = (item["metadata"].get(key) for key in ("uid", "resourceVersion"))
         if (live is None and uid) or (live and version not in {None, live["metadata"]["resourceVersion"]}):
             return _refusal(409, "Conflict")
