@@ -1,4 +1,4 @@
-"""The command `prefect-cd`: check a pipeline file, serve it, show what its environments run; Roles; verdicts.
+"""The command `prefect-cd`: check and serve a pipeline file, show and recover its environments; Roles; verdicts.
 
 Releases are started by Prefect's own means: its UI, `prefect deployment run`, schedules, automations.
 """
@@ -44,6 +44,14 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("file", type=Path, metavar="FILE")
     _add_output(status)
     status.set_defaults(run=_load_later("status_command", "run"))
+    recover = commands.add_parser(
+        "recover", help="bring back what an interrupted rollout left, without Prefect's server"
+    )
+    recover.description = "Exit code: 0 every environment is whole, 1 one is not, 2 one could not be reached in time."
+    recover.add_argument("file", type=Path, metavar="FILE")
+    recover.add_argument("environment", nargs="?", metavar="ENVIRONMENT", help="default: all of the file")
+    _add_output(recover)
+    recover.set_defaults(run=_load_later("recover_command", "run"))
     _add_rollout(
         commands.add_parser("rollout", help="the verdict on rollouts in seconds; replaces `kubectl rollout status`")
     )

@@ -17,9 +17,10 @@ from prefect_cd.pipeline.load import load
 from prefect_cd.pipeline.models import Environment, Pipeline
 
 _ALL_WHOLE, _NEEDS_WORK, _UNKNOWN = 0, 1, 2
-_FIRST_PATIENCE = timedelta(seconds=5)
+FIRST_PATIENCE = timedelta(seconds=5)
 """For an API server that does not answer: a person waits for the command."""
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
+_MAX_DEFECTS = 10
 _ID_LENGTH = 12
 
 Answer = EnvironmentStatus | DeliveryError
@@ -30,8 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Show the status of the pipeline's environments.
 
     Returns:
-        0 when every environment is whole; 1 when one is interrupted, failed, frozen or damaged; 2 when one could not be
-        read.
+        0 when every environment is whole; 1 when one is interrupted, failed, frozen, drifted or damaged; 2 when one
+        could not be read.
 
     Raises:
         InvalidPipeline: the file has mistakes.
@@ -42,10 +43,16 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(f"{json.dumps(document(pipeline, answers, waiting), indent=2)}\n")
     else:
         sys.stdout.write(text(pipeline, answers, datetime.now(timezone.utc), waiting or ()))
+    return exit_code(answers)
+
+
+def exit_code(answers: Sequence[Answer]) -> int:
+    """0 where every environment is whole; 1 where one is not; 2 where nobody knows that of one."""
     statuses = [answer for answer in answers if isinstance(answer, EnvironmentStatus)]
     if not all(status.is_whole for status in statuses):
         return _NEEDS_WORK
-    return _ALL_WHOLE if len(statuses) == len(answers) else _UNKNOWN
+    known = [status for status in statuses if not status.unchecked]
+    return _ALL_WHOLE if len(known) == len(answers) else _UNKNOWN
 
 
 async def _read_all(pipeline: Pipeline) -> tuple[list[Answer], list[WaitingRun] | None]:
@@ -57,14 +64,15 @@ async def _read_all(pipeline: Pipeline) -> tuple[list[Answer], list[WaitingRun] 
 
 async def _read(pipeline: Pipeline, environment: Environment) -> Answer:
     try:
-        access = await asyncio.to_thread(_access, pipeline, environment)
-        async with connect(access, patience=_FIRST_PATIENCE) as cluster:
+        access = await asyncio.to_thread(access_to, pipeline, environment)
+        async with connect(access, patience=FIRST_PATIENCE) as cluster:
             return await read_status(cluster, Ownership(pipeline.application, environment.name, environment.namespace))
     except DeliveryError as error:  # the other environments may be on another cluster
         return error
 
 
-def _access(pipeline: Pipeline, environment: Environment) -> Access:
+def access_to(pipeline: Pipeline, environment: Environment) -> Access:
+    """How the cluster of an environment is reached."""
     if environment.cluster.credentials is None:
         return environment.cluster
     # only a block needs Prefect, whose import takes longer than all the rest
@@ -85,11 +93,7 @@ def document(
     """
     environments = [
         {
-            **(
-                {"environment": environment.name, "namespace": environment.namespace, "error": str(answer)}
-                if isinstance(answer, DeliveryError)
-                else {**answer.model_dump(mode="json"), "error": None}
-            ),
+            **document_of(environment, answer),
             "waiting": None
             if waiting is None
             else [run.model_dump(mode="json") for run in waiting if run.environment == environment.name],
@@ -99,6 +103,13 @@ def document(
     return {"application": pipeline.application, "environments": environments}
 
 
+def document_of(environment: Environment, answer: Answer) -> dict[str, object]:
+    """The entry of one environment."""
+    if isinstance(answer, DeliveryError):
+        return {"environment": environment.name, "namespace": environment.namespace, "error": str(answer)}
+    return {**answer.model_dump(mode="json"), "error": None}
+
+
 # --- for people ------------------------------------------------------------------------------------------------------
 
 
@@ -106,7 +117,7 @@ def text(pipeline: Pipeline, answers: Sequence[Answer], now: datetime, waiting: 
     """A paragraph for each environment: its condition, what runs, what is under way, and the next command."""
     paragraphs = [
         [
-            *_paragraph(pipeline.application, environment, answer, now),
+            *paragraph(pipeline.application, environment, answer, now),
             *(f"  waiting {_waiting(run, now)}" for run in waiting if run.environment == environment.name),
         ]
         for environment, answer in zip(pipeline.environments, answers, strict=True)
@@ -114,7 +125,8 @@ def text(pipeline: Pipeline, answers: Sequence[Answer], now: datetime, waiting: 
     return "\n".join(f"{line}" for lines in paragraphs for line in lines) + "\n"
 
 
-def _paragraph(application: str, environment: Environment, answer: Answer, now: datetime) -> list[str]:
+def paragraph(application: str, environment: Environment, answer: Answer, now: datetime) -> list[str]:
+    """The lines about one environment; the first one is its condition."""
     if isinstance(answer, DeliveryError):
         return [f"{environment.name}: unknown", *(f"  {line}" for line in str(answer).splitlines())]
     lines = [f"{answer.environment}: {answer.condition}"]
@@ -124,6 +136,11 @@ def _paragraph(application: str, environment: Environment, answer: Answer, now: 
         lines.append(f"  why     {answer.newest.reason.splitlines()[0]}")
     for damage in answer.damaged:
         lines += [f"  record  {damage.where}: {damage.problem}", f"  repair  {damage.hint}"]
+    lines += [f"  defect  {defect}" for defect in answer.defects[:_MAX_DEFECTS]]
+    if len(answer.defects) > _MAX_DEFECTS:
+        lines.append(f"  defect  and {len(answer.defects) - _MAX_DEFECTS} more")
+    if answer.unchecked:
+        lines.append(f"  objects could not be compared with the known-good: {answer.unchecked}")
     if answer.holder:
         renewed = f"renewed {_ago(answer.holder.renewed, now)}" if answer.holder.renewed else "never renewed"
         lines.append(f"  lock    {answer.holder.name}, {renewed}")
@@ -149,7 +166,9 @@ def _described(version: Version, now: datetime) -> str:
 def _next(application: str, environment: str, condition: Condition) -> str:
     """The command that helps; empty when none is needed."""
     commands = {
-        "interrupted": f"prefect deployment run 'recover/{application}'",
+        "interrupted": f"prefect-cd recover FILE {environment}",
+        "drifted": f"prefect deployment run 'rollback/{application}' -p environment={environment} -p to=RELEASE, "
+        "with the release that it runs; or release again",
         "frozen": f"repair the cause, then: prefect deployment run 'rollback/{application}' "
         f"-p environment={environment}",
         "failed": f"prefect deployment run 'rollback/{application}' -p environment={environment}, or release a fix",

@@ -1,6 +1,7 @@
 """What an environment runs, what is half done there, and who holds its lock: for people and programs that ask.
 
-Only for show: nothing decides by it. A lock's age is measured with the clock of this machine.
+Only for show: nothing decides by it. A lock's age is measured with the clock of this machine. Whether what runs is
+exactly the known-good is found out by a dry run of all its objects; nothing is written.
 """
 
 from datetime import datetime, timedelta, timezone
@@ -12,23 +13,30 @@ from prefect_cd.environment.eligibility import EnvironmentState, damage_problem
 from prefect_cd.environment.journal import Damage, Entry
 from prefect_cd.environment.ownership import Ownership
 from prefect_cd.environment.record import Decision, Record, State
+from prefect_cd.environment.recovery import look
 from prefect_cd.environment.state import read_state_and_lease
 from prefect_cd.environment.veto import vetoed_entries
+from prefect_cd.environment.wholeness import Defect
+from prefect_cd.errors import Invalid
 from prefect_cd.kube.client import Cluster
 from prefect_cd.kube.objects import Object, as_time
 from prefect_cd.release.model import Commit, Result
 
-Condition = Literal["empty", "whole", "changing", "interrupted", "failed", "frozen", "damaged"]
+Condition = Literal["empty", "whole", "drifted", "changing", "interrupted", "failed", "frozen", "damaged"]
 """How an environment is:
 
 empty: no release was ever good here, and none is on its way.
-whole: it runs its known-good.
+whole: it runs its known-good, and exactly that where this was looked at.
+drifted: it runs its known-good, of which somebody has changed or deleted objects.
 changing: a rollout is under way, and its process renews the lock.
 interrupted: a rollout has no outcome, and no process works on it; recovery restores the known-good.
 failed: the newest release failed and was left as it is, because nothing was to be rolled back.
 frozen: a rollback failed; a person is needed.
 damaged: a record that may decide cannot be read; a person is needed.
 """
+
+
+_COMPARED = frozenset({"whole", "interrupted", "frozen"})
 
 
 class Version(Result):
@@ -66,6 +74,9 @@ class EnvironmentStatus(Result):
     damaged: tuple[Damage, ...] = Field(default=(), description="records that cannot be read, or were edited by hand")
     vetoed: tuple[Entry, ...] = Field(default=(), description="releases that triggers do not bring in again")
 
+    defects: tuple[Defect, ...] = Field(default=(), description="what is not as in the known-good")
+    unchecked: str = Field(default="", description="why nobody knows whether the objects are those of the known-good")
+
     @property
     def is_whole(self) -> bool:
         """Whether nothing is half done and nobody is needed."""
@@ -80,16 +91,32 @@ async def read_status(cluster: Cluster, ownership: Ownership) -> EnvironmentStat
     """
     state, lease = await read_state_and_lease(cluster, ownership)
     holder = holder_of(lease, datetime.now(timezone.utc))
+    condition = condition_of(state, holder)
+    defects, unchecked = await _look(cluster, ownership, state, condition)
     return EnvironmentStatus(
         environment=ownership.environment,
         namespace=ownership.namespace,
-        condition=condition_of(state, holder),
+        condition="drifted" if condition == "whole" and defects else condition,
         runs=_version(state.known_good),
         newest=None if state.newest == state.known_good else _version(state.newest),
         holder=holder,
         damaged=state.damaged,
         vetoed=vetoed_entries(state.entries),
+        defects=defects,
+        unchecked=unchecked,
     )
+
+
+async def _look(
+    cluster: Cluster, ownership: Ownership, state: EnvironmentState, condition: Condition
+) -> tuple[tuple[Defect, ...], str]:
+    """What is not as in the known-good, or why that cannot be found out; while a rollout is under way, nothing is."""
+    if state.known_good is None or condition not in _COMPARED:
+        return (), ""
+    try:
+        return await look(cluster, ownership, state.known_good, state), ""
+    except Invalid as error:  # a dry run needs the permission to write
+        return (), error.reason
 
 
 def condition_of(state: EnvironmentState, holder: Holder | None) -> Condition:

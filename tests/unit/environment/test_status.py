@@ -5,10 +5,12 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
+from prefect_cd.environment import status as status_module
 from prefect_cd.environment.eligibility import EnvironmentState
 from prefect_cd.environment.ownership import Ownership
 from prefect_cd.environment.records import Record, RecordStore, State
 from prefect_cd.environment.status import Condition, EnvironmentStatus, Holder, condition_of, holder_of, read_status
+from prefect_cd.errors import Forbidden
 from prefect_cd.kube.client import connect
 from prefect_cd.kube.kubeconfig import LoadedKubeconfig
 from tests.unit.fake_api import FakeApi
@@ -129,6 +131,40 @@ def test_a_damaged_record_is_shown_and_matters_where_it_may_decide(number: int, 
     assert status.runs
     assert status.runs.record == runs
     assert [damage.where for damage in status.damaged] == [f"secret/prefect-cd.shop.{number}"]
+
+
+def drifted(api: FakeApi) -> EnvironmentStatus:
+    """The status where the known-good has a ConfigMap that is not there."""
+    item = SHOP.label({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings", "namespace": "shop"}})
+    good = record(1, State.KNOWN_GOOD).model_copy(update={"objects": (item,)})
+
+    async def read() -> EnvironmentStatus:
+        async with connect(LoadedKubeconfig(api.kubeconfig)) as cluster:
+            store = RecordStore(cluster, SHOP)
+            await store.move(await store.start(good.model_copy(update={"state": State.APPLYING})), State.KNOWN_GOOD)
+            return await read_status(cluster, SHOP)
+
+    with api.serving():
+        return asyncio.run(read())
+
+
+def test_what_is_not_as_in_the_known_good_is_named() -> None:
+    api = FakeApi()
+    api.put("namespaces", "shop")
+    status = drifted(api)
+    assert (status.condition, status.is_whole, status.unchecked) == ("drifted", False, "")
+    assert [str(defect) for defect in status.defects] == ["configmap/settings: missing"]
+
+
+def test_where_objects_cannot_be_compared_the_status_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def forbidden(*_: object, **__: object) -> None:
+        raise Forbidden("you may not patch configmaps")
+
+    monkeypatch.setattr(status_module, "look", forbidden)
+    api = FakeApi()
+    api.put("namespaces", "shop")
+    status = drifted(api)
+    assert (status.condition, status.is_whole, status.unchecked) == ("whole", True, "you may not patch configmaps")
 
 
 def test_an_environment_without_a_namespace_is_empty() -> None:

@@ -1,0 +1,117 @@
+"""Recovery on a real cluster: by hand, two at once, and where the open record was deleted."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefect_cd.environment.apply import apply, compute_changes
+from prefect_cd.environment.lease import hold
+from prefect_cd.environment.ownership import Ownership
+from prefect_cd.environment.record import Record, State
+from prefect_cd.environment.records import RecordStore
+from prefect_cd.kube.client import connect
+from prefect_cd.kube.objects import Object
+from prefect_cd.kube.resources import Ref
+from prefect_cd.pipeline.models import ClusterAccess
+from tests.cluster.core.conftest import Kubectl
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+PIPELINE = """\
+application: shop
+source: {{repository: https://example.org/shop.git}}
+image: {{name: registry.example.org/shop}}
+environments:
+  - {{name: staging, namespace: {namespace}, manifests: k8s}}
+"""
+
+
+def config_map(ownership: Ownership, name: str, **data: str) -> Object:
+    metadata = {"name": name, "namespace": ownership.namespace}
+    return ownership.label({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
+
+
+def record(number: int, objects: Sequence[Object], known: Sequence[Object] = ()) -> Record:
+    return Record(
+        number=number,
+        application="shop",
+        environment="staging",
+        state=State.APPLYING,
+        release_id=f"release-{number}",
+        release_hash=str(number) * 64,
+        commit=None,
+        image=None,
+        objects=tuple(objects),
+        known=tuple(map(Ref.of, known)),
+        started_at=datetime.now(timezone.utc),
+    )
+
+
+async def interrupt(ownership: Ownership) -> None:
+    """Bring a version in, and begin with the next one: one object is changed, one is added, and nothing is removed."""
+    old = [config_map(ownership, "settings", greeting="old"), config_map(ownership, "removed")]
+    new = [config_map(ownership, "settings", greeting="new"), config_map(ownership, "added")]
+    async with connect(ClusterAccess()) as cluster:
+        store = RecordStore(cluster, ownership)
+        good = await store.start(record(1, old))
+        await apply(cluster, ownership, old, await compute_changes(cluster, ownership, old))
+        await store.move(good, State.KNOWN_GOOD)
+        holding = hold(ClusterAccess(), ownership, "killed", wait=timedelta())
+        lock = await asyncio.to_thread(holding.__enter__)
+        await store.start(record(2, new, known=old), mark=lock.mark_open)
+        await apply(cluster, ownership, new, await compute_changes(cluster, ownership, new))
+        await asyncio.to_thread(holding.__exit__, None, None, None)
+
+
+@pytest.fixture
+def interrupted(namespace: str, tmp_path: Path) -> list[str]:
+    """The command that recovers an environment whose rollout was interrupted."""
+    asyncio.run(interrupt(Ownership("shop", "staging", namespace)))
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(PIPELINE.format(namespace=namespace))
+    return [sys.executable, "-m", "prefect_cd.deployments.cli", "recover", str(file), "-o", "json"]
+
+
+def settings(kubectl: Kubectl, namespace: str) -> dict[str, Any]:
+    items = json.loads(kubectl("-n", namespace, "get", "configmaps", "-o", "json"))["items"]
+    return {item["metadata"]["name"]: item.get("data") for item in items if item["metadata"]["name"][0] != "k"}
+
+
+WHOLE = {"settings": {"greeting": "old"}, "removed": None}
+
+
+def entry(output: str) -> dict[str, Any]:
+    (only,) = json.loads(output)["environments"]
+    assert isinstance(only, dict)
+    return only
+
+
+def test_i3_i4_two_recoveries_at_once_do_no_harm(interrupted: list[str], namespace: str, kubectl: Kubectl) -> None:
+    processes = [subprocess.Popen(interrupted, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert settings(kubectl, namespace) == WHOLE
+    assert sorted(str(entry(output)["done"]) for output in outputs) == [
+        "nothing: no rollout was interrupted",
+        "went back from release-2 to release-1",
+    ]
+    assert all(entry(output)["condition"] == "whole" for output in outputs)
+
+
+def test_i4_a_rollout_whose_record_was_deleted_is_undone(
+    interrupted: list[str], namespace: str, kubectl: Kubectl
+) -> None:
+    copy = json.loads(kubectl("-n", namespace, "get", "configmap", "added", "-o", "json"))
+    copy["metadata"] = {"name": "our-copy", "labels": copy["metadata"]["labels"]}
+    kubectl("-n", namespace, "create", "-f", "-", stdin=json.dumps(copy))
+    kubectl("-n", namespace, "delete", "secret", "prefect-cd.shop.2")
+    done = subprocess.run(interrupted, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert settings(kubectl, namespace) == {**WHOLE, "our-copy": None}
+    assert entry(done.stdout)["newest"]["state"] == "rolled-back"
