@@ -1,5 +1,6 @@
 """The outcome of a run as its Prefect state: people filter on its name."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,6 +32,9 @@ _NAMES: tuple[tuple[type[DeliveryError], str], ...] = (
     (Expired, "Expired"),
     (Errored, "Errored"),
 )
+_FINAL = {name for kind, name in _NAMES if not issubclass(kind, Errored)}
+_CODE = re.compile(r"\[[a-z]+(-[a-z]+)*] ")
+"""What messages of ours begin with; see `summary`."""
 
 
 def state_name(error: DeliveryError) -> str:
@@ -43,6 +47,16 @@ def summary(error: DeliveryError) -> str:
     message = f"{error.where}: {error.reason}" if error.where else error.reason
     message += f"\n{error.detail}" if isinstance(error, InvalidPipeline) else ""
     return f"[{error.code}] {message}" + (f"\nhint: {error.hint}" if error.hint else "")
+
+
+def has_final_outcome(state: State[Any]) -> bool:
+    """Whether a run that failed has put right by itself what it had begun.
+
+    Not where it errored, and not where it ended with an exception that is none of ours: its message is Prefect's then.
+    """
+    if state.name in _FINAL:
+        return True
+    return state.name == "Failed" and bool(_CODE.match(state.message or ""))
 
 
 class Outcome:

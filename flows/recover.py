@@ -1,8 +1,8 @@
 """The flow `recover`: find rollouts that were interrupted, and restore the known-good.
 
-It runs on a schedule, when `serve` starts, and when a run crashed or was cancelled. None of these alone is enough: a
-dead server sends no event, a dead runner calls no hook. A release that comes first repairs first
-(`tasks/deployment.py`).
+It runs on a schedule, when `serve` starts, and when a run crashed, was cancelled, or failed for an unknown reason. None
+of these alone is enough: a dead server sends no event, a dead runner calls no hook. A release that comes first repairs
+first (`tasks/deployment.py`).
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from prefect.states import Completed, Failed
 
 from prefect_cd import tasks
 from prefect_cd.flows import served
-from prefect_cd.flows.outcome import returning_state, state_name, summary
+from prefect_cd.flows.outcome import has_final_outcome, returning_state, state_name, summary
 from prefect_cd.tasks import Target
 from prefect_cd.tasks.stage import log
 
@@ -38,7 +38,12 @@ def recover() -> State[Any]:
 
 
 def start_recovery(flow: "Flow[..., Any]", flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001  Prefect's names
-    """Hook of a crashed or cancelled run: it has no time left, so a run of its own recovers the environments."""
+    """Hook of a run that cannot put right what it has begun: a run of its own recovers the environments.
+
+    A crashed or cancelled run has no time left. One that failed has gone back by itself, or knows that it did not.
+    """
+    if state.is_failed() and has_final_outcome(state):
+        return
     if flow_run.deployment_id is None:
         return
     with get_client(sync_client=True) as client:

@@ -35,6 +35,7 @@ def _run_name() -> str:
     persist_result=True,
     on_crashed=[start_recovery],
     on_cancellation=[start_recovery],
+    on_failure=[start_recovery],
 )
 def release(revision: str = "", *, again: bool = False) -> State[Any]:
     """Bring a revision through every environment of the served pipeline.

@@ -29,6 +29,7 @@ def _run_name() -> str:
     persist_result=True,
     on_crashed=[start_recovery],
     on_cancellation=[start_recovery],
+    on_failure=[start_recovery],
 )
 def rollback(environment: str = "", to: str = "") -> State[Any]:
     """Bring an environment back to a release that was good there.

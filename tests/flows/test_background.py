@@ -9,12 +9,14 @@ from uuid import UUID
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.states import Crashed, State, StateDetails
+from prefect.states import Crashed, Failed, State, StateDetails
 
 from prefect_cd.deployments import background
 from prefect_cd.deployments.background import expire
 from prefect_cd.deployments.recovery_schedule import RecoverySchedule
 from prefect_cd.deployments.serve import deployments_of
+from prefect_cd.errors import ClusterUnreachable, GateFailed, RolledBack
+from prefect_cd.flows.outcome import summary
 from prefect_cd.flows.recover import recover, start_recovery
 from prefect_cd.flows.release import release
 from prefect_cd.flows.rollback import rollback
@@ -59,22 +61,42 @@ def test_an_approval_ends_when_it_expires_and_not_before(
 
 
 @pytest.mark.parametrize("flow", [release, rollback])
-@pytest.mark.parametrize("hooks", ["on_crashed_hooks", "on_cancellation_hooks"])
-def test_a_run_that_writes_to_a_cluster_is_recovered_when_it_crashes_or_is_cancelled(flow: object, hooks: str) -> None:
+@pytest.mark.parametrize("hooks", ["on_crashed_hooks", "on_cancellation_hooks", "on_failure_hooks"])
+def test_a_run_that_writes_to_a_cluster_is_recovered_when_it_does_not_end_by_itself(flow: object, hooks: str) -> None:
     assert start_recovery in getattr(flow, hooks)
 
 
-def test_a_crash_starts_one_recovery(client: SyncPrefectClient, deployments: dict[str, UUID]) -> None:
-    def recoveries() -> set[UUID]:
-        runs = [run for run in client.read_flow_runs() if run.deployment_id == deployments["recover"]]
-        return {run.id for run in runs if not run.auto_scheduled}
+def recoveries(client: SyncPrefectClient, deployments: dict[str, UUID]) -> set[UUID]:
+    """The recoveries that were started; other tests use the same server."""
+    runs = [run for run in client.read_flow_runs() if run.deployment_id == deployments["recover"]]
+    return {run.id for run in runs if not run.auto_scheduled}
 
-    before = recoveries()  # other tests use the same server
+
+def test_a_crash_starts_one_recovery(client: SyncPrefectClient, deployments: dict[str, UUID]) -> None:
+    before = recoveries(client, deployments)
     run = client.create_flow_run_from_deployment(deployments["release"])
     crashed = Crashed()
     for _ in range(2):  # the run and the runner may both call the hook of a crash
         start_recovery(release, run, crashed)
-    assert len(recoveries() - before) == 1
+    assert len(recoveries(client, deployments) - before) == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "count"),
+    [
+        (Failed(message="Flow run encountered an exception: ZeroDivisionError: division by zero"), 1),
+        (Failed(name="Errored", message=summary(ClusterUnreachable("it does not answer"))), 1),
+        (Failed(name="Rolled back", message=summary(RolledBack("the gate failed"))), 0),
+        (Failed(message=summary(GateFailed("E2E failed"))), 0),
+    ],
+    ids=lambda value: value.name if isinstance(value, State) else str(value),
+)
+def test_a_failure_starts_a_recovery_only_where_the_run_did_not_put_things_right(
+    client: SyncPrefectClient, deployments: dict[str, UUID], state: State[None], count: int
+) -> None:
+    before = recoveries(client, deployments)
+    start_recovery(release, client.create_flow_run_from_deployment(deployments["release"]), state)
+    assert len(recoveries(client, deployments) - before) == count
 
 
 def test_a_background_job_that_fails_is_repeated_and_stops_no_other(

@@ -6,7 +6,7 @@ import pytest
 
 from prefect_cd import errors
 from prefect_cd.errors import DeliveryError, Errored, GateFailed, InvalidPipeline
-from prefect_cd.flows.outcome import returning_state, state_name, summary
+from prefect_cd.flows.outcome import has_final_outcome, returning_state, state_name, summary
 
 NAMES = {
     "RolledBack": "Rolled back",
@@ -23,6 +23,13 @@ TREE = [item for item in vars(errors).values() if isinstance(item, type) and iss
 def test_every_error_has_a_state_name_that_people_filter_on(kind: type[DeliveryError]) -> None:
     usual = "Errored" if issubclass(kind, Errored) else "Failed"
     assert state_name(kind("it happened")) == NAMES.get(kind.__name__, usual)
+
+
+@pytest.mark.parametrize("kind", TREE, ids=lambda kind: kind.__name__)
+def test_an_outcome_is_final_unless_nobody_knows_what_became_of_the_environment(kind: type[DeliveryError]) -> None:
+    with returning_state() as ending:
+        raise kind("it happened")
+    assert has_final_outcome(ending.state) == (not issubclass(kind, Errored))
 
 
 def test_the_message_says_what_where_and_what_to_do_and_leaves_the_evidence_out() -> None:
