@@ -1,6 +1,7 @@
 """Jobs that run beside the flow runs while pipelines are served.
 
-They start one recovery of each application, end approvals that have expired, and check that recovery stays scheduled.
+They start one recovery of each application, end approvals that have expired, restore forms that a killed run could not
+save, and check that recovery stays scheduled.
 
 A suspended run has no process that could end it when its approval expires. Prefect ends it as well, but later, and with
 the state name Failed.
@@ -9,7 +10,7 @@ the state name Failed.
 import logging
 import threading
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from types import TracebackType
 from uuid import uuid4
 
@@ -27,9 +28,12 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from typing_extensions import Self
 
 from prefect_cd.deployments.recovery_schedule import RecoverySchedule
-from prefect_cd.tasks.approval import GRACE
+from prefect_cd.tasks.approval import GRACE, form_copy
 
 _INTERVAL_SECONDS = 2.0
+_FORM_PATIENCE = timedelta(seconds=15)
+"""For the process of a run that has just been suspended: it saves the form itself."""
+_NOT_FOUND = 404
 _log = logging.getLogger("prefect.prefect_cd")
 
 
@@ -58,7 +62,7 @@ class BackgroundJobs:
         self._thread.join()
 
     def _run(self) -> None:
-        jobs = (self._start_recoveries, self._recovery_schedule.check, self._expire_approvals)
+        jobs = (self._start_recoveries, self._recovery_schedule.check, self._check_approvals)
         with get_client(sync_client=True) as client:
             while not self._stop.wait(_INTERVAL_SECONDS):
                 for job in jobs:
@@ -69,9 +73,11 @@ class BackgroundJobs:
                     except Exception:  # noqa: BLE001  the other jobs go on, and so does this one in the next round
                         _log.exception("a background job failed; trying again")
 
-    def _expire_approvals(self, client: SyncPrefectClient) -> None:
+    def _check_approvals(self, client: SyncPrefectClient) -> None:
         for run in self._suspended_runs(client):
-            expire(client, run, datetime.now(timezone.utc))
+            now = datetime.now(timezone.utc)
+            expire(client, run, now)
+            restore_form(client, run, now)
 
     def _start_recoveries(self, client: SyncPrefectClient) -> None:
         """Start one recovery of each application, as soon as `serve` has registered its deployment."""
@@ -101,3 +107,26 @@ def expire(client: SyncPrefectClient, run: FlowRun, now: datetime) -> None:
     state: State[None] = State(type=StateType.FAILED, name="Expired", message=message)
     client.set_flow_run_state(run.id, state, force=True)
     _log.info("%s: %s", run.name, message)
+
+
+def restore_form(client: SyncPrefectClient, run: FlowRun, now: datetime) -> None:
+    """Save the form of a suspended run from its copy, where the run's process was killed before it could do that."""
+    details = run.state.state_details if run.state else None
+    keys = details.run_input_keyset if details else None
+    if run.state is None or details is None or not keys or now - run.state.timestamp < _FORM_PATIENCE:
+        return
+    copy = form_copy(details.pause_key or "")
+    for missing, saved in ((keys["schema"], copy["schema"]), (keys["description"], copy["description"])):
+        value = _input(client, run, saved) if _input(client, run, missing) is None else None
+        if value is not None:
+            client.create_flow_run_input(run.id, missing, value)
+            _log.info("%s: %s was missing, and is there now", run.name, missing)
+
+
+def _input(client: SyncPrefectClient, run: FlowRun, key: str) -> str | None:
+    try:
+        return client.read_flow_run_input(run.id, key)
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code == _NOT_FOUND:
+            return None
+        raise

@@ -15,7 +15,8 @@ from uuid import UUID
 from prefect.client.orchestration import get_client
 from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import pause_flow_run, suspend_flow_run
-from prefect.input import RunInput
+from prefect.input import RunInput, delete_flow_run_input, keyset_from_base_key, read_flow_run_input
+from prefect.input.run_input import Keyset
 from prefect.runtime import deployment, flow_run
 
 from prefect_cd.environment.records import Decision
@@ -39,6 +40,14 @@ class ApprovalForm(RunInput):
     decision: Literal["approve", "reject"]
     name: str
     comment: str = ""
+
+    @classmethod
+    def save(cls, keyset: Keyset, flow_run_id: UUID | None = None) -> None:
+        """Save the form, unless that is done: by Prefect for the run's page, by us as a copy, or from that copy."""
+        if read_flow_run_input(keyset["description"], flow_run_id) is None:
+            if read_flow_run_input(keyset["schema"], flow_run_id) is not None:
+                delete_flow_run_input(keyset["schema"], flow_run_id)
+            super().save(keyset, flow_run_id)
 
 
 def approve(
@@ -115,6 +124,7 @@ def _ask(key: str, text: str, expires: timedelta, environment: str) -> ApprovalF
     late = Expired(f"no decision about {environment} within {duration_text(expires)}", hint="start the release again")
     try:
         if deployment.id:
+            form.save(form_copy(key))
             answer = suspend_flow_run(wait_for_input=form, timeout=limit, key=key)
         else:
             answer = pause_flow_run(wait_for_input=form, timeout=int(expires.total_seconds()), key=key, poll_interval=1)
@@ -123,6 +133,15 @@ def _ask(key: str, text: str, expires: timedelta, environment: str) -> ApprovalF
     if deployment.id and _waited(key) > expires:
         raise late
     return answer
+
+
+def form_copy(key: str) -> Keyset:
+    """Where a copy of a form is kept: Prefect saves the form itself only after it has suspended the run.
+
+    A process that is killed between the two leaves a run that nobody can answer; `serve` restores the form from the
+    copy. Saving the form itself earlier does not help: Prefect's server deletes it when the run is suspended.
+    """
+    return keyset_from_base_key(f"form-{key}")
 
 
 def _waited(key: str) -> timedelta:

@@ -63,6 +63,10 @@ class Approvers:
         self.forms: list[str] = []
         self.limits: list[tuple[str, int]] = []
         """How the run waits for the answer, and for how many seconds."""
+        self.saved: list[str] = []
+        """The keys of the descriptions that were saved before the run was suspended."""
+        save = classmethod(lambda _, keyset, *__: self.saved.append(keyset["description"]))
+        monkeypatch.setattr(ApprovalForm, "save", save)
         monkeypatch.setattr(approval, "pause_flow_run", self._waiting("paused"))
         monkeypatch.setattr(approval, "suspend_flow_run", self._waiting("suspended"))
 
@@ -185,6 +189,7 @@ def test_a_run_of_a_deployment_is_suspended_and_prefects_limit_comes_after_ours(
     approvers.answers = [YES]
     ask(expires="1h")
     assert approvers.limits == [("suspended", int((timedelta(hours=1) + GRACE).total_seconds()))]
+    assert approvers.saved == [f"form-{key}-description" for key in approvers.keys]
 
 
 @pytest.mark.parametrize(("minutes", "counts"), [(59, True), (61, False)])
