@@ -6,10 +6,11 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from prefect.runtime import flow_run
 
 from prefect_cd.errors import EnvironmentBusy, LockLost
 from prefect_cd.kube.objects import Object
-from prefect_cd.tasks.lock import hold_lock
+from prefect_cd.tasks.lock import hold_lock, run_is_over
 from prefect_cd.tasks.target import Target
 from tests.tasks.conftest import Run
 from tests.unit.fake_api import FakeApi
@@ -76,3 +77,21 @@ def test_the_holder_is_the_run_so_that_people_find_it(target: Target, run: Calla
 
     played = run(hold)
     assert played.result.startswith(f"tests/{played.id}/")
+
+
+def test_the_lock_of_a_run_that_is_over_is_taken_over_before_its_lease_expires(
+    target: Target, api: FakeApi, run: Callable[[Callable[[], Any]], Run]
+) -> None:
+    over = run(lambda: None)
+    spec = {"holderIdentity": f"release/{over.id}/0123abcd", "leaseDurationSeconds": 600}
+    api.put("leases", LEASE, spec=spec)
+    with hold_lock(target, wait=timedelta(seconds=30)) as lock:
+        assert lease(api)["spec"]["holderIdentity"] == lock.holder
+
+
+def test_only_a_run_that_has_ended_is_over(run: Callable[[Callable[[], Any]], Run]) -> None:
+    from_inside = run(lambda: run_is_over(f"release/{flow_run.id}/0123abcd"))
+    assert from_inside.result is False
+    assert run_is_over(f"release/{from_inside.id}/0123abcd")
+    for nobody in ("", "somebody", "prefect-cd/outside-of-a-run/0123abcd"):
+        assert not run_is_over(nobody)

@@ -5,7 +5,8 @@ while a stage blocks. The rules are those of client-go's leader election (`tools
 
 * A Lease counts as abandoned only when this process *observed* it unchanged for its whole duration. Clocks of two
   machines are never compared, and time in which this process could not reach the API server does not count.
-* Where the holder was a process of this machine that has ended, a few seconds are enough: for its last requests.
+* Where the holder was a process of this machine that has ended, a few seconds are enough: for its last requests. So
+  they are where a caller knows that the holder's work is over, and the holder has missed a renewal, too.
 * A holder whose renewal is overdue holds back its writes until it has renewed the Lease; when another holder has
   taken the Lease over, it stops.
 * A write takes at most WRITE_SECONDS, and none starts in the last WRITE_SECONDS of a Lease: no write outlives it.
@@ -20,9 +21,9 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from types import TracebackType
 
@@ -48,6 +49,9 @@ _LAST_REQUESTS = timedelta(seconds=2)
 _PROCESS = PREFIX + "process"  # an annotation: the holder's process
 _OPEN = PREFIX + "open"  # an annotation: the number of the record that has no outcome
 _RENEW_INTERVAL = timedelta(seconds=3)
+_MISSED_RENEWAL = _RENEW_INTERVAL + _LAST_REQUESTS
+_IS_OVER_INTERVAL = timedelta(seconds=2)
+_IS_OVER_PATIENCE = timedelta(seconds=3)
 _ACQUIRE_INTERVAL = timedelta(milliseconds=500)
 _GUARD_INTERVAL = timedelta(milliseconds=100)
 _MARK_INTERVAL = timedelta(milliseconds=5)
@@ -68,19 +72,31 @@ class ObservedLease:
         unchanged: for how long this process has observed no change of it.
         duration: how long it is valid without renewal, as its holder wrote it.
         ended: whether the holder's process has ended for sure.
+        over: whether a caller says that the holder's work is over, for which the holder may not know.
     """
 
     holder: str
     unchanged: timedelta
     duration: timedelta
     ended: bool = False
+    over: bool = False
 
 
 def may_acquire(candidate: str, lease: ObservedLease | None) -> bool:
     """Whether `candidate` may acquire the Lease: there is none, or it is its own, released, or abandoned."""
     if lease is None or lease.holder in {"", candidate}:
         return True
-    return lease.unchanged >= (min(_LAST_REQUESTS, lease.duration) if lease.ended else lease.duration)
+    needed = _LAST_REQUESTS if lease.ended else _MISSED_RENEWAL if lease.over else lease.duration
+    return lease.unchanged >= min(needed, lease.duration)
+
+
+IsOver = Callable[[str], bool]
+"""Whether the work of a holder is over, by its name in the Lease; False where nobody knows."""
+
+
+def nobody_knows(_: str) -> bool:
+    """Say of no holder that its work is over."""
+    return False
 
 
 def next_epoch(lease: Object | None, recorded: int) -> int:
@@ -94,7 +110,9 @@ def next_epoch(lease: Object | None, recorded: int) -> int:
 
 
 @contextmanager
-def hold(access: Access, ownership: Ownership, holder: str, *, wait: timedelta) -> Iterator["Lock"]:
+def hold(
+    access: Access, ownership: Ownership, holder: str, *, wait: timedelta, is_over: IsOver = nobody_knows
+) -> Iterator["Lock"]:
     """Hold an environment's lock for as long as the block runs.
 
     Args:
@@ -103,12 +121,13 @@ def hold(access: Access, ownership: Ownership, holder: str, *, wait: timedelta) 
         holder: who we are, shown by `kubectl get lease`. It need not be unique: every lock adds a suffix of its own,
             so that a run that was started again waits for its first process like for any other holder.
         wait: how long to wait for another holder.
+        is_over: asked, in a thread, about another holder that does not renew the Lease.
 
     Raises:
         EnvironmentBusy: another holder was still renewing the Lease after `wait`.
         ClusterUnreachable: the API server does not answer.
     """
-    lock = Lock(access, ownership, holder, wait)
+    lock = Lock(access, ownership, holder, wait, is_over)
     with lock:
         yield lock
 
@@ -132,12 +151,20 @@ class Lock:
         epoch: our number among the holders; 0 until the lock is held.
     """
 
-    def __init__(self, access: Access, ownership: Ownership, holder: str, wait: timedelta) -> None:
+    def __init__(
+        self,
+        access: Access,
+        ownership: Ownership,
+        holder: str,
+        wait: timedelta,
+        is_over: IsOver = nobody_knows,
+    ) -> None:
         self._access = access
         self._ownership = ownership
         self.holder = f"{holder}/{uuid.uuid4().hex[:8]}"
         self.epoch = 0
         self._wait = wait
+        self._is_over = is_over
         self._valid_until = 0.0  # by `_now`; no write starts later
         self._lost: DeliveryError | None = None
         self._renewal_error = ""
@@ -290,6 +317,7 @@ class Lock:
         """The Lease in our name; None when we are stopped before we have it."""
         give_up = _now() + self._wait.total_seconds()
         version, unchanged_since, last_look = "", _now(), _now()
+        asked, over = _now(), False
         while not self._stop.is_set():
             try:
                 lease = await cluster.get(self._ref)
@@ -299,6 +327,9 @@ class Lock:
                 if lease and (lease["metadata"]["resourceVersion"] != version or was_blind):
                     version, unchanged_since = lease["metadata"]["resourceVersion"], last_look
                 observed = _observe(lease, timedelta(seconds=last_look - unchanged_since))
+                if observed and self._is_silent(observed) and last_look - asked >= _IS_OVER_INTERVAL.total_seconds():
+                    asked, over = last_look, await self._ask_whether_over(observed.holder)
+                observed = observed and replace(observed, over=over)
                 allowed = may_acquire(self.holder, observed)
                 if allowed:
                     journal = await RecordStore(cluster, self._ownership).journal()
@@ -320,6 +351,18 @@ class Lock:
                 )
             await asyncio.sleep(_ACQUIRE_INTERVAL.total_seconds())
         return None
+
+    def _is_silent(self, observed: ObservedLease) -> bool:
+        """Whether another holder has missed a renewal, so that it is worth to ask about it."""
+        return bool(observed.holder) and observed.unchanged >= _MISSED_RENEWAL
+
+    async def _ask_whether_over(self, holder: str) -> bool:
+        try:
+            asking = asyncio.to_thread(self._is_over, holder)
+            return await asyncio.wait_for(asking, _IS_OVER_PATIENCE.total_seconds())
+        except Exception as error:  # noqa: BLE001  whoever is asked may be away; the Lease expires anyway
+            _log.info("nobody says whether %s is over: %r", holder, error)
+            return False
 
     async def _renew(self, cluster: Cluster, lease: Object) -> Object:
         try:

@@ -78,6 +78,18 @@ def test_a_lease_of_a_process_that_has_ended_may_be_acquired_after_its_last_requ
     assert may_acquire("me", lease) is allowed
 
 
+@pytest.mark.parametrize(
+    ("unchanged", "duration", "allowed"), [(0, 20, False), (4, 20, False), (5, 20, True), (3, 3, True)]
+)
+def test_a_lease_of_a_holder_whose_run_is_over_may_be_acquired_when_it_has_missed_a_renewal(
+    unchanged: int,
+    duration: int,
+    allowed: bool,  # noqa: FBT001  a column of the table
+) -> None:
+    lease = replace(observed("you", unchanged, duration), over=True)
+    assert may_acquire("me", lease) is allowed
+
+
 def test_i3_two_locks_of_one_name_are_two_holders() -> None:
     one, other = (Lock(ClusterAccess(), SHOP, "release/blue-fox/1", SECONDS) for _ in range(2))
     assert one.holder != other.holder
