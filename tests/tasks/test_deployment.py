@@ -111,7 +111,16 @@ class Stages:
         ):
             monkeypatch.setattr(deployment, name, Stage(getattr(self, name), lambda: self.prefect))
         monkeypatch.setattr(deployment, "_restore", Stage(deployment._restore.fn, lambda: self.prefect))
-        for name in ("hold_lock", "refuse_blocked", "refuse_vetoed", "own_record", "probe", "measure", "make_whole", "go_back"):
+        for name in (
+            "hold_lock",
+            "refuse_blocked",
+            "refuse_vetoed",
+            "own_record",
+            "probe",
+            "measure",
+            "make_whole",
+            "go_back",
+        ):
             monkeypatch.setattr(deployment, name, getattr(self, name))
         for name in ("record_applying", "record_verifying"):
             monkeypatch.setattr(deployment, name, getattr(self, name))
