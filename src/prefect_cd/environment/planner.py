@@ -126,7 +126,7 @@ class Planner:
                 return created(item, checked=False)
             return change_to(item, Action.CONFIGURED, diff(strip(live), item), live, checked=False)
         if live is not None and self.ownership.owns(live) and isinstance(error, InvalidManifest):
-            if may_replace(live, restoring=self.restoring) and await self._can_be_created(item):
+            if may_replace(live, error.reason, restoring=self.restoring) and await self._can_be_created(item):
                 return change_to(item, Action.REPLACED, diff(strip(live), item), live)
             if self.restoring and not kept and (data := data_to_keep(live, item)):
                 return await self.change_of(item, live, data)

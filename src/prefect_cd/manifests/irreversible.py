@@ -17,6 +17,8 @@ from prefect_cd.manifests.lint import Finding, Rule
 from prefect_cd.release.model import Result
 
 _REPLACEABLE = frozenset({("", "ConfigMap"), ("", "Secret"), ("", "Pod"), ("batch", "Job")})
+_IMMUTABLE = ("field is immutable", "may not change fields other than")
+"""What the server says of fields that it does not change in place; the second of Pods."""
 _SELECTORS = frozenset({("apps", "Deployment"), ("apps", "StatefulSet"), ("apps", "DaemonSet")})
 _CONTENT = ("data", "binaryData", "type", "immutable")
 _STORAGE = ("spec", "resources", "requests", "storage")
@@ -116,12 +118,18 @@ def _bytes(quantity: object) -> Decimal:
 # --- objects that are replaced ---------------------------------------------------------------------------------------
 
 
-def may_replace(live: Object, *, restoring: bool) -> bool:
+def may_replace(live: Object, refusal: str, *, restoring: bool) -> bool:
     """Whether an object of ours may be deleted and created again: nothing is lost by that.
 
     A Job that runs is replaced only on the way back, where it belongs to what failed.
+
+    Args:
+        live: the object.
+        refusal: why the server does not change it in place.
+        restoring: whether an earlier version is brought back.
     """
-    if (group_of(live["apiVersion"]), live["kind"]) not in _REPLACEABLE:
+    is_replaceable = (group_of(live["apiVersion"]), live["kind"]) in _REPLACEABLE
+    if not is_replaceable or not any(text in refusal for text in _IMMUTABLE):
         return False
     return restoring or live["kind"] != "Job" or has_finished(live)
 

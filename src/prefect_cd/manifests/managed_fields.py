@@ -108,7 +108,7 @@ def _secret_keys(live: Object, item: Object) -> Fields:
     """The keys of a Secret that the manifest does not have: the server copied them from `stringData`."""
     if item["kind"] != "Secret":
         return {}
-    surplus = set(dig_mapping(live, "data")) - set(dig_mapping(item, "data"))
+    surplus = set(dig_mapping(live, "data")) - set(dig_mapping(item, "data")) - set(dig_mapping(item, "stringData"))
     return {"f:data": {f"f:{key}": {} for key in sorted(surplus)}} if surplus else {}
 
 

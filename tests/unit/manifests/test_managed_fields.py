@@ -94,6 +94,8 @@ def test_keys_of_a_secret_that_nobody_owns_become_ours() -> None:
     fields = fields_to_take(live, wanted, OURS, client_side=False)
     assert fields == {"f:data": {"f:user": {}}}
     assert without_fields(live, fields, OURS)["data"] == {"colour": "1", "theirs": "1"}
+    older = {**config_map(kind="Secret"), "stringData": {"user": "1", "colour": "1"}}
+    assert fields_to_take(live, older, OURS, client_side=False) == {}
     assert fields_to_take(config_map(string_data, user="1"), WANTED, OURS, client_side=False) == {}  # no Secret
 
 
