@@ -27,10 +27,11 @@ SHOP = Ownership("shop", "staging", "shop")
 
 @dataclass(frozen=True)
 class Rollout:
-    """A process that starts a record, tries these states in order, and is killed where it has no outcome by then."""
+    """A process that starts a record, tries these states in order, and ends, with or without releasing its lock."""
 
     tried: tuple[State, ...]
-    restores: int | None
+    restores: int | None = None
+    releases: bool = True
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ _GOOD = (State.APPLYING, State.VERIFYING, State.KNOWN_GOOD)
 _tried = st.sampled_from([_GOOD, _KILLED, (), (*_KILLED, State.ROLLED_BACK)]) | st.lists(
     st.sampled_from(State), max_size=4
 ).map(tuple)
-_rollouts = st.builds(Rollout, _tried, st.none() | st.integers(1, 4))
+_rollouts = st.builds(Rollout, _tried, st.none() | st.integers(1, 4), st.booleans())
 _steps = st.lists(
     _rollouts
     | _rollouts
@@ -103,15 +104,19 @@ class World:
     epoch: int = 0
     states: dict[int, State] = field(default_factory=dict)
     restores: dict[int, int] = field(default_factory=dict)
-    open: int | None = None
+    open: int | None = None  # the rollout without an outcome, whatever became of its record
+    settled: int | None = None  # the record that has an outcome while the Lease still calls it open
 
-    def known_good(self) -> int | None:
-        """The newest record that was good and that no good rollback went back behind."""
+    def known(self) -> dict[int, State]:
+        """The records as they are to be read: what a good rollback went back behind is withdrawn."""
         was_good = {State.KNOWN_GOOD, State.WITHDRAWN}
         skips = [(to, by) for by, to in self.restores.items() if self.states.get(by) in was_good]
-        good = [number for number, state in self.states.items() if state == State.KNOWN_GOOD]
-        left = [number for number in good if not any(first < number < last for first, last in skips)]
-        return max(left, default=None)
+        return {
+            number: State.WITHDRAWN
+            if state == State.KNOWN_GOOD and any(first < number < last for first, last in skips)
+            else state
+            for number, state in self.states.items()
+        }
 
     @property
     def cluster(self) -> Any:  # noqa: ANN401
@@ -123,6 +128,7 @@ class World:
         store = RecordStore(self.cluster, SHOP, self.epoch)
         marked = open_record(await self.cluster.get(lease_ref(SHOP)))
         await self.mark(None if (await store.journal()).is_settled(marked) else marked)
+        self.settled = None
         return store
 
     async def mark(self, number: int | None) -> None:
@@ -141,8 +147,7 @@ class World:
         await store.move(record, to, now=NOW)
         self.states[record.number] = to
         if to not in OPEN and self.open == record.number:
-            self.open = None
-            await self.mark(None)
+            self.open, self.settled = None, record.number
 
     async def roll_out(self, step: Rollout) -> None:
         store = await self.acquire()
@@ -171,25 +176,39 @@ class World:
             self.states[before.interrupted.number] = State.FAILED
         for to in step.tried:
             await self.move(store, record, to)
+        if step.releases:
+            await self.release()
+
+    async def release(self) -> None:
+        """Release the lock, and with it the mark of a record that has its outcome."""
+        if self.settled is not None:
+            await self.mark(None)
+            self.settled = None
 
     async def recover(self, step: Recovery) -> None:
         store = await self.acquire()
         state = await read_state(self.cluster, SHOP)
         if state.interrupted:
             await self.move(store, state.interrupted, step.outcome)
+        await self.release()
 
     def delete(self, step: Deletion) -> None:
         numbers = sorted(self.states, reverse=True)
         if step.position < len(numbers):
             del self.memory.objects[f"secret/prefect-cd.shop.{numbers[step.position]}"]
             del self.states[numbers[step.position]]
+        if self.settled is not None and self.settled > max(self.states, default=0):
+            # nobody knows that it was settled: the Lease says open, and the record is gone
+            self.open, self.settled = self.settled, None
 
     async def check(self) -> None:
         state = await read_state(self.cluster, SHOP)
         journal: Journal = await RecordStore(self.cluster, SHOP).journal()
         assert state.damaged == journal.damaged == ()
-        assert (state.known_good.number if state.known_good else None) == self.known_good()
-        assert {entry.number for entry in journal.entries} == set(self.states)
+        known = self.known()
+        good = max((number for number, known_state in known.items() if known_state == State.KNOWN_GOOD), default=None)
+        assert (state.known_good.number if state.known_good else None) == good
+        assert {entry.number: entry.state for entry in journal.entries} == known
         assert (state.interrupted.number if state.interrupted else None) == self.open
         if self.open is not None and self.open not in self.states:
             assert state.lost
@@ -209,7 +228,7 @@ async def play(steps: list[Rollout | Recovery | Deletion]) -> None:
         await world.check()
 
 
-GOOD, KILLED, DELETED = Rollout(_GOOD, None), Rollout(_KILLED, None), Deletion(0)
+GOOD, KILLED, DELETED = Rollout(_GOOD), Rollout(_KILLED), Deletion(0)
 
 
 @pytest.mark.timeout(60)
@@ -220,6 +239,8 @@ GOOD, KILLED, DELETED = Rollout(_GOOD, None), Rollout(_KILLED, None), Deletion(0
 @example([GOOD, GOOD, Rollout(_GOOD, 1), DELETED])
 @example([GOOD, GOOD, Rollout(_KILLED, 1), Recovery(State.ROLLED_BACK)])
 @example([KILLED, KILLED, DELETED, DELETED])
+@example([GOOD, Rollout(_GOOD, releases=False), DELETED])
+@example([GOOD, Rollout(_GOOD, releases=False), Recovery(State.ROLLED_BACK), DELETED])
 @given(_steps)
 def test_i4_no_sequence_of_moves_kills_and_deletions_leads_to_a_wrong_known_good(
     steps: list[Rollout | Recovery | Deletion],
