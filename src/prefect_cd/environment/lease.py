@@ -168,6 +168,7 @@ class Lock:
         self._valid_until = 0.0  # by `_now`; no write starts later
         self._lost: DeliveryError | None = None
         self._renewal_error = ""
+        self._other = ""  # who holds it while we wait
         self._ready = threading.Event()  # acquired, or failed to acquire
         self._open: int | None = None  # the record without an outcome, for the Lease
         self._written_open: int | None = None  # the same, as the Lease has it
@@ -264,7 +265,7 @@ class Lock:
     def __enter__(self) -> Self:
         self._thread.start()
         try:
-            self._ready.wait()
+            self._wait_until_ready()
         except BaseException:  # cancelled while waiting: without this, the thread would acquire the lock later
             self._stop.set()
             self._woken.set()
@@ -281,6 +282,14 @@ class Lock:
         self._stop.set()
         self._woken.set()
         self._thread.join(timeout=DURATION.total_seconds())
+
+    def _wait_until_ready(self) -> None:
+        """Wait for the thread, and log who else holds the lock: from here, a log line belongs to the caller's run."""
+        logged = ""
+        while not self._ready.wait(_ACQUIRE_INTERVAL.total_seconds()):
+            if self._other and self._other != logged:
+                logged = self._other
+                _log.warning("%s is being changed by %s; waiting", self._ownership.environment, logged)
 
     # --- in the thread of the lock -----------------------------------------------------------------------------------
 
@@ -343,6 +352,7 @@ class Lock:
                 continue
             if acquired:
                 return acquired
+            self._other = observed.holder if observed and not allowed else ""
             if observed and not allowed and _now() > give_up:
                 raise EnvironmentBusy(
                     f"{self._ownership.environment} is being changed by {observed.holder}",
