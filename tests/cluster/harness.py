@@ -303,6 +303,7 @@ class Server:
 
     folder: Path
     port: int = field(default_factory=free_port)
+    process: "subprocess.Popen[bytes]" = field(init=False)
 
     def __post_init__(self) -> None:
         self.url = f"http://127.0.0.1:{self.port}"
@@ -348,6 +349,7 @@ class Server:
     def running(self) -> Iterator["Server"]:
         command = [PROGRAMS / "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
         with process(command, self.environment, self.folder / "server.log") as server:
+            self.process = server
             wait_for(lambda: self._healthy() or server.poll() is not None, "the server does not answer")
             assert server.poll() is None, (self.folder / "server.log").read_text()
             with closing(self._client):
