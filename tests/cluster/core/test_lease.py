@@ -22,7 +22,7 @@ from prefect_cd.environment.changes import compute_changes
 from prefect_cd.environment.lease import DURATION, Lock, hold
 from prefect_cd.environment.ownership import Ownership
 from prefect_cd.environment.records import RecordStore
-from prefect_cd.errors import ClusterUnreachable, EnvironmentBusy, LockLost
+from prefect_cd.errors import ClusterUnreachable, EnvironmentBusy, Forbidden, LockLost
 from prefect_cd.kube.client import connect
 from prefect_cd.kube.kubeconfig import LoadedKubeconfig
 from prefect_cd.kube.objects import Object
@@ -120,6 +120,27 @@ def test_i3_a_held_lock_guards_says_who_holds_it_and_is_released(ownership: Owne
 def test_the_namespace_is_created_for_the_lock(no_namespace: str) -> None:
     with held(Ownership("shop", "staging", no_namespace), "first") as lock:
         run_guard(lock)
+
+
+@pytest.mark.needs("roles.rbac.authorization.k8s.io")
+def test_i2_who_may_not_read_records_gets_no_lock_and_is_told_what_to_grant(
+    ownership: Ownership, kubectl: Kubectl
+) -> None:
+    namespace, config = ownership.namespace, yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
+    kubectl("-n", namespace, "create", "serviceaccount", "deployer")
+    verbs = "--verb=get,list,create,update,patch,delete"
+    kubectl("-n", namespace, "create", "role", "deployer", verbs, "--resource=leases,configmaps,deployments")
+    account = f"{namespace}:deployer"
+    kubectl("-n", namespace, "create", "rolebinding", "deployer", "--role=deployer", f"--serviceaccount={account}")
+    can_i = ["-n", namespace, "auth", "can-i", "create", "leases", f"--as=system:serviceaccount:{account}"]
+    wait_for(lambda: kubectl(*can_i, check=False) == "yes\n")  # the authorizer learns of the role with a delay
+    token = kubectl("-n", namespace, "create", "token", "deployer").strip()
+    access = LoadedKubeconfig({**config, "users": [{**config["users"][0], "user": {"token": token}}]})
+    denied = pytest.raises(Forbidden, match='cannot list resource "secrets"')
+    with denied as caught, hold(access, ownership, "me", wait=NO_TIME):
+        pass
+    assert caught.value.hint == "grant this verb on this resource with a Role and a RoleBinding"
+    assert lease_of(ownership) is None
 
 
 def test_the_lock_is_released_when_the_work_fails(ownership: Ownership) -> None:
