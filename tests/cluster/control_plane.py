@@ -2,6 +2,8 @@
 
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,13 +20,30 @@ def restart(component: str, seconds: int, signal: str = "TERM") -> None:
     assert done.returncode == 0, done.stderr
 
 
+@contextmanager
+def full_etcd() -> Iterator[None]:
+    """Have etcd refuse all writes, as it does when it has no space left: with its own alarm."""
+    try:
+        _alarm("ACTIVATE")
+        yield
+    finally:
+        _alarm("DEACTIVATE")
+
+
+def _alarm(action: str) -> None:
+    etcd, body = "http://127.0.0.1:12379/v3/maintenance/alarm", f'{{"action": "{action}", "alarm": "NOSPACE"}}'
+    command = [PROGRAM, "in", "curl", "--silent", "--show-error", "--fail", "--max-time", "20", "--data", body, etcd]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def recovered() -> None:
     """Return when every controller is connected to the API server again, which may take a minute.
 
     A pod that serves needs all of them: for its namespace's account, its ReplicaSet, itself, and its endpoints.
     """
     namespace = f"{SESSION}-recovered"
-    wait_for(lambda: _done("get", "--raw", "/readyz"), "no API server")
+    wait_for(lambda: answers("/readyz"), "no API server")
     try:
         # a server that starts may still refuse, and a fresh namespace is not known to all of it at once
         wait_for(lambda: _done("create", "namespace", namespace), "no namespace can be made")
@@ -36,6 +55,11 @@ def recovered() -> None:
         wait_for(lambda: kubectl("-n", namespace, *reached, check=False) == "true", "it has not recovered")
     finally:
         remove_namespaces([namespace])
+
+
+def answers(path: str) -> bool:
+    """Whether the API server answers a request to this path."""
+    return _done("get", "--raw", path)
 
 
 def _done(*arguments: str) -> bool:
