@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from itertools import chain
 
+from prefect_cd.environment.change_set import Action
+from prefect_cd.environment.planner import Planner
 from prefect_cd.environment.records import Record
 from prefect_cd.environment.way_back import (
     Obstacle,
@@ -55,9 +57,8 @@ async def check_way_back(
     checks = (
         _image(base.image, release.image, workloads, insecure=target.insecure_registry),
         _references(cluster, workloads, old),
-        _dry_run(cluster, restored(old, objects)),
+        _dry_run(cluster, target, restored(old, objects)),
         _quotas(cluster, target, workloads, old, objects),
-        # here is the place for changes that no rollback can take back: a check that needs no request
     )
     return tuple(chain.from_iterable(await parallel(checks)))
 
@@ -108,19 +109,26 @@ async def _references(cluster: Cluster, workloads: Sequence[Object], old: Sequen
     return [finding for reference in found if (finding := missing(reference, live[reference.ref]))]
 
 
-async def _dry_run(cluster: Cluster, objects: Sequence[Object]) -> list[WayBackFinding]:
-    """What the server would refuse: for example, a policy may have come since the known-good was written."""
+async def _dry_run(cluster: Cluster, target: Target, objects: Sequence[Object]) -> list[WayBackFinding]:
+    """What the server would refuse: for example, a policy may have come since the known-good was written.
+
+    What a rollback replaces, or keeps because it cannot go back in part, is no obstacle: the plan names it.
+    """
+    planner = Planner(cluster, target.ownership, force=target.environment.take_over, restoring=True)
 
     async def dry_run(item: Object) -> WayBackFinding | None:
         try:
-            await cluster.apply(item, dry_run=True, force=True)
+            change = await planner.change_of(item, await planner.ours(Ref.of(item)))
+            reasons = [field.reason for field in change.kept] if change.action == Action.KEPT else []
         except ClusterUnreachable:
             raise
         except DeliveryError as error:
-            summary = f"the API server would refuse the known-good's object: {error.reason}"
-            fix = "correct what refuses it, for example an admission policy or webhook"
-            return WayBackFinding(obstacle=Obstacle.REFUSED, where=str(Ref.of(item)), summary=summary, fix=fix)
-        return None
+            reasons = [error.reason]
+        if not reasons:
+            return None
+        summary = f"the API server would refuse the known-good's object: {'; '.join(reasons)}"
+        fix = "correct what refuses it, for example an admission policy or webhook"
+        return WayBackFinding(obstacle=Obstacle.REFUSED, where=str(Ref.of(item)), summary=summary, fix=fix)
 
     return [finding for finding in await parallel(map(dry_run, objects)) if finding]
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from prefect_cd.environment.changes import HOLDS_DATA
 from prefect_cd.kube.resources import Kind
 from prefect_cd.pipeline.models import Environment
-from prefect_cd.rollout.watch.related import REVISION_KINDS, WORKLOAD_KINDS, has_rollout
+from prefect_cd.rollout.watch.related import REVISION_KINDS, WATCHED_KINDS, has_rollout
+
+_SCALABLE_KINDS = frozenset({"Deployment", "StatefulSet"})
 
 
 @dataclass(frozen=True, order=True)
@@ -69,9 +71,12 @@ def _all(kinds: Collection[Kind], environment: Environment, known: Iterable[Kind
         yield from _of_manifests(kind, watch=kind in watched or (kind in services and bool(watched)))
     for kind in known:
         yield from _of_known(kind)
-    workloads = {kind.kind for kind in watched} & WORKLOAD_KINDS
+    workloads = {kind.kind for kind in watched} & WATCHED_KINDS
     if workloads:
         yield from _of_workloads(workloads)
+    if workloads & _SCALABLE_KINDS:
+        purpose = "which replicas an autoscaler sets"
+        yield from _permissions("autoscaling", "horizontalpodautoscalers", "list", purpose, required=False)
     if services and watched:
         yield from _of_services()
     if _requests_a_service(environment):

@@ -90,7 +90,7 @@ class Planner:
         ref, force = Ref.of(item), self.force or (self.restoring and live is not None)
         scaler = await self._scaler_of(item)
         if live is None and (scaler or replaces_strategy(item)):
-            live = await self._ours(ref)
+            live = await self.ours(ref)
         if live is not None:
             kept = (*kept, *(scaled_replicas(live, item, scaler) if scaler else ()))
         body = with_kept(item, kept)
@@ -133,8 +133,7 @@ class Planner:
             error.hint = refusal_hint(live, item) or error.hint
         if not self.restoring:
             raise error
-        reason = Kept(path=(), value="", reason=f"it stays as it is: {error.reason}")
-        return change_to(item, Action.KEPT, "", live, kept=(reason,))
+        return change_to(item, Action.KEPT, "", live, kept=(Kept(path=(), value="", reason=error.reason),))
 
     async def _was_given_back(self, item: Object) -> bool:
         """Whether an object that we once took over is its owner's again, who decides about it from then on."""
@@ -143,7 +142,8 @@ class Planner:
         live = await self.cluster.get(Ref.of(item))
         return live is not None and not is_being_deleted(live) and not self.ownership.owns(live)
 
-    async def _ours(self, ref: Ref) -> Object | None:
+    async def ours(self, ref: Ref) -> Object | None:
+        """The live object, where it carries our labels."""
         live = await self.cluster.get(ref)
         return live if live is not None and self.ownership.owns(live) else None
 
@@ -176,7 +176,7 @@ class Planner:
         """Whether the definition of a custom resource changes: then the server refuses by the old one."""
         if (definition := self._definition_of(item)) is None:
             return False
-        change = await self.change_of(definition, await self._ours(Ref.of(definition)))
+        change = await self.change_of(definition, await self.ours(Ref.of(definition)))
         return change.action != Action.UNCHANGED
 
     # --- autoscalers -------------------------------------------------------------------------------------------------

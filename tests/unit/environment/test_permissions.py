@@ -53,12 +53,19 @@ def test_only_what_has_a_rollout_is_watched_and_a_service_only_in_front_of_it() 
         ("apps/v1/StatefulSet", {"controllerrevisions"}),
         ("apps/v1/DaemonSet", {"controllerrevisions"}),
         ("batch/v1/Job", set()),
+        ("v1/Pod", set()),
     ],
 )
 def test_a_workload_needs_its_pods_their_events_and_its_revisions(kind: str, revisions: set[str]) -> None:
     needed = permissions(kinds(kind), environment())
     listed = {item.resource for item in needed if item.verb == "watch"}
     assert listed == {"pods", "events", *(item.plural for item in kinds(kind)), *revisions}
+
+
+def test_autoscalers_are_listed_for_what_they_can_scale() -> None:
+    needed = permissions(kinds("apps/v1/Deployment"), environment())
+    assert verbs(needed, "horizontalpodautoscalers", required=False) == "list"
+    assert verbs(permissions(kinds("batch/v1/Job"), environment()), "horizontalpodautoscalers", required=False) == ""
 
 
 def test_a_custom_resource_is_watched_and_has_no_pods() -> None:
