@@ -11,6 +11,7 @@ removes what it brought in. Where that is not enough, `deployments/kubernetes/fe
 
 from collections.abc import Iterable
 
+from prefect_cd.environment.changes import HOLDS_DATA
 from prefect_cd.environment.lease import Lock
 from prefect_cd.environment.ownership import Ownership
 from prefect_cd.environment.record import Record
@@ -34,7 +35,8 @@ async def fence(cluster: Cluster, ownership: Ownership, interrupted: Record, loc
         LockLost: it is no longer held.
     """
     written = [Ref.of(item) for item in interrupted.objects]
-    pruned = await _ours(cluster, ownership, set(interrupted.known) - set(written))
+    known = {ref for ref in interrupted.known if ref.kind not in HOLDS_DATA}  # these are never pruned
+    pruned = await _ours(cluster, ownership, known - set(written))
     refs = [record_ref(ownership, interrupted.number), *written, *pruned]
     await parallel(cluster.annotate(ref, {EPOCH: str(lock.epoch)}, guard=lock.guard) for ref in refs)
 

@@ -94,7 +94,7 @@ def _of_manifests(kind: Kind, *, watch: bool) -> Iterator[Permission]:
 
 
 def _of_known(kind: Kind) -> Iterator[Permission]:
-    verbs = "get list" if kind.kind in HOLDS_DATA else "get list delete"
+    verbs = "get list" if kind.kind in HOLDS_DATA else "get list patch delete"
     purpose = "objects of earlier releases"
     yield from _permissions(kind.group, kind.plural, verbs, purpose, namespaced=kind.namespaced)
 
@@ -106,8 +106,6 @@ def _of_workloads(names: Collection[str]) -> Iterator[Permission]:
     yield from _permissions("", "pods", "create", "a dry run: whether pods are admitted by now", required=False)
     for resource in ("serviceaccounts", "persistentvolumeclaims"):
         yield from _permissions("", resource, "get", "whether what pods refer to exists", required=False)
-    purpose = "the replicas that an autoscaler has set"
-    yield from _permissions("autoscaling", "horizontalpodautoscalers", "list", purpose, required=False)
     for revision in sorted({REVISION_KINDS[name] for name in names if name in REVISION_KINDS}):
         yield from _permissions("apps", f"{revision.lower()}s", "list watch", "the verdict on a rollout")
 

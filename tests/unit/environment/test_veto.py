@@ -3,7 +3,7 @@
 import pytest
 
 from prefect_cd.environment.journal import Entry
-from prefect_cd.environment.record import BEFORE, NOTHING, State
+from prefect_cd.environment.record import State
 from prefect_cd.environment.veto import veto, vetoed_entries
 from prefect_cd.release.model import BuiltImage, Release
 from tests.unit.environment.test_eligibility import commit
