@@ -19,6 +19,7 @@ from typing_extensions import ParamSpec
 from prefect_cd.environment import recovery
 from prefect_cd.environment.changes import HOLDS_DATA
 from prefect_cd.environment.eligibility import EnvironmentState, frozen_problem, withdrawn_problem
+from prefect_cd.environment.fence import fence
 from prefect_cd.environment.lease import TAKEOVER_WAIT, Lock
 from prefect_cd.environment.record import NOTHING, Decision, Record, State, baseline
 from prefect_cd.environment.recovery import RecoveryAction, RecoveryDecision, WentBack
@@ -211,6 +212,7 @@ def _repair(pipeline: Pipeline, target: Target, lock: Lock) -> DeliveryError | N
     if decision.action is not RecoveryAction.GO_BACK:
         _settle_in_place(target, decision, lock)
         return None
+    _fence(target, record, base, lock)
     return restore_known_good(pipeline, target, record, base, lock, recovery.interrupted(record))
 
 
@@ -226,6 +228,13 @@ def _decide(target: Target) -> RecoveryDecision:
 def _frozen_problem(decision: RecoveryDecision) -> DeliveryError | None:
     frozen = decision.record if decision.action is RecoveryAction.STAY_FROZEN else None
     return frozen_problem(EnvironmentState(newest=frozen, known_good=decision.base))
+
+
+def _fence(target: Target, record: Record, base: Record, lock: Lock) -> None:
+    async def run(cluster: Cluster) -> None:
+        await fence(cluster, target.ownership, record, base, lock)
+
+    target.run(run)
 
 
 def _settle_in_place(target: Target, decision: RecoveryDecision, lock: Lock) -> None:

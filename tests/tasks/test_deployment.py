@@ -125,6 +125,7 @@ class Stages:
         for name in ("record_applying", "record_verifying"):
             monkeypatch.setattr(deployment, name, getattr(self, name))
         monkeypatch.setattr(deployment, "_decide", self.decide)
+        monkeypatch.setattr(deployment, "_fence", self.fence)
         monkeypatch.setattr(deployment, "_settle_in_place", self.settle_in_place)
         monkeypatch.setattr(deployment, "_run_gate_once", self.run_gate)
 
@@ -169,6 +170,11 @@ class Stages:
         self._note("record start" + (f", approved by {decision.name}" if decision else ""))
         record = examples.record(2, State.PREPARED, release_id=id_of(planned.version))
         return Started(record=record, base=self.state.known_good or NOTHING_BEFORE)
+
+    def fence(self, _: Target, record: Record, base: Record, lock: object) -> None:
+        assert lock is LOCK
+        assert (record, base.release_id) == (self.state.newest, (self.state.known_good or NOTHING_BEFORE).release_id)
+        self._note("fence")
 
     @contextmanager
     def probe(self, planned: Plan) -> Iterator[list[Evidence]]:
@@ -526,7 +532,7 @@ def test_i4_a_release_repairs_an_interrupted_environment_before_it_looks_at_anyt
     stages.errors["refuse blocked"] = Superseded("staging runs something newer")
     with pytest.raises(Superseded):
         deploy.fn(PIPELINE, STAGING, release())
-    first = ["lock", "decide", *RESTORED, "read state", "plan", "refuse blocked"]
+    first = ["lock", "decide", "fence", *RESTORED, "read state", "plan", "refuse blocked"]
     assert stages.calls == first
 
 
@@ -553,7 +559,7 @@ def test_i6_a_release_ends_where_the_repair_fails(stages: Stages, error: Deliver
 def test_a_release_over_a_failed_one_needs_no_rollback_where_none_is_wanted(stages: Stages) -> None:
     interrupted(stages)
     deploy.fn(PIPELINE, NEVER, release())
-    assert stages.calls[:4] == ["lock", "decide", "record failed", "read state"]
+    assert stages.calls[:4] == ["lock", "decide", "fence", "record failed"]
     assert stages.calls[-2:] == ["record known-good", "unlock"]
 
 
@@ -637,7 +643,7 @@ def test_i4_an_interrupted_rollout_is_rolled_back_under_the_lock(stages: Stages)
     interrupted(stages)
     ended = recover(PIPELINE, STAGING)
     assert isinstance(ended, RolledBack)
-    assert stages.calls == ["decide", "lock", "decide", *RESTORED, "unlock"]
+    assert stages.calls == ["decide", "lock", "decide", "fence", *RESTORED, "unlock"]
     assert "its process ended" in stages.reasons[State.ROLLED_BACK]
     assert stages.waits == [TAKEOVER_WAIT]
 

@@ -22,21 +22,22 @@ from prefect_cd.kube.resources import Ref
 from prefect_cd.manifests.labels import EPOCH
 
 
-async def fence(cluster: Cluster, ownership: Ownership, interrupted: Record, lock: Lock) -> None:
+async def fence(cluster: Cluster, ownership: Ownership, interrupted: Record, base: Record, lock: Lock) -> None:
     """Give the objects and the record of an interrupted rollout new versions.
 
     Args:
         cluster: the API server.
         ownership: the environment.
-        interrupted: the record of the rollout, still open.
+        interrupted: the record of the rollout, still open; one that somebody deleted has no objects.
+        base: what the environment is brought back to.
         lock: held by the caller, in a later epoch than that of the rollout.
 
     Raises:
         LockLost: it is no longer held.
     """
-    written = [Ref.of(item) for item in interrupted.objects]
+    written = {Ref.of(item) for item in (*interrupted.objects, *base.objects)}
     known = {ref for ref in interrupted.known if ref.kind not in HOLDS_DATA}  # these are never pruned
-    pruned = await _ours(cluster, ownership, known - set(written))
+    pruned = await _ours(cluster, ownership, known - written)
     refs = [record_ref(ownership, interrupted.number), *written, *pruned]
     await parallel(cluster.annotate(ref, {EPOCH: str(lock.epoch)}, guard=lock.guard) for ref in refs)
 

@@ -19,6 +19,7 @@ from prefect_cd.environment.apply import apply, prune
 from prefect_cd.environment.change_set import ChangeSet
 from prefect_cd.environment.changes import compute_changes
 from prefect_cd.environment.eligibility import EnvironmentState, damage_problem
+from prefect_cd.environment.fence import fence
 from prefect_cd.environment.journal import objects_to_restore
 from prefect_cd.environment.lease import Lock
 from prefect_cd.environment.ownership import Ownership
@@ -224,6 +225,7 @@ async def recover(
     if decision.action is not RecoveryAction.GO_BACK:
         await settle_in_place(cluster, ownership, decision, lock)
         return Recovered(decision)
+    await fence(cluster, ownership, record, base, lock)
     reason = interrupted(record).reason
     if never_back:
         return Recovered(decision, kept=await _settle(cluster, ownership, record, State.FAILED, lock, reason))

@@ -14,7 +14,7 @@ from prefect_cd.environment.changes import compute_changes
 from prefect_cd.environment.fence import fence
 from prefect_cd.environment.lease import hold
 from prefect_cd.environment.ownership import Ownership
-from prefect_cd.environment.record import Record, State
+from prefect_cd.environment.record import Record, State, baseline
 from prefect_cd.environment.records import RecordStore
 from prefect_cd.errors import InvalidManifest, LockLost
 from prefect_cd.kube.client import Cluster, connect
@@ -71,7 +71,7 @@ async def test_i3_a_late_write_is_refused_also_for_what_the_successor_did_not_ha
 
         with hold(ACCESS, ownership, "successor", wait=timedelta()) as lock:
             if fenced:
-                await fence(cluster, ownership, interrupted, lock)
+                await fence(cluster, ownership, interrupted, baseline(ownership, (), interrupted.started_at), lock)
             back = await compute_changes(cluster, ownership, [old, dropped], force=True, known=known)
             assert not back.changes_something
         assert await write_late(cluster, ownership, [new], late) == ["LockLost" if fenced else "written"] * 2
@@ -107,7 +107,7 @@ async def test_i3_the_record_of_an_interrupted_rollout_is_fenced_too(
             async def read_then_fenced(self: Cluster, ref: Ref) -> Object | None:
                 live = await read(self, ref)
                 monkeypatch.setattr(Cluster, "get", read)
-                await fence(cluster, ownership, interrupted, lock)
+                await fence(cluster, ownership, interrupted, baseline(ownership, (), interrupted.started_at), lock)
                 return live
 
             monkeypatch.setattr(Cluster, "get", read_then_fenced)
@@ -131,7 +131,7 @@ async def test_i3_objects_of_others_are_not_touched(ownership: Ownership, record
         before = await cluster.create(foreign)
         interrupted = await RecordStore(cluster, ownership, 1).start(record(ownership, known=(Ref.of(foreign),)))
         with hold(ACCESS, ownership, "successor", wait=timedelta()) as lock:
-            await fence(cluster, ownership, interrupted, lock)
+            await fence(cluster, ownership, interrupted, baseline(ownership, (), interrupted.started_at), lock)
         assert await cluster.get(Ref.of(foreign)) == before
 
 

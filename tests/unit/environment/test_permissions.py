@@ -82,7 +82,7 @@ def test_what_holds_data_is_never_deleted() -> None:
 
 def test_what_an_earlier_release_brought_in_may_have_to_be_removed() -> None:
     needed = permissions(kinds("v1/ConfigMap"), environment(), known=kinds("batch/v1/CronJob"))
-    assert verbs(needed, "cronjobs") == "delete get list"
+    assert verbs(needed, "cronjobs") == "delete get list patch"
 
 
 def test_cluster_scoped_kinds_are_asked_for_in_the_whole_cluster() -> None:
