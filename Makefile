@@ -8,7 +8,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 # Each Prefect server and most runs are new processes that import for seconds, twice as long without compiled files.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-all test-rbac test-restarts test-embedded test-versions test-lowest test-newest wheels check typed coverage unit format docs graph schema browser bench-apply bench-crash bench-embedded bench-overhead bench-verdict dist clean
+.PHONY: setup demo test test-all test-rbac test-restarts test-embedded test-versions test-lowest test-newest wheels check typed coverage unit format docs graph schema browser bench-apply bench-crash bench-crash-mutants bench-embedded bench-overhead bench-verdict dist clean
 
 setup: $(STAMP)
 
@@ -154,8 +154,14 @@ schema: $(STAMP)
 bench-apply: $(STAMP)
 	$(BIN)/python benchmarks/apply/run.py
 
+# On the embedded cluster, and on that of KUBECONFIG and REGISTRY where both are set.
+REAL := $(and $(KUBECONFIG),$(REGISTRY))
 bench-crash: $(STAMP)
-	$(BIN)/python benchmarks/crash/run.py
+	$(EMBEDDED) $(BIN)/python benchmarks/crash/run.py --cluster embedded
+	test -z "$(REAL)" || $(BIN)/python benchmarks/crash/run.py --cluster real
+
+bench-crash-mutants: $(STAMP)
+	$(EMBEDDED) $(BIN)/python benchmarks/crash/run.py --cluster embedded --mutants
 
 bench-embedded: $(STAMP)
 	$(BIN)/python benchmarks/embedded/run.py

@@ -1,15 +1,23 @@
 """The process that is killed: one release, rollback or recovery, a fork of a process that has imported everything."""
 
+import faulthandler
 import multiprocessing
 import os
 import sys
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-PRELOADED = ["prefect_cd.tasks.deployment", "prefect.flow_engine", "tests.crash.versions", "tests.crash.actor"]
+from tests.crash import mutants
+
+SECONDS = 120
+"""No process takes longer: one that does has failed."""
+PRELOADED = ["prefect_cd.flows.release", "prefect.flow_engine", "tests.crash.versions", "tests.crash.actor"]
 
 
 @dataclass(frozen=True)
@@ -17,22 +25,34 @@ class Act:
     """What the process does.
 
     Args:
-        name: `release`, `rollback` or `recover`.
+        name: `release`, `rollback` or `recover`; `flow` for the whole flow `release` of a pipeline file.
         kubeconfig: of the API server that it talks to.
         namespace: of the environment.
         repository: path of the git repository.
+        log: where its output goes.
         objects: manifests of the version, for a release.
         commit: SHA of the version, for a release.
-        log: where its output goes.
+        take_over: the environment's key of that name.
+        pipeline_file: for a flow.
+        prefect: URL of the Prefect API; default: that of the environment.
+        quick: a Lease of three seconds, and writes of at most one: the same proportions in less time.
+        impatient: a write whose answer does not come is given up after two seconds.
+        mutant: a fault in this process only.
     """
 
     name: str
     kubeconfig: Path
     namespace: str
-    repository: Path
+    repository: str
     log: Path
     objects: tuple[dict[str, Any], ...] = ()
     commit: str = ""
+    take_over: bool = False
+    pipeline_file: Path | None = None
+    prefect: str = ""
+    quick: bool = False
+    impatient: bool = False
+    mutant: str = ""
 
     def start(self) -> BaseProcess:
         """Start the process."""
@@ -48,32 +68,71 @@ def perform(act: Act) -> None:
     with act.log.open("ab", buffering=0) as log:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(log.fileno(), stream.fileno())
+    faulthandler.dump_traceback_later(SECONDS - 5)  # one that hangs is killed after that
+    mutants.mutate(act.mutant)
+    _shorten(act)
     try:
-        _run(act)
+        with _settings(act):
+            if not _flow(act)():
+                sys.exit(1)
     except Exception:  # noqa: BLE001  it is the log's last line
         traceback.print_exc()
         sys.exit(1)
 
 
-def _run(act: Act) -> None:
-    from prefect import flow  # noqa: PLC0415  this module is imported by tests, which need no Prefect
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: PLC0415
+def _shorten(act: Act) -> None:
+    from prefect_cd.environment import lease  # noqa: PLC0415
+    from prefect_cd.kube import transport  # noqa: PLC0415
 
+    if act.impatient:
+        transport.WRITE_SECONDS = 2
+    if act.quick:
+        transport.WRITE_SECONDS = lease.WRITE_SECONDS = 1
+        lease.DURATION = timedelta(seconds=3)
+        lease._RENEW_INTERVAL = timedelta(seconds=0.5)
+        lease._ACQUIRE_INTERVAL = timedelta(seconds=0.1)
+
+
+@contextmanager
+def _settings(act: Act) -> Iterator[None]:
+    from prefect.settings import (  # noqa: PLC0415  this module is imported by tests, which need no Prefect
+        PREFECT_API_URL,
+        PREFECT_CLIENT_MAX_RETRIES,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        PREFECT_LOGGING_TO_API_ENABLED,
+        temporary_settings,
+    )
+
+    settings: dict[Any, Any] = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_TO_API_ENABLED: False}
+    if act.prefect:  # of retries there is one instead of five, which take a minute where nobody answers
+        settings |= {PREFECT_API_URL: act.prefect, PREFECT_CLIENT_MAX_RETRIES: 1}
+    with temporary_settings(settings):
+        yield
+
+
+def _flow(act: Act) -> Callable[[], bool]:
+    """What to call; returns whether it succeeded."""
+    from prefect import flow  # noqa: PLC0415
+
+    from prefect_cd.flows.release import release  # noqa: PLC0415
     from prefect_cd.tasks import deployment  # noqa: PLC0415
     from prefect_cd.tasks.target import Target  # noqa: PLC0415
     from tests.crash import versions  # noqa: PLC0415
 
-    pipeline = versions.pipeline(str(act.kubeconfig), act.namespace, str(act.repository))
+    if act.name == "flow":
+        os.environ["PREFECT_CD_PIPELINES"] = str(act.pipeline_file)
+        return lambda: release(act.commit, return_state=True).is_completed()
+
+    pipeline = versions.pipeline(str(act.kubeconfig), act.namespace, act.repository, take_over=act.take_over)
     target = Target.of(pipeline, "production")
 
     @flow(name=act.name, validate_parameters=False)
     def play() -> None:
         if act.name == "release":
-            deployment.deploy(pipeline, target, versions.release(list(act.objects), act.commit, str(act.repository)))
+            deployment.deploy(pipeline, target, versions.release(list(act.objects), act.commit, act.repository))
         elif act.name == "rollback":
             deployment.rollback(pipeline, target)
-        else:
-            deployment.recover(pipeline, target)
+        elif error := deployment.recover(pipeline, target):
+            sys.stderr.write(f"{error}\n")
 
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        play()
+    return lambda: play() is None

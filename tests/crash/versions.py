@@ -49,11 +49,26 @@ def new(image: str) -> list[Object]:
     return [config_map("settings", greeting="two", new="yes"), config_map("added", x="2"), deployment(image, "two")]
 
 
+def newest(image: str) -> list[Object]:
+    """Version 3: changes what version 2 changed, and adds what it added, with other contents."""
+    return [config_map("settings", greeting="three"), config_map("added", x="3"), deployment(image, "three")]
+
+
 def broken(image: str) -> list[Object]:
     """Version 2 with a pod that cannot start: its rollout fails, and the same run goes back."""
     item = deployment(image, "two")
     item["spec"]["template"]["spec"]["containers"][0]["image"] = "Not_Valid:1"
     return [*new(image)[:2], item]
+
+
+VERSIONS = {"old": old, "new": new, "newest": newest, "broken": broken}
+COMMITS = {"old": 0, "new": 1, "broken": 1, "newest": 2}
+"""Which commit of the repository a version is of: the first is the oldest."""
+
+
+def objects(version: str, image: str, *, pods: bool = True) -> list[Object]:
+    """The manifests of a version; without those that have pods, a rollout takes no time."""
+    return [item for item in VERSIONS[version](image) if pods or item["kind"] != "Deployment"]
 
 
 def release(objects: list[Object], sha: str, repository: str) -> Release:
@@ -69,13 +84,14 @@ def release(objects: list[Object], sha: str, repository: str) -> Release:
     return Release(application="shop", commit=commit, image=image, manifests={"production": tuple(objects)})
 
 
-def pipeline(kubeconfig: str, namespace: str, repository: str) -> Pipeline:
+def pipeline(kubeconfig: str, namespace: str, repository: str, *, take_over: bool = False) -> Pipeline:
     environment = Environment(
         name="production",
         namespace=namespace,
         manifests="k8s",
         cluster=ClusterAccess(kubeconfig=kubeconfig),
         rollout=AT_ONCE,
+        take_over=take_over,
     )
     return Pipeline(
         application="shop",
