@@ -8,7 +8,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 # Each Prefect server and most runs are new processes that import for seconds, twice as long without compiled files.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-all test-rbac test-restarts test-embedded test-versions test-lowest test-newest wheels check typed coverage unit format docs graph schema browser bench-apply bench-crash bench-crash-mutants bench-embedded bench-overhead bench-verdict dist clean
+.PHONY: setup demo test test-all test-rbac test-restarts test-embedded test-versions test-lowest test-newest wheels check typed coverage unit format docs graph schema browser bench-apply bench-crash bench-crash-mutants bench-embedded bench-fencing bench-overhead bench-verdict dist clean
 
 setup: $(STAMP)
 
@@ -162,6 +162,11 @@ bench-crash: $(STAMP)
 
 bench-crash-mutants: $(STAMP)
 	$(EMBEDDED) $(BIN)/python benchmarks/crash/run.py --cluster embedded --mutants
+
+bench-fencing: $(STAMP)
+	$(EMBEDDED) $(BIN)/python benchmarks/fencing/run.py --cluster embedded
+	$(EMBEDDED) $(BIN)/python benchmarks/fencing/run.py --cluster embedded --trials 50 --without-fencing
+	test -z "$(REAL)" || $(BIN)/python benchmarks/fencing/run.py --cluster real
 
 bench-embedded: $(STAMP)
 	$(BIN)/python benchmarks/embedded/run.py
