@@ -157,16 +157,16 @@ bench-apply: $(STAMP)
 # On the embedded cluster, and on that of KUBECONFIG and REGISTRY where both are set.
 REAL := $(and $(KUBECONFIG),$(REGISTRY))
 bench-crash: $(STAMP)
-	$(EMBEDDED) $(BIN)/python benchmarks/crash/run.py --cluster embedded
-	test -z "$(REAL)" || $(BIN)/python benchmarks/crash/run.py --cluster real
+	$(EMBEDDED) $(BIN)/python benchmarks/crash/run.py --cluster embedded; embedded=$$?; \
+	  { test -z "$(REAL)" || $(BIN)/python benchmarks/crash/run.py --cluster real; } && exit $$embedded
 
 bench-crash-mutants: $(STAMP)
 	$(EMBEDDED) $(BIN)/python benchmarks/crash/run.py --cluster embedded --mutants
 
 bench-fencing: $(STAMP)
-	$(EMBEDDED) $(BIN)/python benchmarks/fencing/run.py --cluster embedded
+	$(EMBEDDED) $(BIN)/python benchmarks/fencing/run.py --cluster embedded; embedded=$$?; \
+	  { test -z "$(REAL)" || $(BIN)/python benchmarks/fencing/run.py --cluster real; } && exit $$embedded
 	$(EMBEDDED) $(BIN)/python benchmarks/fencing/run.py --cluster embedded --trials 50 --without-fencing
-	test -z "$(REAL)" || $(BIN)/python benchmarks/fencing/run.py --cluster real
 
 bench-embedded: $(STAMP)
 	$(BIN)/python benchmarks/embedded/run.py
