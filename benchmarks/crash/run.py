@@ -29,6 +29,7 @@ from tests.crash.trial import SCENARIOS, Disturbance, Outcome, Scene, is_certain
 from tests.crash.whole_flow import FLOWS, open_stage  # noqa: E402
 
 WANTED_SECONDS = 10.0
+MISSED = 0.05  # of the trials, at most: a write that was repeated when nobody disturbed the run need not be repeated
 EVENTS: tuple[Event, ...] = (*Moment, *Fault)
 
 
@@ -134,6 +135,7 @@ def measure(arguments: argparse.Namespace) -> int:
         rows = play_all(scene, bench, arguments.only)
     seconds = [outcome.seconds for row in rows for outcome in row.outcomes]
     half, left = sum(row.half for row in rows), sum(row.left for row in rows)
+    missed = sum(not outcome.reached for row in rows for outcome in row.outcomes)
     typical, longest = median(seconds), max(seconds)
     done = (
         f"{len(seconds)} trials in {time.monotonic() - started:.0f} s, {arguments.at_once} side by side, "
@@ -150,6 +152,7 @@ def measure(arguments: argparse.Namespace) -> int:
         "|---|---:|---:|---:|---:|---:|---:|",
         *map(str, rows),
         "",
+        *([f"in {missed} trials the run did not come to the write"] if missed else []),
         *([f"{left} trials were left out: the time was over"] if left else []),
         line,
     ]
@@ -157,7 +160,8 @@ def measure(arguments: argparse.Namespace) -> int:
     if not arguments.only:
         (HERE / f"results-{arguments.cluster}.md").write_text(f"# Last measured\n\n{text}\n")
     print(f"\n{text}")
-    return 0 if half == 0 and not left and typical <= WANTED_SECONDS else 1
+    is_whole = half == 0 and not left and missed <= MISSED * len(seconds)
+    return 0 if is_whole and typical <= WANTED_SECONDS else 1
 
 
 def mutate(names: Sequence[str]) -> int:

@@ -53,7 +53,6 @@ class Outage(str, Enum):
 
 
 Event = Moment | Fault | Outage
-_LATE = frozenset({Fault.LATE, Fault.LATE_AT_THE_END})
 _TWICE = frozenset({Fault.TWICE, Fault.TWICE_AT_THE_END})
 AT_THE_END = frozenset({Fault.LATE_AT_THE_END, Fault.TWICE_AT_THE_END})
 

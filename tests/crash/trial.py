@@ -67,11 +67,13 @@ class Outcome:
         disturbance: of the run.
         problem: what is not whole; empty when the environment is exactly the old or the new version.
         seconds: from the start of the recovery to its end.
+        reached: whether the run came to the write: a write that was repeated once need not be repeated again.
     """
 
     disturbance: Disturbance
     problem: str
     seconds: float
+    reached: bool
 
 
 @dataclass(frozen=True)
@@ -261,9 +263,7 @@ class Scene:
                 assert self.play(recovery) == 0, recovery.log.read_text()
             seconds = time.monotonic() - started
             after = self._after(namespace)
-        if not reached:
-            return Outcome(disturbance, "the run has no such write", seconds)
-        return Outcome(disturbance, problem(after, whole, labels=not scenario.taken_over), seconds)
+        return Outcome(disturbance, problem(after, whole, labels=not scenario.taken_over), seconds, reached)
 
     def _after(self, namespace: str) -> View:
         """The view when every deletion is through."""

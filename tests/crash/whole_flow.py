@@ -100,9 +100,7 @@ class Stage:
                 assert self.scene.play(recovery) == 0, recovery.log.read_text()
             seconds = time.monotonic() - started
             after = view_of(namespace)
-        if not proxies.reached:
-            return Outcome(disturbance, "the run has no such write", seconds)
-        return Outcome(disturbance, problem(after, whole), seconds)
+        return Outcome(disturbance, problem(after, whole), seconds, proxies.reached)
 
     @contextmanager
     def _proxied(self, namespace: str) -> Iterator[tuple[Proxies, Act]]:
