@@ -1,6 +1,7 @@
 """Examples of what stages get and return: commits, releases, records, plans. All of the application shop."""
 
 import subprocess
+from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from prefect_cd.environment.records import Record, State
 from prefect_cd.errors import DeliveryError
 from prefect_cd.gates.evidence import Evidence, Outcome
 from prefect_cd.kube.objects import Object
+from prefect_cd.kube.resources import Ref
 from prefect_cd.pipeline.models import Environment, ImageSettings, Pipeline, RolloutSettings, SourceSettings
 from prefect_cd.release.model import BuiltImage, Commit, Release
 from prefect_cd.rollout.assess import Phase
@@ -152,6 +154,7 @@ class HeldLock:
     def __init__(self) -> None:
         self.guarded = 0
         self.marked: int | None = None
+        self.added: list[str] = []
         self.error: DeliveryError | None = None
 
     async def guard(self) -> None:
@@ -159,8 +162,8 @@ class HeldLock:
             raise self.error
         self.guarded += 1
 
-    async def mark_open(self, number: int) -> None:
-        self.marked = number
+    async def mark_open(self, number: int, added: Sequence[Ref] = ()) -> None:
+        self.marked, self.added = number, list(map(str, added))
 
     def mark_settled(self) -> None:
         self.marked = None

@@ -13,6 +13,7 @@ from prefect_cd.environment.record import Decision, Record, State
 from prefect_cd.errors import ContentChanged, Errored, Forbidden, Invalid, LockLost
 from prefect_cd.gates.evidence import Outcome
 from prefect_cd.kube.client import Cluster
+from prefect_cd.kube.resources import Ref
 from prefect_cd.pipeline.models import Approval, Environment
 from prefect_cd.release.model import BuiltImage, Commit, Release
 from prefect_cd.tasks.changes import Plan, plan
@@ -186,13 +187,17 @@ def test_i4_a_rollout_whose_record_was_deleted_by_hand_is_interrupted_and_its_nu
     target: Target, api: FakeApi, lock: HeldLock
 ) -> None:
     good = released(target, lock, "hello")
-    record_applying(target, started(target, lock, "good day").record, lock)
-    api.put("leases", "prefect-cd.shop", metadata={"annotations": {"prefect-cd.dev/open": "2"}}, spec={})
+    candidate = release(config_map(greeting="good day"), config_map("more", a="b"))
+    record_applying(target, record_start.fn(plan.fn(target, candidate), lock).record, lock)
+    assert lock.added == ["configmap/more"]
+    mark = {"prefect-cd.dev/open": "2", "prefect-cd.dev/added": '[["v1", "ConfigMap", "shop", "more"]]'}
+    api.put("leases", "prefect-cd.shop", metadata={"annotations": mark}, spec={})
     api.remove("secrets", "prefect-cd.shop.2")
     state = read_state.fn(target)
     assert (state.known_good, state.lost) == (good, state.interrupted)
     assert state.lost
     assert (state.lost.number, state.lost.release_id) == (2, "lost")
+    assert Ref("v1", "ConfigMap", "shop", "more") in state.known
     assert started(target, lock, "good evening").record.number == 3
     again = read_state.fn(target)
     assert again.newest

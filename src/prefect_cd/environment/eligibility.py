@@ -35,7 +35,7 @@ class EnvironmentState(Result):
 
     @property
     def lost(self) -> Record | None:
-        """The interrupted rollout, where somebody deleted its record: nobody knows what it brought in."""
+        """The interrupted rollout, where somebody deleted its record: what it added is known from the Lease only."""
         return self.newest if self.interrupted and self.interrupted.release_id == LOST else None
 
     @property

@@ -17,13 +17,14 @@ has an epoch, higher than that of every holder before it, and a write that the A
 """
 
 import asyncio
+import json
 import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from datetime import datetime, timedelta, timezone
 from types import TracebackType
 
@@ -48,6 +49,8 @@ _LAST_REQUESTS = timedelta(seconds=2)
 """For requests of a holder that has ended: a server may still execute what it has received."""
 _PROCESS = PREFIX + "process"  # an annotation: the holder's process
 _OPEN = PREFIX + "open"  # an annotation: the number of the record that has no outcome
+_ADDED = PREFIX + "added"  # an annotation: the objects that its release may add
+_MAX_ADDED = 500  # objects: the Lease is written every few seconds
 _RENEW_INTERVAL = timedelta(seconds=3)
 _MISSED_RENEWAL = _RENEW_INTERVAL + _LAST_REQUESTS
 _IS_OVER_INTERVAL = timedelta(seconds=2)
@@ -143,6 +146,15 @@ def open_record(lease: Object | None) -> int | None:
     return int(number) if number.isdecimal() else None
 
 
+def added_objects(lease: Object | None) -> tuple[Ref, ...]:
+    """The objects that the open record's release may have added, by the Lease: for a record that is lost. Pure."""
+    try:
+        listed = json.loads(str(dig_mapping(lease, "metadata", "annotations").get(_ADDED, "[]")))
+        return tuple(Ref(*map(str, parts)) for parts in listed)
+    except (ValueError, TypeError):  # edited by hand
+        return ()
+
+
 class Lock:
     """A held lock; every write awaits its `guard` first.
 
@@ -171,7 +183,8 @@ class Lock:
         self._other = ""  # who holds it while we wait
         self._ready = threading.Event()  # acquired, or failed to acquire
         self._open: int | None = None  # the record without an outcome, for the Lease
-        self._written_open: int | None = None  # the same, as the Lease has it
+        self._added: tuple[Ref, ...] = ()  # what its release may add
+        self._written_open: int | None = None  # the open record as the Lease has it
         self._woken = threading.Event()  # by `mark_open` and at the end: the thread has to write the Lease
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"lock of {ownership.environment}", daemon=True)
@@ -212,15 +225,19 @@ class Lock:
         if reason := self._reason_lost(lease):
             raise self._no_longer(reason)
 
-    async def mark_open(self, number: int) -> None:
+    async def mark_open(self, number: int, added: Sequence[Ref] = ()) -> None:
         """Return when the Lease says that this record is open: it outlives a record that is deleted by hand.
+
+        Args:
+            number: of the record.
+            added: the objects that its release may add.
 
         Raises:
             LockLost: we are no longer the writer.
             ClusterUnreachable: the Lease could not be written in time.
         """
         give_up = _now() + PATIENCE.total_seconds()
-        self._open = number
+        self._open, self._added = number, tuple(added[:_MAX_ADDED])
         self._woken.set()
         while self._written_open != number:
             self._raise_if_lost()
@@ -345,6 +362,7 @@ class Lock:
                     self.epoch = next_epoch(lease, journal.epoch)
                     marked = open_record(lease)
                     self._open = None if journal.is_settled(marked) else marked
+                    self._added = added_objects(lease)
                 acquired = await self._write(cluster, lease) if allowed else None
             except ClusterUnreachable:
                 if _now() > give_up:
@@ -441,10 +459,16 @@ class Lock:
         # with its uid: a server would create a Lease that was deleted again, and so hide that the lock was lost
         item = self._ownership.label(lease or fresh)
         item["metadata"]["labels"][RECORD] = "lock"  # so that it is never pruned
-        others = {key: value for key, value in dig_mapping(item, "metadata", "annotations").items() if key != _OPEN}
-        marked = {} if self._open is None else {_OPEN: str(self._open)}
-        item["metadata"]["annotations"] = {**others, **marked, _PROCESS: this_process()}
+        annotations = dig_mapping(item, "metadata", "annotations")
+        others = {key: value for key, value in annotations.items() if key not in {_OPEN, _ADDED}}
+        item["metadata"]["annotations"] = {**others, **self._mark(), _PROCESS: this_process()}
         return {**item, "spec": spec}
+
+    def _mark(self) -> dict[str, str]:
+        """The annotations of the open record."""
+        if self._open is None:
+            return {}
+        return {_OPEN: str(self._open), _ADDED: json.dumps([astuple(ref) for ref in self._added])}
 
 
 def _epoch_of(lease: Object) -> int:

@@ -171,13 +171,21 @@ def baseline(ownership: Ownership, objects: Sequence[Object], now: datetime) -> 
     )
 
 
-def lost_record(ownership: Ownership, number: int, now: datetime) -> Record:
+def added_by(record: Record) -> list[Ref]:
+    """The objects that a release brings in for the first time; those of others that it takes over are none of them."""
+    return sorted(
+        {Ref.of(item) for item in record.objects} - {Ref.of(item) for item in record.replaced} - {*record.known}
+    )
+
+
+def lost_record(ownership: Ownership, number: int, now: datetime, added: Iterable[Ref] = ()) -> Record:
     """A record in place of one that was deleted while its rollout had no outcome: the environment may be half.
 
     Args:
         ownership: the environment.
         number: of the deleted record, by the Lease.
         now: when it was missed.
+        added: the objects that its release may have added, by the Lease.
     """
     return Record(
         number=number,
@@ -189,6 +197,7 @@ def lost_record(ownership: Ownership, number: int, now: datetime) -> Record:
         commit=None,
         image=None,
         objects=(),
+        known=tuple(added),
         started_at=now,
         reason="its record was deleted before its rollout had an outcome",
     )

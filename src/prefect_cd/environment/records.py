@@ -27,6 +27,7 @@ from prefect_cd.environment.record import (
     GateResult,
     Record,
     State,
+    added_by,
     baseline,
     lost_record,
     moved,
@@ -57,11 +58,11 @@ KEPT = 10
 _ATTEMPTS = 10  # to write a record; beside us, only people write to it
 _log = logging.getLogger(__name__)
 
-Mark = Callable[[int], Awaitable[None]]
-"""Says in another place that the record with this number is about to be open; see `Lock.mark_open`."""
+Mark = Callable[[int, Sequence[Ref]], Awaitable[None]]
+"""Says in another place that a record is about to be open, and what its release may add; see `Lock.mark_open`."""
 
 
-async def unmarked(_: int) -> None:
+async def unmarked(_: int, __: Sequence[Ref]) -> None:
     """Say it nowhere."""
 
 
@@ -163,7 +164,7 @@ class RecordStore:
             record: with its objects; it gets its number here.
             above: a number that is taken although no record has it.
             guard: awaited before each write.
-            mark: awaited with the number before the record exists.
+            mark: awaited before the record exists, with its number and the objects that its release may add.
 
         Raises:
             EnvironmentBusy: another process wrote this number.
@@ -177,7 +178,7 @@ class RecordStore:
             if (newest.run, newest.release_hash, newest.objects) == (record.run, record.release_hash, record.objects):
                 return newest
         numbered = record.model_copy(update={"number": max(journal.last_number, above) + 1})
-        await mark(numbered.number)
+        await mark(numbered.number, added_by(record))
         try:
             await self._create(numbered, guard)
         except Conflict as error:

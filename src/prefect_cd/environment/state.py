@@ -5,7 +5,7 @@ from datetime import datetime, timezone
 
 from prefect_cd.environment.eligibility import EnvironmentState
 from prefect_cd.environment.journal import Damage, Entry
-from prefect_cd.environment.lease import lease_ref, open_record
+from prefect_cd.environment.lease import added_objects, lease_ref, open_record
 from prefect_cd.environment.namespace import namespace_exists
 from prefect_cd.environment.ownership import Ownership
 from prefect_cd.environment.record import Record, lost_record
@@ -32,7 +32,7 @@ async def read_state_and_lease(cluster: Cluster, ownership: Ownership) -> tuple[
     good = await _examine(store, journal.known_good, damaged)
     lost = journal.lost(open_record(lease))
     if lost is not None:
-        newest: Record | None = lost_record(ownership, lost, datetime.now(timezone.utc))
+        newest: Record | None = lost_record(ownership, lost, datetime.now(timezone.utc), added_objects(lease))
     elif journal.newest == journal.known_good:
         newest = good
     else:

@@ -15,6 +15,7 @@ from prefect_cd.environment.lease import (
     TAKEOVER_WAIT,
     Lock,
     ObservedLease,
+    added_objects,
     hold,
     may_acquire,
     next_epoch,
@@ -25,6 +26,7 @@ from prefect_cd.errors import LockLost
 from prefect_cd.kube.client import WRITE_SECONDS
 from prefect_cd.kube.kubeconfig import LoadedKubeconfig
 from prefect_cd.kube.objects import Object
+from prefect_cd.kube.resources import Ref
 from prefect_cd.manifests.labels import RECORD
 from prefect_cd.pipeline.models import ClusterAccess
 from tests.unit.fake_api import FakeApi
@@ -240,12 +242,12 @@ def test_i4_the_lease_says_which_record_is_open_until_it_is_settled() -> None:
     with api.serving():
         with hold(served(api), SHOP, "me", wait=SECONDS) as lock:
             assert open_record(lease_in(api)) is None
-            asyncio.run(lock.mark_open(4))
-            assert open_record(lease_in(api)) == 4
+            asyncio.run(lock.mark_open(4, [more := Ref("v1", "ConfigMap", "shop", "more")]))
+            assert (open_record(lease_in(api)), added_objects(lease_in(api))) == (4, (more,))
             writes = len(api.writes)
             lock.mark_settled()
             assert len(api.writes) == writes
-        assert open_record(lease_in(api)) is None
+        assert (open_record(lease_in(api)), added_objects(lease_in(api))) == (None, ())
         assert len(api.writes) == writes + 1  # that which releases the lock
 
 
@@ -274,13 +276,19 @@ def test_i4_the_next_holder_keeps_the_mark_of_a_record_without_an_outcome(state:
     api.put("namespaces", SHOP.namespace)
     with api.serving():
         with hold(served(api), SHOP, "killed", wait=SECONDS) as lock:
-            asyncio.run(lock.mark_open(4))
+            asyncio.run(lock.mark_open(4, [more := Ref("v1", "ConfigMap", "shop", "more")]))
         put_settled(api, 3, "known-good")
         if state:
             put_settled(api, 4, state)
         with hold(served(api), SHOP, "next", wait=SECONDS):
             assert open_record(lease_in(api)) == (4 if kept else None)
         assert open_record(lease_in(api)) == (4 if kept else None)
+        assert added_objects(lease_in(api)) == ((more,) if kept else ())
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '[["v1"]]', "null"])
+def test_objects_that_were_edited_on_the_lease_are_none(text: str) -> None:
+    assert added_objects({"metadata": {"annotations": {"prefect-cd.dev/added": text}}}) == ()
 
 
 @pytest.mark.timeout(30)

@@ -257,6 +257,11 @@ def test_the_mark_on_the_lease_tells_whether_the_open_record_is_lost(
     assert (journal.lost(marked), journal.is_settled(marked)) == (lost, settled)
 
 
+def test_a_mark_from_before_later_records_is_outdated() -> None:
+    journal = Journal(entries=entries(("c", GOOD), ("b", GOOD), first=3))
+    assert (journal.lost(2), journal.is_settled(2)) == (None, True)
+
+
 def test_a_record_that_is_damaged_is_not_lost() -> None:
     journal = Journal(entries=entries(("a", GOOD)), damaged=(damage(2),))
     assert (journal.lost(2), journal.is_settled(2)) == (None, False)

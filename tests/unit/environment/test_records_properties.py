@@ -131,6 +131,9 @@ class World:
         self.settled = None
         return store
 
+    async def mark_open(self, number: int, _: object) -> None:
+        await self.mark(number)
+
     async def mark(self, number: int | None) -> None:
         annotations = {} if number is None else {"prefect-cd.dev/open": str(number)}
         ref = lease_ref(SHOP)
@@ -166,7 +169,7 @@ class World:
             started_at=NOW,
             restores=restores,
         )
-        record = await store.start(record, above=before.newest.number if before.newest else 0, mark=self.mark)
+        record = await store.start(record, above=before.newest.number if before.newest else 0, mark=self.mark_open)
         self.states[record.number], self.open = record.state, record.number
         self.restores.pop(record.number, None)
         if restores is not None:
