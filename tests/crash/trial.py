@@ -1,5 +1,9 @@
-"""One trial: a run is disturbed at one of its writes, recovery runs, and kubectl says what the namespace contains."""
+"""One trial: a run is disturbed at one of its writes, recovery runs, and kubectl says what the namespace contains.
 
+What prefect-cd itself finds there is the second oracle: both have to say that it is whole.
+"""
+
+import asyncio
 import os
 import re
 import signal
@@ -11,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -20,6 +25,13 @@ import httpx
 import pytest
 import yaml
 
+from prefect_cd.environment.ownership import Ownership
+from prefect_cd.environment.record import baseline
+from prefect_cd.environment.recovery import look
+from prefect_cd.environment.state import read_state
+from prefect_cd.environment.wholeness import Defect
+from prefect_cd.kube.client import connect
+from prefect_cd.kube.kubeconfig import LoadedKubeconfig
 from tests.cluster.harness import Server
 from tests.crash import versions
 from tests.crash.actor import SECONDS, Act
@@ -263,7 +275,21 @@ class Scene:
                 assert self.play(recovery) == 0, recovery.log.read_text()
             seconds = time.monotonic() - started
             after = self._after(namespace)
-        return Outcome(disturbance, problem(after, whole, labels=not scenario.taken_over), seconds, reached)
+            found = problem(after, whole, labels=not scenario.taken_over) or self.defects(namespace)
+        return Outcome(disturbance, found, seconds, reached)
+
+    def defects(self, namespace: str) -> str:
+        """What prefect-cd itself finds not whole; empty when there is nothing."""
+        ownership = Ownership("shop", "production", namespace)
+        act = self.act("look", namespace)
+
+        async def find() -> tuple[Defect, ...]:
+            async with connect(LoadedKubeconfig(yaml.safe_load(act.kubeconfig.read_text()))) as cluster:
+                state = await read_state(cluster, ownership)
+                chosen = state.known_good or baseline(ownership, (), datetime.now(timezone.utc))
+                return await look(cluster, ownership, chosen, state)
+
+        return ", ".join(map(str, asyncio.run(find())))
 
     def _after(self, namespace: str) -> View:
         """The view when every deletion is through."""
