@@ -16,6 +16,7 @@ from prefect_cd.environment.permissions import Permission, cluster_wide, permiss
 from prefect_cd.errors import Invalid
 from prefect_cd.kube.builtin import builtin_kind
 from prefect_cd.kube.client import connect
+from prefect_cd.kube.objects import Object
 from prefect_cd.kube.resources import Kind
 from prefect_cd.manifests.load import load as load_manifests
 from prefect_cd.pipeline.load import load
@@ -93,17 +94,21 @@ def kinds_of(environment: Environment, top: Path) -> list[Kind]:
         environment: the environment.
         top: a checkout of the repository.
     """
-    manifests = load_manifests(top / environment.manifests, top)
-    names = sorted({(manifest.item["apiVersion"], manifest.item["kind"]) for manifest in manifests})
+    objects = [manifest.item for manifest in load_manifests(top / environment.manifests, top)]
+    names = sorted({(item["apiVersion"], item["kind"]) for item in objects})
     known = {name: builtin_kind(*name) for name in names}
     custom = [name for name, kind in known.items() if kind is None]
     if custom:
-        known |= zip(custom, asyncio.run(_discovered(environment, custom)), strict=True)
+        known |= zip(custom, asyncio.run(_discovered(environment, custom, objects)), strict=True)
     return [kind for kind in known.values() if kind]
 
 
-async def _discovered(environment: Environment, names: Iterable[tuple[str, str]]) -> list[Kind]:
+async def _discovered(
+    environment: Environment, names: Iterable[tuple[str, str]], objects: Iterable[Object]
+) -> list[Kind]:
+    """How the cluster serves custom resources, or will, where their definitions are among the objects."""
     async with connect(environment.cluster, patience=_PATIENCE) as cluster:
+        cluster.expect(item for item in objects if item["kind"] == "CustomResourceDefinition")
         return [await cluster.kind(api_version, kind) for api_version, kind in names]
 
 

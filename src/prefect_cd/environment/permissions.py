@@ -94,7 +94,7 @@ def _of_manifests(kind: Kind, *, watch: bool) -> Iterator[Permission]:
 
 
 def _of_known(kind: Kind) -> Iterator[Permission]:
-    verbs = "get list" if kind.kind in HOLDS_DATA else "get list patch delete"
+    verbs = "get list patch" + ("" if kind.kind in HOLDS_DATA else " delete")
     purpose = "objects of earlier releases"
     yield from _permissions(kind.group, kind.plural, verbs, purpose, namespaced=kind.namespaced)
 

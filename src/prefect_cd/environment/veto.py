@@ -8,7 +8,7 @@ take it back, again. A user may say so; a new commit is another release.
 from collections.abc import Sequence
 
 from prefect_cd.environment.journal import Entry
-from prefect_cd.environment.record import BEFORE, NOTHING, State
+from prefect_cd.environment.record import BEFORE, LOST, NOTHING, State
 from prefect_cd.errors import Vetoed
 from prefect_cd.release.model import Release
 
@@ -29,7 +29,9 @@ def vetoed_entries(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     for entry in entries:
         newest.setdefault(entry.release_id, entry)
     return tuple(
-        entry for entry in newest.values() if entry.state in _GIVEN_UP and entry.release_id not in {BEFORE, NOTHING}
+        entry
+        for entry in newest.values()
+        if entry.state in _GIVEN_UP and entry.release_id not in {BEFORE, NOTHING, LOST}
     )
 
 

@@ -41,7 +41,7 @@ def test_a_release_that_was_given_up_is_vetoed_until_a_user_says_again(state: St
     assert veto("staging", release(), entries, again=True) is None
 
 
-@pytest.mark.parametrize("state", [State.KNOWN_GOOD, State.APPLYING, State.FAILED])
+@pytest.mark.parametrize("state", [State.KNOWN_GOOD, State.APPLYING, State.FAILED, State.SUPERSEDED])
 def test_a_release_in_another_state_is_not_vetoed(state: State) -> None:
     assert veto("staging", release(), history(entry(2, state, release())), again=False) is None
 
