@@ -4,11 +4,14 @@ A page informs people and decides nothing: one that cannot be made or stored is 
 """
 
 import re
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial, wraps
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.context import FlowRunContext, TaskRunContext
 from typing_extensions import ParamSpec
@@ -31,12 +34,28 @@ def _deciding_nothing(show: Callable[_P, None]) -> Callable[_P, None]:
 
     @wraps(show)
     def shown(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        if time.monotonic() < _unavailable.until:
+            return
         try:
             show(*args, **kwargs)
         except Exception as error:  # noqa: BLE001  whatever the server's client may raise
+            if isinstance(error, httpx.TransportError):
+                _unavailable.until = time.monotonic() + _UNAVAILABLE_SECONDS
             log().warning("a page of this run is missing: %s", error)
 
     return shown
+
+
+@dataclass
+class _Unavailable:
+    """Until when no page is made, by the monotonic clock."""
+
+    until: float = 0.0
+
+
+_unavailable = _Unavailable()
+_UNAVAILABLE_SECONDS = 120.0
+"""Prefect's client tries each page for a minute before it fails, and so long a rollout would not be watched."""
 
 
 @_deciding_nothing

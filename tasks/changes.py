@@ -8,7 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
 from prefect_cd.environment.change_set import Action, ChangeSet
-from prefect_cd.environment.changes import compute_changes, unowned_objects
+from prefect_cd.environment.changes import compute_changes, live_objects
 from prefect_cd.environment.eligibility import (
     EnvironmentState,
     blocked_by,
@@ -42,7 +42,9 @@ class Plan(Result):
     objects: tuple[Object, ...] = Field(description="the full set, labelled and placed")
     changes: ChangeSet
     state: EnvironmentState
-    unowned: tuple[Object, ...] = Field(description="live objects of others that this version takes over, as they are")
+    unrecorded: tuple[Object, ...] = Field(
+        description="live objects, as they are, that a rollback has to bring back and that no record has"
+    )
     findings: tuple[Finding, ...] = Field(
         description="what in the objects may lose requests during the rollout, run another image, or not be undone"
     )
@@ -136,7 +138,7 @@ async def _plan(cluster: Cluster, target: Target, version: Version) -> Plan:
         objects=objects,
         changes=changes,
         state=state,
-        unowned=await _unowned(cluster, target, objects, changes) if take_over else (),
+        unrecorded=await _unrecorded(cluster, target, objects, changes, state),
         findings=(
             *lint(objects, version.image.name if version.image else ""),
             *irreversible(runs, objects),
@@ -148,13 +150,22 @@ async def _plan(cluster: Cluster, target: Target, version: Version) -> Plan:
     )
 
 
-async def _unowned(
-    cluster: Cluster, target: Target, objects: Sequence[Object], changes: ChangeSet
+async def _unrecorded(
+    cluster: Cluster, target: Target, objects: Sequence[Object], changes: ChangeSet, state: EnvironmentState
 ) -> tuple[Object, ...]:
-    """The objects of others that are about to be taken over: applied, they get our labels, so they are changed."""
-    configured = {change.ref for change in changes.changes if change.action == Action.CONFIGURED}
-    ours = [item for item in objects if target.ownership.owns(item) and Ref.of(item) in configured]
-    return await unowned_objects(cluster, target.ownership, ours)
+    """The live objects that a rollback has to bring back and that no record has.
+
+    Those of others: applied, they get our labels, so they are changed. And our own where there are no records:
+    somebody has deleted them, and what they brought in still runs.
+    """
+    take_over, no_records = target.environment.take_over, state.newest is None
+    if not take_over and not no_records:
+        return ()
+    actions = {Action.CONFIGURED, Action.REPLACED} | ({Action.UNCHANGED} if no_records else set())
+    there = {change.ref for change in changes.changes if change.action in actions}
+    refs = [Ref.of(item) for item in objects if target.ownership.owns(item) and Ref.of(item) in there]
+    found = await live_objects(cluster, refs)
+    return tuple(live for live in found if (no_records if target.ownership.owns(live) else take_over))
 
 
 async def _way_back(

@@ -501,10 +501,11 @@ def _not_restored(target: Target, error: DeliveryError, second: DeliveryError) -
 
 def _left_to_recovery(target: Target, error: DeliveryError, second: DeliveryError) -> DeliveryError:
     second.detail = f"what failed before:\n\n{error}"
-    second.hint = (
+    what_next = (
         f"{target.name} may be between two releases; `recover/{target.application}`, which runs every 10 minutes, "
         "restores the known-good, and so does the next release before it begins"
     )
+    second.hint = "; ".join(filter(None, [second.hint, what_next]))
     return second
 
 

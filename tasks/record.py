@@ -93,7 +93,7 @@ async def _start(cluster: Cluster, planned: Plan, lock: Lock, decision: Decision
     store, now = RecordStore(cluster, planned.target.ownership, lock.epoch), datetime.now(timezone.utc)
     base = planned.state.known_good
     if base is None:
-        base = baseline(planned.target.ownership, planned.unowned, now)
+        base = baseline(planned.target.ownership, planned.unrecorded, now)
         base = await store.start_baseline(base, guard=lock.guard)
     ownership, state = planned.target.ownership, planned.state
     record = new_record(
@@ -121,7 +121,7 @@ def _replaced(planned: Plan, base: Record) -> list[Object]:
 
     The older of two originals is the right one. What the baseline has, it restores itself.
     """
-    originals = {Ref.of(item).identity: item for item in (*planned.unowned, *planned.state.replaced)}
+    originals = {Ref.of(item).identity: item for item in (*planned.unrecorded, *planned.state.replaced)}
     first = {Ref.of(item).identity for item in base.objects} if base.number == BASELINE else set()
     return [item for identity, item in originals.items() if identity not in first]
 

@@ -118,7 +118,7 @@ def plan_of(target: Target, version: Version, *objects: Object, **changes: Any) 
         "objects": objects,
         "changes": ChangeSet(changes=()),
         "state": EnvironmentState(),
-        "unowned": (),
+        "unrecorded": (),
         "findings": (),
         "server": "https://cluster.example.org",
         "kubernetes": "v1.36.3",

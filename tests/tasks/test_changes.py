@@ -83,7 +83,7 @@ def test_an_object_of_another_manager_is_refused_and_with_take_over_kept_for_the
     taking_over = target.model_copy(update={"environment": target.environment.model_copy(update={"take_over": True})})
     ready = planned(taking_over, config_map(greeting="hello"))
     assert ready.restoring is False
-    assert [item["data"] for item in ready.unowned] == [{"greeting": "before us"}]
+    assert [item["data"] for item in ready.unrecorded] == [{"greeting": "before us"}]
 
 
 def test_a_plan_says_what_a_rollback_cannot_undo_in_place(target: Target, lock: Any) -> None:  # noqa: ANN401

@@ -55,7 +55,7 @@ def planned() -> Plan:
         objects=(),
         changes=ChangeSet(changes=()),
         state=EnvironmentState(),
-        unowned=(),
+        unrecorded=(),
         findings=(),
         server="https://cluster.example.org",
         kubernetes="v1.36.3",
@@ -154,7 +154,7 @@ def test_i2_a_start_that_is_tried_again_keeps_the_baseline_that_it_wrote(
 
     def again() -> list[Started]:
         first = record_start(ready, lock)
-        return [first, record_start(ready.model_copy(update={"unowned": ()}), lock)]
+        return [first, record_start(ready.model_copy(update={"unrecorded": ()}), lock)]
 
     first, second = run(again).result
     assert first == second

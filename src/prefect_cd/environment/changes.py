@@ -127,10 +127,10 @@ async def compute_changes(
     return ChangeSet(changes=(*changes, *pruned))
 
 
-async def unowned_objects(cluster: Cluster, ownership: Ownership, objects: Sequence[Object]) -> tuple[Object, ...]:
-    """The live objects that `objects` would take over, stripped so that they can be applied again."""
-    live_objects = await parallel(cluster.get(Ref.of(item)) for item in objects if item["kind"] != "Namespace")
-    return tuple(strip(live) for live in live_objects if live is not None and not ownership.owns(live))
+async def live_objects(cluster: Cluster, refs: Iterable[Ref]) -> tuple[Object, ...]:
+    """Those of the objects that exist, stripped so that they can be applied again; namespaces excepted."""
+    found = await parallel(cluster.get(ref) for ref in refs if ref.kind != "Namespace")
+    return tuple(strip(live) for live in found if live is not None)
 
 
 async def _owned_objects(

@@ -17,7 +17,7 @@ from prefect_cd.environment import apply as core
 from prefect_cd.environment import changes
 from prefect_cd.environment.apply import Unlocked, prune
 from prefect_cd.environment.change_set import Action, ChangeSet
-from prefect_cd.environment.changes import compute_changes, unowned_objects, validate
+from prefect_cd.environment.changes import compute_changes, live_objects, validate
 from prefect_cd.environment.lease import Lock
 from prefect_cd.environment.namespace import ensure_namespace
 from prefect_cd.environment.ownership import Ownership
@@ -320,11 +320,10 @@ async def test_an_existing_object_is_taken_over_only_on_request(
         with pytest.raises(OwnershipConflict, match="kubectl-create") as caught:
             await bring(cluster, ownership, item)
         assert caught.value.where == "configmap/shop"
-        before = await unowned_objects(cluster, ownership, [ownership.label(item)])
+        before = await live_objects(cluster, [Ref.of(item)])
         assert [item["data"] for item in before] == [{"theirs": "1"}]
         assert "uid" not in before[0]["metadata"]
         assert actions(await bring(cluster, ownership, item, force=True)) == {"configmap/shop": "configured"}
-        assert await unowned_objects(cluster, ownership, [ownership.label(item)]) == ()
         assert actions(await bring(cluster, ownership, item)) == {"configmap/shop": "unchanged"}
 
 
