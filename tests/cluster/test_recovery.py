@@ -67,7 +67,7 @@ def in_the_middle(application: Application, run: Run) -> Run:
     """Return when production is half changed: written, and not rolled out."""
     run.wait_for_log("production: 2 configured")
     wait_for(lambda: greeting(application) == "slow", run.log)
-    assert states(application.production) == ["known-good", "prepared"]
+    assert states(application.production) == ["known-good", "applying"]
     return run
 
 
@@ -147,20 +147,22 @@ def test_i4_a_damaged_record_of_one_environment_keeps_no_other_one_from_recovery
     before = len(states(application.production))
     run = application.release(slow, again=True)  # it was rolled back before
     wait_for(lambda: greeting(application) == "slow", run.log)
-    label = ("-n", application.staging, "label", "--overwrite", "secret/prefect-cd.cancelled.1")
-    kubectl(*label, "prefect-cd.dev/state=odd")
+    secret = f"secret/prefect-cd.cancelled.{records(application.staging)[-1]['number']}"
+    head = kubectl(
+        "-n", application.staging, "get", secret, "-o", r"jsonpath={.metadata.annotations.prefect-cd\.dev/head}"
+    )
+    annotate = ("-n", application.staging, "annotate", "--overwrite", secret)
+    kubectl(*annotate, "prefect-cd.dev/head={}")
     try:
         os.kill(run.process_id(), signal.SIGKILL)
         run.wait("Crashed")
         wait_for(lambda: states(application.production)[before:] == ["rolled-back"], "production is not whole again")
         assert is_whole(application)
         recovery = application.start("recover").wait("Failed")
-        assert "staging: [invalid] secret/prefect-cd.cancelled.1: the record cannot be read: its labels" in (
-            recovery.message
-        )
+        assert f"staging: [invalid] {secret}: the record is damaged: its annotation" in recovery.message
         assert "production: " not in recovery.message
     finally:
-        kubectl(*label, "prefect-cd.dev/state=known-good")
+        kubectl(*annotate, f"prefect-cd.dev/head={head}")
 
 
 def test_i3_a_second_release_waits_for_the_first_ones_rollout(
