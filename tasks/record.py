@@ -67,7 +67,8 @@ def record_start(planned: Plan, lock: Lock, decision: Decision | None = None) ->
     """Write the record of a version before its first object is written.
 
     Before the first release, the baseline is written: the objects that the environment takes over, or nothing. An
-    interrupted rollout, which `deploy` repairs before it comes here, is marked as failed once the new record exists.
+    interrupted rollout, which `deploy` repairs before it comes here, gets its outcome once the new record exists: it
+    failed, or was superseded before it wrote anything.
 
     Args:
         planned: what will be applied.
@@ -112,7 +113,8 @@ async def _start(cluster: Cluster, planned: Plan, lock: Lock, decision: Decision
     record = await store.start(record, above=above, guard=lock.guard, mark=lock.mark_open)
     if interrupted := state.interrupted:
         reason = f"interrupted: its process ended before the rollout did; {record.release_id} was started over it"
-        await store.move(interrupted, State.FAILED, reason=reason, now=now, guard=lock.guard)
+        outcome = State.SUPERSEDED if interrupted.state is State.PREPARED else State.FAILED
+        await store.move(interrupted, outcome, reason=reason, now=now, guard=lock.guard)
     return Started(record=record, base=base)
 
 

@@ -21,6 +21,7 @@ from prefect_cd.rollout.assess import Phase
 from prefect_cd.rollout.watch.report import Report, WorkloadRow
 from prefect_cd.tasks.changes import Plan
 from prefect_cd.tasks.objects import Applied
+from prefect_cd.tasks.record import record_applying, record_verifying
 from prefect_cd.tasks.target import Target, Version, id_of
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -193,6 +194,11 @@ class GitRepository:
         self.git("add", "--all")
         self.git("commit", "--quiet", "--allow-empty", "--message", subject)
         return commit(self.git("rev-parse", "HEAD"), subject)
+
+
+def verified(target: Target, started: Record, lock: Any) -> Record:  # noqa: ANN401
+    """A record in the cluster as it is when its gates begin."""
+    return record_verifying(target, record_applying(target, started, lock), lock)
 
 
 def as_yaml(*objects: Object) -> str:

@@ -25,6 +25,7 @@ from tests.tasks.examples import (
     record,
     release,
     service,
+    verified,
 )
 from tests.unit.fake_api import FakeApi
 
@@ -91,7 +92,7 @@ def test_a_plan_says_what_a_rollback_cannot_undo_in_place(target: Target, lock: 
     assert first.findings == ()
     started = record_start.fn(first, lock)
     apply.fn(first, lock)
-    record_outcome.fn(target, started.record, State.KNOWN_GOOD, lock)
+    record_outcome.fn(target, verified(target, started.record, lock), State.KNOWN_GOOD, lock)
     (finding,) = planned(target, {**config_map(greeting="hello"), "immutable": True}).findings
     assert (finding.rule, finding.where) == (Rule.REPLACED, "configmap/shop")
 
@@ -100,7 +101,7 @@ def test_a_release_that_runs_already_needs_nothing(target: Target, lock: Any) ->
     first = planned(target, config_map(greeting="hello"))
     started = record_start.fn(first, lock)
     apply.fn(first, lock)
-    record_outcome.fn(target, started.record, State.KNOWN_GOOD, lock)
+    record_outcome.fn(target, verified(target, started.record, lock), State.KNOWN_GOOD, lock)
     again = planned(target, config_map(greeting="hello"))
     assert again.already_runs
     assert again.running is not None
@@ -116,7 +117,7 @@ def test_what_was_changed_by_hand_is_applied_again_though_the_release_runs(
     first = planned(target, config_map(greeting="hello"))
     started = record_start.fn(first, lock)
     apply.fn(first, lock)
-    record_outcome.fn(target, started.record, State.KNOWN_GOOD, lock)
+    record_outcome.fn(target, verified(target, started.record, lock), State.KNOWN_GOOD, lock)
     labels = api.objects["configmaps"]["shop"]["metadata"]["labels"]
     api.put("configmaps", "shop", data={"greeting": "edited"}, metadata={"labels": labels})
     again = planned(target, config_map(greeting="hello"))

@@ -19,7 +19,17 @@ from prefect_cd.tasks.preconditions import Preflight, preflight, read_manifests
 from prefect_cd.tasks.record import record_outcome, record_start
 from prefect_cd.tasks.target import Target
 from tests.tasks import examples
-from tests.tasks.examples import GitRepository, as_yaml, config_map, deployment, image, pipeline, release, service
+from tests.tasks.examples import (
+    GitRepository,
+    as_yaml,
+    config_map,
+    deployment,
+    image,
+    pipeline,
+    release,
+    service,
+    verified,
+)
 from tests.unit.fake_api import FakeApi
 
 BUILDER = Builder("buildah", "apt-get install buildah", containers_tools=True)
@@ -150,7 +160,8 @@ def test_i9_what_the_next_release_may_have_to_remove_needs_a_permission_too(
     lock: Any,  # noqa: ANN401
 ) -> None:
     before = plan.fn(target, release(service("old")))
-    record_outcome.fn(target, record_start.fn(before, lock).record, State.KNOWN_GOOD, lock)
+    started = record_start.fn(before, lock).record
+    record_outcome.fn(target, verified(target, started, lock), State.KNOWN_GOOD, lock)
     api.denied = {("delete", "services")}
     with pytest.raises(Forbidden, match="we may not delete services in namespace shop"):
         play()

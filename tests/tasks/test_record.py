@@ -30,7 +30,7 @@ from prefect_cd.tasks.record import (
 )
 from prefect_cd.tasks.target import Target
 from tests.tasks.conftest import Run
-from tests.tasks.examples import HeldLock, config_map, evidence, record, release
+from tests.tasks.examples import HeldLock, config_map, evidence, record, release, verified
 from tests.unit.fake_api import FakeApi
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -85,7 +85,11 @@ def started(target: Target, lock: Any, greeting: str = "hello") -> Started:  # n
 
 
 def released(target: Target, lock: Any, greeting: str) -> Record:  # noqa: ANN401
-    return record_outcome.fn(target, started(target, lock, greeting).record, State.KNOWN_GOOD, lock)
+    return succeed(target, started(target, lock, greeting).record, lock)
+
+
+def succeed(target: Target, record: Record, lock: Any) -> Record:  # noqa: ANN401
+    return record_outcome.fn(target, verified(target, record, lock), State.KNOWN_GOOD, lock)
 
 
 def test_i2_a_record_that_is_complete_enough_to_restore_the_version_is_written(
@@ -108,16 +112,23 @@ def test_i3_without_the_lock_no_record_is_written(target: Target, api: FakeApi, 
     assert api.writes == []
 
 
-def test_i4_an_interrupted_rollout_is_marked_as_failed_after_the_next_record_exists(
-    target: Target, api: FakeApi, lock: HeldLock
+@pytest.mark.parametrize(("applying", "outcome"), [(True, "failed"), (False, "superseded")])
+def test_i4_an_interrupted_rollout_gets_its_outcome_after_the_next_record_exists(
+    target: Target,
+    api: FakeApi,
+    lock: HeldLock,
+    applying: bool,  # noqa: FBT001  a column of the table
+    outcome: str,
 ) -> None:
     """A process that is killed between the two writes leaves an open record, too: the environment may be half."""
-    started(target, lock, "hello")
+    first = started(target, lock, "hello").record
+    if applying:
+        record_applying(target, first, lock)
     api.requests.clear()
     second = started(target, lock, "good day")
     assert api.writes == ["POST secrets/prefect-cd.shop.2", "PATCH secrets/prefect-cd.shop.1"]
     assert (second.record.number, second.base.number) == (2, 0)
-    assert api.objects["secrets"]["prefect-cd.shop.1"]["metadata"]["labels"]["prefect-cd.dev/state"] == "failed"
+    assert api.objects["secrets"]["prefect-cd.shop.1"]["metadata"]["labels"]["prefect-cd.dev/state"] == outcome
 
 
 def taking_over(target: Target) -> Target:
@@ -208,7 +219,7 @@ def test_i4_a_rollout_whose_record_was_deleted_by_hand_is_interrupted_and_its_nu
 def test_a_record_says_what_its_release_prunes(target: Target, api: FakeApi, lock: HeldLock) -> None:
     first = release(config_map(greeting="hello"), config_map("more", a="b"))
     ready = plan.fn(target, first)
-    record_outcome.fn(target, record_start.fn(ready, lock).record, State.KNOWN_GOOD, lock)
+    succeed(target, record_start.fn(ready, lock).record, lock)
     for item in ready.objects:
         api.put("configmaps", item["metadata"]["name"], metadata=item["metadata"], data=item["data"])
     assert [str(ref) for ref in started(target, lock).record.pruned] == ["configmap/more"]
@@ -233,7 +244,7 @@ def test_i6_an_object_of_somebody_else_that_a_later_release_takes_over_goes_back
     assert {change.name: change.action for change in back.changes.changes}["theirs"] == Action.CONFIGURED
     assert original in back.objects
 
-    record_outcome.fn(target, begun.record, State.KNOWN_GOOD, lock)
+    succeed(target, begun.record, lock)
     chosen = find_record.fn(target, "1")
     assert chosen.objects == (*good.objects, original)
     again = record_start.fn(plan.fn(target, chosen), lock).record
@@ -279,6 +290,7 @@ def test_an_outcome_is_written_with_its_gates_and_becomes_a_page(
 ) -> None:
     first = started(target, lock).record
     proof = [evidence("smoke"), evidence("E2E")]
+    verified(target, first, lock)
     played = run(lambda: record_outcome(target, first, State.KNOWN_GOOD, lock, evidence=proof))
     known_good = read_state.fn(target).known_good
     assert known_good == played.result
@@ -315,6 +327,7 @@ def test_after_a_rollback_the_releases_in_between_are_chosen_by_name_only(
     one, two, three = (released(target, lock, greeting) for greeting in ("one", "two", "three"))
     back = record_start.fn(plan.fn(target, two), lock).record
     assert find_record.fn(target, "") == three  # it may run still: the rollback has no outcome yet
+    verified(target, back, lock)
     api.requests.clear()
     record_outcome.fn(target, back, State.KNOWN_GOOD, lock)
     assert api.writes == ["PATCH secrets/prefect-cd.shop.4"]
@@ -333,7 +346,7 @@ def test_i8_what_a_run_released_is_found_by_the_run_until_a_rollback_withdraws_i
         first, second = released(target, lock, "one"), released(target, lock, "two")
         seen = [own_record(target, one), own_record(target, two)]
         back = record_start.fn(plan.fn(target, first), lock).record
-        record_outcome.fn(target, back, State.KNOWN_GOOD, lock)
+        succeed(target, back, lock)
         return [first, second, *seen, own_record(target, two)]
 
     first, second, own_first, own_second, own_afterwards = run(work).result
@@ -346,6 +359,7 @@ def test_i8_what_a_run_released_is_found_by_the_run_until_a_rollback_withdraws_i
 def test_the_results_of_gates_are_read_from_a_record(target: Target, lock: Any) -> None:  # noqa: ANN401
     first = started(target, lock).record
     proof = [evidence("smoke"), evidence("load", Outcome.ERRORED)]
+    verified(target, first, lock)
     outcome = record_outcome.fn(target, first, State.KNOWN_GOOD, lock, evidence=proof)
     read = recorded_evidence(outcome)
     assert [(gate.gate, gate.outcome, gate.summary) for gate in read] == [

@@ -54,7 +54,7 @@ def put(api: FakeApi, item: Object) -> None:
 async def _store(api: FakeApi, newest: State) -> None:
     async with connect(LoadedKubeconfig(api.kubeconfig)) as cluster:
         store = RecordStore(cluster, SHOP)
-        good = await store.start(record(1, State.APPLYING, *OLD))
+        good = await store.start(record(1, State.VERIFYING, *OLD))
         await store.move(good, State.KNOWN_GOOD)
         started = await store.start(record(2, State.APPLYING, *NEW))
         if newest is not State.APPLYING:

@@ -45,8 +45,8 @@ OPEN = frozenset({State.PREPARED, State.APPLYING, State.VERIFYING})
 """The states of a rollout that has no outcome."""
 _FAILURES = frozenset({State.ROLLED_BACK, State.ROLLBACK_FAILED, State.FAILED})
 MOVES: Mapping[State, frozenset[State]] = {
-    State.PREPARED: frozenset({State.APPLYING, State.KNOWN_GOOD, State.SUPERSEDED}) | _FAILURES,
-    State.APPLYING: frozenset({State.VERIFYING, State.KNOWN_GOOD}) | _FAILURES,
+    State.PREPARED: frozenset({State.APPLYING, State.SUPERSEDED}) | _FAILURES,
+    State.APPLYING: frozenset({State.VERIFYING}) | _FAILURES,
     State.VERIFYING: frozenset({State.KNOWN_GOOD}) | _FAILURES,
     State.KNOWN_GOOD: frozenset({State.WITHDRAWN}),
     State.ROLLBACK_FAILED: frozenset({State.ROLLED_BACK}),

@@ -100,7 +100,7 @@ async def test_i3_the_record_of_an_interrupted_rollout_is_fenced_too(
     """The outcome that the dead holder was about to write at the version it has read."""
     async with connect(ACCESS) as cluster:
         store = RecordStore(cluster, ownership, epoch=1)
-        interrupted = await store.start(record(ownership))
+        interrupted = await store.start(record(ownership, state=State.VERIFYING))
         with hold(ACCESS, ownership, "successor", wait=timedelta()) as lock:
             read = Cluster.get
 
@@ -120,7 +120,7 @@ async def test_i3_the_record_of_an_interrupted_rollout_is_fenced_too(
 
             with pytest.raises(LockLost):
                 await store.move(interrupted, State.KNOWN_GOOD, guard=guard)
-        assert (await store.read(interrupted.number)).state == State.PREPARED
+        assert (await store.read(interrupted.number)).state == State.VERIFYING
 
 
 async def test_i3_objects_of_others_are_not_touched(ownership: Ownership, record: Callable[..., Record]) -> None:

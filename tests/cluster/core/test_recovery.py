@@ -61,7 +61,8 @@ async def interrupt(ownership: Ownership) -> None:
         store = RecordStore(cluster, ownership)
         good = await store.start(record(1, old))
         await apply(cluster, ownership, old, await compute_changes(cluster, ownership, old))
-        await store.move(good, State.KNOWN_GOOD)
+        for state in (State.APPLYING, State.VERIFYING, State.KNOWN_GOOD):
+            await store.move(good, state)
         holding = hold(ClusterAccess(), ownership, "killed", wait=timedelta())
         lock = await asyncio.to_thread(holding.__enter__)
         await store.start(record(2, new, known=old), mark=lock.mark_open)

@@ -141,7 +141,7 @@ def drifted(api: FakeApi) -> EnvironmentStatus:
     async def read() -> EnvironmentStatus:
         async with connect(LoadedKubeconfig(api.kubeconfig)) as cluster:
             store = RecordStore(cluster, SHOP)
-            await store.move(await store.start(good.model_copy(update={"state": State.APPLYING})), State.KNOWN_GOOD)
+            await store.move(await store.start(good.model_copy(update={"state": State.VERIFYING})), State.KNOWN_GOOD)
             return await read_status(cluster, SHOP)
 
     with api.serving():
