@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from prefect_cd.environment.apply import apply, compute_changes
+from prefect_cd.environment.apply import apply
+from prefect_cd.environment.changes import compute_changes
 from prefect_cd.environment.lease import hold
 from prefect_cd.environment.ownership import Ownership
 from prefect_cd.environment.record import Record, State
