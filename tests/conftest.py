@@ -1,7 +1,6 @@
 """For tests of stages and flows: a real Prefect server, started once, and a home for the files of runs."""
 
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,29 +10,21 @@ import pytest
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A Prefect server for the whole session: it takes seconds to start."""
     # imported here: tests of the core need no Prefect, whose import takes seconds
-    from prefect.events.worker import EventsWorker  # noqa: PLC0415
-    from prefect.logging.handlers import APILogWorker  # noqa: PLC0415
     from prefect.settings import (  # noqa: PLC0415
-        PREFECT_API_URL,
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
         PREFECT_LOCAL_STORAGE_PATH,
+        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
         temporary_settings,
     )
+    from prefect.testing.utilities import prefect_test_harness  # noqa: PLC0415
 
-    from tests.cluster.harness import Server  # noqa: PLC0415
-
-    with Server(tmp_path_factory.mktemp("prefect")).running() as server:
-        settings = {
-            PREFECT_API_URL: f"{server.url}/api",
-            PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # its thread sleeps in steps of 1 s, each run waits for its end
-            PREFECT_LOCAL_STORAGE_PATH: tmp_path_factory.mktemp("results"),
-        }
-        with temporary_settings(settings):
-            yield
-            # without a server, each line and each event that is left costs seconds
-            with suppress(RuntimeError):  # no line was ever logged
-                APILogWorker.instance().drain()
-            EventsWorker.drain_all()
+    settings = {
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # its thread sleeps in steps of 1 s, and each run waits for its end
+        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 150,
+        PREFECT_LOCAL_STORAGE_PATH: tmp_path_factory.mktemp("results"),
+    }
+    with temporary_settings(settings), prefect_test_harness(server_startup_timeout=150):
+        yield
 
 
 @pytest.fixture

@@ -353,7 +353,7 @@ class Server:
     def running(self) -> Iterator["Server"]:
         command = [PROGRAMS / "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
         database = self.folder / "home" / "prefect.db"
-        database.parent.mkdir()
+        database.parent.mkdir(exist_ok=True)
         with ExitStack() as stack:
             with new_database(database):
                 server = stack.enter_context(process(command, self.environment, self.folder / "server.log"))
@@ -392,8 +392,12 @@ class Server:
 def new_database(database: Path) -> Iterator[None]:
     """A new database for a server that starts in this block: a copy, since its migrations take 5 s of CPU time.
 
-    The first server of an environment makes its own, and a copy of that for the others, which wait for it.
+    The first server of an environment makes its own, and a copy of that for the others, which wait for it. One that
+    starts again keeps the database that it has.
     """
+    if database.exists():
+        yield
+        return
     original = Path(sys.prefix) / f"prefect-{version('prefect')}.db"
     with original.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

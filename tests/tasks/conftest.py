@@ -16,6 +16,7 @@ from prefect.client.schemas.objects import Artifact, State, TaskRun
 from prefect.runtime import flow_run
 
 from prefect_cd.pipeline.models import ClusterAccess, Environment
+from prefect_cd.tasks import artifacts
 from prefect_cd.tasks.connection import CONNECTIONS
 from prefect_cd.tasks.target import Target
 from tests.tasks import examples
@@ -27,6 +28,12 @@ from tests.unit.fake_api import FakeApi
 def _files(home: Path) -> Path:
     """No test leaves files in the user's home."""
     return home
+
+
+@pytest.fixture(autouse=True)
+def _pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that ended Prefect's server leaves the pages of the next ones alone."""
+    monkeypatch.setattr(artifacts._unavailable, "until", 0.0)
 
 
 @pytest.fixture

@@ -147,7 +147,7 @@ def on_a_server(work: Callable[[FakeApi, Cluster], Awaitable[Any]], *records: Re
             store = RecordStore(cluster, SHOP, 2)
             for one in records or (GOOD, OPEN):
                 is_new = one.state in {State.PREPARED, State.APPLYING}
-                started = await store.start(one if is_new else one.model_copy(update={"state": State.APPLYING}))
+                started = await store.start(one if is_new else one.model_copy(update={"state": State.VERIFYING}))
                 if not is_new:
                     await store.move(started, one.state, reason=one.reason)
             return await work(api, cluster)
