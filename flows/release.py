@@ -9,7 +9,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from prefect_cd import tasks
-from prefect_cd.environment.records import Decision
+from prefect_cd.environment.record import Decision
 from prefect_cd.errors import ContentChanged
 from prefect_cd.flows import served
 from prefect_cd.flows.outcome import returning_state

@@ -19,7 +19,7 @@ from prefect.input import RunInput, delete_flow_run_input, keyset_from_base_key,
 from prefect.input.run_input import Keyset
 from prefect.runtime import deployment, flow_run
 
-from prefect_cd.environment.records import Decision
+from prefect_cd.environment.record import Decision
 from prefect_cd.errors import Expired, Rejected
 from prefect_cd.gates.evidence import Evidence
 from prefect_cd.pipeline.models import Approval, Pipeline

@@ -17,7 +17,7 @@ from prefect.context import FlowRunContext, TaskRunContext
 from typing_extensions import ParamSpec
 
 from prefect_cd.environment.change_set import ChangeSet
-from prefect_cd.environment.records import Record
+from prefect_cd.environment.record import Record
 from prefect_cd.environment.way_back import WayBackFinding
 from prefect_cd.gates.evidence import Evidence, Outcome
 from prefect_cd.gates.traffic.metrics import Traffic

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 
 from prefect_cd.environment.change_set import Action, ChangeSet
-from prefect_cd.environment.records import Record
+from prefect_cd.environment.record import Record
 from prefect_cd.environment.way_back import WayBackFinding
 from prefect_cd.gates.evidence import Evidence, Outcome, Picture
 from prefect_cd.gates.traffic.chart import chart_uri

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from prefect_cd.environment.changes import prepare_objects
 from prefect_cd.environment.ownership import Ownership
-from prefect_cd.environment.records import Record
+from prefect_cd.environment.record import Record
 from prefect_cd.errors import Invalid
 from prefect_cd.kube.client import PATIENCE, Cluster
 from prefect_cd.kube.kubeconfig import Access, LoadedKubeconfig

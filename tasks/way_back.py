@@ -11,7 +11,7 @@ from itertools import chain
 
 from prefect_cd.environment.change_set import Action
 from prefect_cd.environment.planner import Planner
-from prefect_cd.environment.records import Record
+from prefect_cd.environment.record import Record
 from prefect_cd.environment.way_back import (
     Obstacle,
     WayBackFinding,

@@ -301,6 +301,10 @@ def namespace_of(application: str, environment: str) -> str:
     return f"{SESSION}-{application}-{environment}"
 
 
+_UNUSED_SERVICES = ("EVENT_PERSISTER", "TRIGGERS", "FOREMAN", "LATE_RUNS", "REPOSSESSOR")
+"""Of Prefect's server: they store events, watch automations and workers, and take a part of its CPU time."""
+
+
 @dataclass
 class Server:
     """A Prefect server of our own."""
@@ -323,6 +327,7 @@ class Server:
             "PREFECT_UI_URL": self.url,
             "PREFECT_UI_API_URL": f"{self.url}/api",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            **{f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false" for service in _UNUSED_SERVICES},
             "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.5",
             "PREFECT_CD_HOME": str(self.folder / "cd"),
         }

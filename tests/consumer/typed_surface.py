@@ -8,7 +8,7 @@ from pathlib import Path
 from typing_extensions import assert_type
 
 import prefect_cd as cd
-from prefect_cd.environment.records import Decision
+from prefect_cd.environment.record import Decision
 from prefect_cd.release.model import BuiltImage, Commit
 from prefect_cd.tasks import Deployed, Plan, Preflight
 

@@ -69,7 +69,8 @@ def _being_deleted_is_unchanged() -> None:
 
 def _no_baseline() -> None:
     """What was there before the first release is not recorded."""
-    from prefect_cd.environment.records import Record, RecordStore  # noqa: PLC0415
+    from prefect_cd.environment.record import Record  # noqa: PLC0415
+    from prefect_cd.environment.records import RecordStore  # noqa: PLC0415
 
     async def unwritten(_: RecordStore, record: Record, **_options: Any) -> Record:  # noqa: ANN401
         return record

@@ -10,7 +10,7 @@ import yaml
 
 from prefect_cd.environment.change_set import ChangeSet
 from prefect_cd.environment.eligibility import EnvironmentState
-from prefect_cd.environment.records import Record, State
+from prefect_cd.environment.record import Record, State
 from prefect_cd.errors import DeliveryError
 from prefect_cd.gates.evidence import Evidence, Outcome
 from prefect_cd.kube.objects import Object

@@ -14,7 +14,7 @@ from prefect.states import Paused, Running
 from pydantic import ValidationError
 
 from prefect_cd.environment.eligibility import EnvironmentState
-from prefect_cd.environment.records import Decision, State
+from prefect_cd.environment.record import Decision, State
 from prefect_cd.errors import EnvironmentFrozen, Expired, Rejected, Superseded
 from prefect_cd.pipeline.models import Approval
 from prefect_cd.release.model import Release

@@ -9,7 +9,7 @@ import pytest
 from prefect.client.orchestration import get_client
 
 from prefect_cd.environment.change_set import Action, Change, ChangeSet
-from prefect_cd.environment.records import State
+from prefect_cd.environment.record import State
 from prefect_cd.gates.evidence import Outcome
 from prefect_cd.gates.traffic.metrics import Traffic
 from prefect_cd.kube.resources import Route

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from prefect_cd.environment.eligibility import EnvironmentState
-from prefect_cd.environment.records import State
+from prefect_cd.environment.record import State
 from prefect_cd.errors import EnvironmentFrozen, InvalidManifest, OwnershipConflict, Superseded
 from prefect_cd.kube.objects import Object
 from prefect_cd.manifests.lint import Rule

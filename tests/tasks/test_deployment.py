@@ -17,7 +17,7 @@ from prefect_cd.environment import recovery
 from prefect_cd.environment.change_set import Action, ChangeSet, change_to
 from prefect_cd.environment.eligibility import EnvironmentState
 from prefect_cd.environment.lease import TAKEOVER_WAIT
-from prefect_cd.environment.records import Decision, GateResult, Record, State
+from prefect_cd.environment.record import Decision, GateResult, Record, State
 from prefect_cd.environment.recovery import WentBack
 from prefect_cd.errors import (
     ClusterUnreachable,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_cd.environment.change_set import Action, Change, ChangeSet
-from prefect_cd.environment.records import Decision, GateResult, Record, State
+from prefect_cd.environment.record import Decision, GateResult, Record, State
 from prefect_cd.environment.way_back import Obstacle, WayBackFinding
 from prefect_cd.gates.evidence import Evidence, Outcome, Picture, TestCase
 from prefect_cd.manifests import diff as diff_module

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from prefect_cd.environment.permissions import Permission, permissions
-from prefect_cd.environment.records import State
+from prefect_cd.environment.record import State
 from prefect_cd.errors import ClusterUnreachable, Forbidden, InvalidManifest, MissingSuite, MissingTool
 from prefect_cd.kube.builtin import builtin_kind
 from prefect_cd.pipeline.models import Check, Environment, Gate, HttpCheck, Pipeline

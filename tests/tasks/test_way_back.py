@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from prefect_cd.environment.eligibility import EnvironmentState
-from prefect_cd.environment.records import Record, State
+from prefect_cd.environment.record import Record, State
 from prefect_cd.environment.way_back import Obstacle, WayBackFinding
 from prefect_cd.errors import NoWayBack
 from prefect_cd.kube.objects import Object

@@ -17,21 +17,12 @@ from datetime import datetime, timezone
 from prefect_cd.environment.journal import Damage, Entry, Journal, rollback_target, with_withdrawn
 from prefect_cd.environment.ownership import Ownership
 from prefect_cd.environment.record import (
-    BASELINE,
-    BEFORE,
-    LOST,
-    MOVES,
-    NOTHING,
     OPEN,
-    Decision,
     GateResult,
     Record,
     State,
     added_by,
-    baseline,
-    lost_record,
     moved,
-    new_record,
     refuse_move,
 )
 from prefect_cd.environment.record_format import (
@@ -341,26 +332,4 @@ class RecordStore:
         return Ref("v1", "Secret", self._ownership.namespace, name)
 
 
-__all__ = [
-    "BASELINE",
-    "BEFORE",
-    "KEPT",
-    "LOST",
-    "MOVES",
-    "NOTHING",
-    "OPEN",
-    "Damage",
-    "Decision",
-    "Entry",
-    "GateResult",
-    "Journal",
-    "Mark",
-    "Record",
-    "RecordStore",
-    "State",
-    "baseline",
-    "lost_record",
-    "moved",
-    "new_record",
-    "unmarked",
-]
+__all__ = ["KEPT", "Mark", "RecordStore", "unmarked"]

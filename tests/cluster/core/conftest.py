@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from prefect_cd.environment.ownership import Ownership
-from prefect_cd.environment.records import Record, State
+from prefect_cd.environment.record import Record, State
 from prefect_cd.kube.objects import Object
 
 Kubectl = Callable[..., str]

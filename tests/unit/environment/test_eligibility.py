@@ -14,7 +14,7 @@ from prefect_cd.environment.eligibility import (
     frozen_problem,
     withdrawn_problem,
 )
-from prefect_cd.environment.records import Decision, Record, State
+from prefect_cd.environment.record import Decision, Record, State
 from prefect_cd.errors import ContentChanged, EnvironmentFrozen, Superseded
 from prefect_cd.kube.objects import Object
 from prefect_cd.kube.resources import Ref

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from prefect_cd.environment.ownership import Ownership
-from prefect_cd.environment.records import Decision, GateResult, Record, RecordStore, State
+from prefect_cd.environment.record import Decision, GateResult, Record, State
+from prefect_cd.environment.records import RecordStore
 from prefect_cd.kube.objects import Object
 from prefect_cd.kube.resources import Ref
 from tests.unit.fake_api import FakeApi

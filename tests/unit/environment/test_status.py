@@ -8,7 +8,8 @@ import pytest
 from prefect_cd.environment import status as status_module
 from prefect_cd.environment.eligibility import EnvironmentState
 from prefect_cd.environment.ownership import Ownership
-from prefect_cd.environment.records import Record, RecordStore, State
+from prefect_cd.environment.record import Record, State
+from prefect_cd.environment.records import RecordStore
 from prefect_cd.environment.status import Condition, EnvironmentStatus, Holder, condition_of, holder_of, read_status
 from prefect_cd.errors import Forbidden
 from prefect_cd.kube.client import connect
