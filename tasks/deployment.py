@@ -211,7 +211,8 @@ def _repair(pipeline: Pipeline, target: Target, lock: Lock) -> DeliveryError | N
         return _frozen_problem(decision)
     if decision.action is not RecoveryAction.GO_BACK:
         _settle_in_place(target, decision, lock)
-        return None
+        # a record that is given up may have been started over another one without an outcome
+        return _repair(pipeline, target, lock) if decision.action is RecoveryAction.ABANDON else None
     _fence(target, record, base, lock)
     return restore_known_good(pipeline, target, record, base, lock, recovery.interrupted(record))
 

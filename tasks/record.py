@@ -112,6 +112,8 @@ async def _start(cluster: Cluster, planned: Plan, lock: Lock, decision: Decision
     above = state.newest.number if state.newest else 0
     record = await store.start(record, above=above, guard=lock.guard, mark=lock.mark_open)
     if interrupted := state.interrupted:
+        # the environment is half already: a record that is given up as unwritten would leave it so
+        record = await store.move(record, State.APPLYING, guard=lock.guard)
         reason = f"interrupted: its process ended before the rollout did; {record.release_id} was started over it"
         outcome = State.SUPERSEDED if interrupted.state is State.PREPARED else State.FAILED
         await store.move(interrupted, outcome, reason=reason, now=now, guard=lock.guard)

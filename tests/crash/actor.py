@@ -4,11 +4,13 @@ import faulthandler
 import multiprocessing
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from http import HTTPStatus
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,20 @@ def _settings(act: Act) -> Iterator[None]:
         yield
 
 
+def _begun(play: Callable[[], Any]) -> Any:  # noqa: ANN401  a state of Prefect
+    """Play a flow; once more where a busy Prefect server did not even take the run."""
+    from prefect.exceptions import PrefectHTTPStatusError  # noqa: PLC0415
+
+    for _ in range(10):
+        try:
+            return play()
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code != HTTPStatus.SERVICE_UNAVAILABLE:
+                raise
+            time.sleep(1)
+    return play()
+
+
 def _flow(act: Act) -> Callable[[], bool]:
     """What to call; returns whether it succeeded."""
     from prefect import flow  # noqa: PLC0415
@@ -121,7 +137,7 @@ def _flow(act: Act) -> Callable[[], bool]:
 
     if act.name == "flow":
         os.environ["PREFECT_CD_PIPELINES"] = str(act.pipeline_file)
-        return lambda: release(act.commit, return_state=True).is_completed()
+        return lambda: _begun(lambda: release(act.commit, return_state=True)).is_completed()
 
     pipeline = versions.pipeline(str(act.kubeconfig), act.namespace, act.repository, take_over=act.take_over)
     target = Target.of(pipeline, "production")

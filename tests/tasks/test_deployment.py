@@ -677,7 +677,7 @@ def test_i6_a_frozen_environment_that_is_whole_by_now_is_no_longer_frozen(stages
 def test_i4_a_release_that_wrote_only_its_record_is_given_up_and_the_next_one_goes_in(stages: Stages) -> None:
     stages.state = EnvironmentState(newest=examples.record(2, State.PREPARED), known_good=GOOD)
     deploy.fn(PIPELINE, STAGING, release())
-    assert stages.calls[:4] == ["lock", "decide", "abandon", "plan"]
+    assert stages.calls[:4] == ["lock", "decide", "abandon", "decide"]
 
 
 def test_i3_where_another_process_is_at_work_nothing_is_recovered(stages: Stages) -> None:

@@ -120,13 +120,14 @@ def test_i4_an_interrupted_rollout_gets_its_outcome_after_the_next_record_exists
     applying: bool,  # noqa: FBT001  a column of the table
     outcome: str,
 ) -> None:
-    """A process that is killed between the two writes leaves an open record, too: the environment may be half."""
+    """A process that is killed between two of the writes leaves a record that leads back: the environment may be half."""
     first = started(target, lock, "hello").record
     if applying:
         record_applying(target, first, lock)
     api.requests.clear()
     second = started(target, lock, "good day")
-    assert api.writes == ["POST secrets/prefect-cd.shop.2", "PATCH secrets/prefect-cd.shop.1"]
+    assert api.writes == ["POST secrets/prefect-cd.shop.2", *(f"PATCH secrets/prefect-cd.shop.{n}" for n in (2, 1))]
+    assert second.record.state is State.APPLYING
     assert (second.record.number, second.base.number) == (2, 0)
     assert api.objects["secrets"]["prefect-cd.shop.1"]["metadata"]["labels"]["prefect-cd.dev/state"] == outcome
 

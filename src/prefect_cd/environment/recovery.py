@@ -224,6 +224,9 @@ async def recover(
         return Recovered(decision)
     if decision.action is not RecoveryAction.GO_BACK:
         await settle_in_place(cluster, ownership, decision, lock)
+        if decision.action is RecoveryAction.ABANDON:  # it may have been started over another one without an outcome
+            more = await recover(cluster, ownership, lock, settings, never_back=never_back, on_change=on_change)
+            return Recovered(decision) if more.decision.action is RecoveryAction.NOTHING else more
         return Recovered(decision)
     await fence(cluster, ownership, record, base, lock)
     reason = interrupted(record).reason

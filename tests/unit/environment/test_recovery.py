@@ -366,6 +366,17 @@ def test_i4_a_release_that_wrote_nothing_but_its_record_is_given_up() -> None:
     on_a_server(work, GOOD, record(2, State.PREPARED, *NEW))
 
 
+def test_i4_behind_a_record_that_is_given_up_the_interrupted_one_is_undone() -> None:
+    async def work(api: FakeApi, cluster: Cluster) -> None:
+        recovered = await recover_it(cluster, SHOP, LOCK, SETTINGS)
+        assert recovered.decision.action is RecoveryAction.GO_BACK
+        assert live(api) == WHOLE
+        entries = await RecordStore(cluster, SHOP).entries()
+        assert [entry.state for entry in entries] == [State.SUPERSEDED, State.ROLLED_BACK, State.KNOWN_GOOD]
+
+    on_a_server(work, GOOD, OPEN, record(3, State.PREPARED, *NEW))
+
+
 def test_i4_where_the_open_record_was_deleted_what_we_applied_goes_and_copies_stay() -> None:
     async def work(api: FakeApi, cluster: Cluster) -> None:
         ours = [{"manager": "prefect-cd", "operation": "Apply"}]
