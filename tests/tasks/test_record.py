@@ -120,7 +120,7 @@ def test_i4_an_interrupted_rollout_gets_its_outcome_after_the_next_record_exists
     applying: bool,  # noqa: FBT001  a column of the table
     outcome: str,
 ) -> None:
-    """A process that is killed between two of the writes leaves a record that leads back: the environment may be half."""
+    """A process that is killed between two of the writes leaves a record that leads back: half may be written."""
     first = started(target, lock, "hello").record
     if applying:
         record_applying(target, first, lock)
