@@ -52,7 +52,7 @@ def test_a_release_waits_until_a_full_etcd_has_space_again(application: Applicat
     run = in_the_middle(application, repository, 10, "full")
     with full_etcd():
         wait_for(lambda: since_renewal(application) > timedelta(seconds=20), run.log)  # the lock's lease is over
-        assert states(application.production) == ["known-good", "started"]
+        assert states(application.production) == ["known-good", "applying"]
     run.wait("Completed")
     assert states(application.production) == ["known-good", "known-good"]
     assert holder(application.production) == ""
