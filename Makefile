@@ -52,7 +52,7 @@ endif
 
 # Tests wait most of the time, so more of them run side by side than there are cores; `alone` marks those that cannot,
 # and `restarts` those that need the cluster for themselves, but not the machine.
-WORKERS ?= 5
+WORKERS ?= 4
 UNIT_WORKERS ?= 3
 PYTEST := $(BIN)/pytest --durations=10
 BESIDE := -m 'not alone and not restarts' --numprocesses=$(WORKERS) --dist=loadfile

@@ -230,6 +230,7 @@ class Transport:
             await _abandon(connecting)
             raise
         except aiohttp.WSServerHandshakeError as error:
+            await asyncio.sleep(_TLS_LINGER_SECONDS)  # aiohttp closes the connection, and waits for nothing
             raise ApiError(f"no websocket to {where}: {error.message}", status=error.status, where=where) from error
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
             raise self._unreachable(error) from error

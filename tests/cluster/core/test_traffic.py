@@ -129,6 +129,7 @@ def test_a_careful_deployment_loses_no_requests(
     assert [version.version for version in traffic.versions] == ["v1", "v2"]
 
 
+@pytest.mark.alone  # on a busy machine, TLS connections end later than aiohttp waits for
 def test_requests_through_a_port_forward_prove_nothing(
     namespace: str, kubectl: Kubectl, manifests: Callable[..., list[Any]]
 ) -> None:
