@@ -319,8 +319,10 @@ class Server:
 
     @property
     def environment(self) -> dict[str, str]:
+        # another server's settings may be in ours: a fixture of the same session has set them
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         return {
-            **os.environ,
+            **inherited,
             "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
             "PREFECT_HOME": str(self.folder / "home"),
             "PREFECT_API_URL": f"{self.url}/api",
