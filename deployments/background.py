@@ -7,6 +7,7 @@ A suspended run has no process that could end it when its approval expires. Pref
 the state name Failed.
 """
 
+import contextvars
 import logging
 import threading
 from collections.abc import Sequence
@@ -49,7 +50,8 @@ class BackgroundJobs:
         self._id = uuid4().hex
         self._recovery_schedule = RecoverySchedule(applications)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="background-jobs", daemon=True)
+        run = contextvars.copy_context().run  # with the caller's Prefect settings
+        self._thread = threading.Thread(target=run, args=[self._run], name="background-jobs", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()

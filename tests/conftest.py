@@ -2,29 +2,49 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from tests.cluster.harness import Server
+
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A Prefect server for the whole session: it takes seconds to start."""
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Server"]:
+    """A Prefect server for the whole session, for flows and clients in the process of the tests. It schedules nothing.
+
+    Prefect's own `prefect_test_harness` migrates a new database each time, and keeps no log of its server.
+    """
     # imported here: tests of the core need no Prefect, whose import takes seconds
     from prefect.settings import (  # noqa: PLC0415
+        PREFECT_API_URL,
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
         PREFECT_LOCAL_STORAGE_PATH,
-        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
         temporary_settings,
     )
-    from prefect.testing.utilities import prefect_test_harness  # noqa: PLC0415
 
-    settings = {
-        PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # its thread sleeps in steps of 1 s, and each run waits for its end
-        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 150,
-        PREFECT_LOCAL_STORAGE_PATH: tmp_path_factory.mktemp("results"),
-    }
-    with temporary_settings(settings), prefect_test_harness(server_startup_timeout=150):
-        yield
+    from tests.cluster.harness import Server  # noqa: PLC0415
+
+    with Server(tmp_path_factory.mktemp("prefect"), services_off=["SCHEDULER"]).running() as server:
+        settings = {
+            PREFECT_API_URL: f"{server.url}/api",
+            PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # its thread sleeps in steps of 1 s; each run waits for its end
+            PREFECT_LOCAL_STORAGE_PATH: tmp_path_factory.mktemp("results"),
+        }
+        with temporary_settings(settings):
+            yield server
+            _send_what_is_queued()
+        assert server.process.poll() is None, server.log
+
+
+def _send_what_is_queued() -> None:
+    """Send the last logs and events to Prefect's server before it ends; afterwards, each is retried for minutes."""
+    from prefect.events.worker import EventsWorker  # noqa: PLC0415
+    from prefect.logging.handlers import APILogWorker  # noqa: PLC0415
+
+    APILogWorker.drain_all()
+    EventsWorker.drain_all()
 
 
 @pytest.fixture

@@ -307,9 +307,17 @@ _UNUSED_SERVICES = ("EVENT_PERSISTER", "TRIGGERS", "FOREMAN", "LATE_RUNS", "REPO
 
 @dataclass
 class Server:
-    """A Prefect server of our own."""
+    """A Prefect server of our own, in whose folder are its files and its log.
+
+    Args:
+        folder: exists; one for each server.
+        services_off: services of Prefect's server, as in the names of its settings, that do not run in addition to
+            those that no test needs.
+        port: on loopback.
+    """
 
     folder: Path
+    services_off: Sequence[str] = ()
     port: int = field(default_factory=free_port)
     process: "subprocess.Popen[bytes]" = field(init=False)
 
@@ -329,7 +337,10 @@ class Server:
             "PREFECT_UI_URL": self.url,
             "PREFECT_UI_API_URL": f"{self.url}/api",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            **{f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false" for service in _UNUSED_SERVICES},
+            **{
+                f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false"
+                for service in (*_UNUSED_SERVICES, *self.services_off)
+            },
             "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.5",
             "PREFECT_CD_HOME": str(self.folder / "cd"),
         }
@@ -365,14 +376,20 @@ class Server:
             with new_database(database):
                 server = stack.enter_context(process(command, self.environment, self.folder / "server.log"))
                 self.process = server
-                wait_for(lambda: self._healthy() or server.poll() is not None, "the server does not answer")
-                assert server.poll() is None, (self.folder / "server.log").read_text()
+                wait_for(lambda: server.poll() is not None or self._healthy(), lambda: self.log)
+                assert server.poll() is None, self.log
             with closing(self._client):
                 yield self
 
+    @property
+    def log(self) -> str:
+        return (self.folder / "server.log").read_text()
+
     def _healthy(self) -> bool:
+        """Whether this server answers: one that took the port while this one was starting has another home."""
         with suppress(httpx.TransportError):
-            return self._client.get("/health").is_success
+            answer = self._client.get("/admin/settings")
+            return answer.is_success and answer.json()["home"] == str(self.folder / "home")
         return False
 
     @contextmanager

@@ -47,17 +47,7 @@ LINGERING, LINGERS_SECONDS = "removed", 0.5
 
 
 _MEMORY = Path("/dev/shm")  # noqa: S108  a folder of our own in it
-_WRITING_SERVICES = (
-    "EVENT_PERSISTER",
-    "TASK_RUN_RECORDER",
-    "TRIGGERS",
-    "SCHEDULER",
-    "LATE_RUNS",
-    "FOREMAN",
-    "CANCELLATION_CLEANUP",
-    "PAUSE_EXPIRATIONS",
-    "REPOSSESSOR",
-)
+_WRITING_SERVICES = ("TASK_RUN_RECORDER", "SCHEDULER", "CANCELLATION_CLEANUP", "PAUSE_EXPIRATIONS")
 
 
 @dataclass(frozen=True)
@@ -389,7 +379,7 @@ def problem(after: View, whole: Sequence[View], *, labels: bool = True) -> str:
 @contextmanager
 def open_scene(folder: Path) -> Iterator[Scene]:
     """A Prefect server, the cluster's API server without TLS, and a git repository with three commits."""
-    server = FrugalServer(folder)
+    server = FrugalServer(folder, services_off=_WRITING_SERVICES)
     with server.running(), pytest.MonkeyPatch.context() as patch, _without_tls() as api_server:
         for name, value in {**server.environment, "GIT_CONFIG_GLOBAL": "/dev/null"}.items():
             patch.setenv(name, value)  # the processes inherit it
@@ -414,10 +404,8 @@ class FrugalServer(Server):
 
     @property
     def environment(self) -> dict[str, str]:
-        off = {f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false" for service in _WRITING_SERVICES}
         return {
             **super().environment,
-            **off,
             "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{self._database}",
         }
 

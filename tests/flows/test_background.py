@@ -22,13 +22,14 @@ from prefect_cd.flows.release import release
 from prefect_cd.flows.rollback import rollback
 from prefect_cd.pipeline.load import load
 from prefect_cd.tasks.approval import GRACE
+from tests.cluster.harness import Server
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("prefect_server")]
 NOW = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 
 
 @pytest.fixture
-def client(prefect_server: None) -> Iterator[SyncPrefectClient]:  # noqa: ARG001
+def client(prefect_server: Server) -> Iterator[SyncPrefectClient]:  # noqa: ARG001
     with get_client(sync_client=True) as opened:
         yield opened
 

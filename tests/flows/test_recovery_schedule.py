@@ -1,6 +1,5 @@
 """The schedule of recovery: that a real Prefect server starts it, and the warning when the server does not."""
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +8,6 @@ from typing import Any
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.settings import get_current_settings
 
 from prefect_cd.deployments.recovery_schedule import PATIENCE_SECONDS, RecoverySchedule
 from prefect_cd.deployments.serve import deployments_of
@@ -62,11 +60,8 @@ def test_the_servers_scheduler_starts_recovery(tmp_path: Path) -> None:
         assert any(b"multiprocessing.forkserver" in command for command in commands), commands  # it forks runs
 
 
-@pytest.mark.usefixtures("prefect_server")
-def test_serve_warns_on_stderr_when_the_server_schedules_no_recovery(tmp_path: Path) -> None:
-    """The server of the test harness runs no scheduler."""
-    environment = {**os.environ, "PREFECT_API_URL": str(get_current_settings().api.url)}
-    with serving(write(tmp_path, "blog"), environment, patience=3) as (log, _):
+def test_serve_warns_on_stderr_when_the_server_schedules_no_recovery(tmp_path: Path, prefect_server: Server) -> None:
+    with serving(write(tmp_path, "blog"), prefect_server.environment, patience=3) as (log, _):
         wait_for(lambda: WARNING in log.read_text(), log.read_text, 200)
 
 
@@ -78,7 +73,7 @@ class Clock:
 
 
 @pytest.fixture
-def client(prefect_server: None) -> Iterator[SyncPrefectClient]:  # noqa: ARG001
+def client(prefect_server: Server) -> Iterator[SyncPrefectClient]:  # noqa: ARG001
     with get_client(sync_client=True) as opened:
         yield opened
 

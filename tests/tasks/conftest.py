@@ -19,6 +19,7 @@ from prefect_cd.pipeline.models import ClusterAccess, Environment
 from prefect_cd.tasks import artifacts
 from prefect_cd.tasks.connection import CONNECTIONS
 from prefect_cd.tasks.target import Target
+from tests.cluster.harness import Server
 from tests.tasks import examples
 from tests.tasks.examples import GitRepository, HeldLock
 from tests.unit.fake_api import FakeApi
@@ -105,9 +106,8 @@ class Run:
 
 
 @pytest.fixture
-def run(prefect_server: None) -> Callable[[Callable[[], Any]], Run]:
+def run(prefect_server: Server) -> Callable[[Callable[[], Any]], Run]:  # noqa: ARG001
     """Runs a function as a flow on the Prefect server, and reads what became of the run."""
-    assert prefect_server is None
 
     def play(work: Callable[[], Any]) -> Run:
         ids: list[str] = []

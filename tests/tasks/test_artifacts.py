@@ -79,8 +79,8 @@ def test_every_page_has_a_key_that_stays_and_a_description_that_says_the_point(
     assert {page.type for page in played.artifacts} == {"markdown"}
 
 
-def test_outside_of_a_run_there_are_no_pages(prefect_server: None) -> None:
-    assert prefect_server is None
+@pytest.mark.usefixtures("prefect_server")
+def test_outside_of_a_run_there_are_no_pages() -> None:
     with get_client(sync_client=True) as client:
         before = len(client.read_artifacts())
         for _, _, create in PAGES:

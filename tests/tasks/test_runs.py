@@ -14,6 +14,7 @@ from prefect.states import Running, Suspended
 from prefect_cd.release.model import Commit
 from prefect_cd.tasks import runs
 from prefect_cd.tasks.runs import supersede_older, tag
+from tests.cluster.harness import Server
 from tests.tasks.conftest import Run
 from tests.tasks.examples import GitRepository, pipeline
 
@@ -24,8 +25,7 @@ def waiting() -> None:
 
 
 @pytest.fixture
-def client(prefect_server: None) -> Iterator[SyncPrefectClient]:
-    assert prefect_server is None
+def client(prefect_server: Server) -> Iterator[SyncPrefectClient]:  # noqa: ARG001
     with get_client(sync_client=True) as opened:
         yield opened
 

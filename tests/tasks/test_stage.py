@@ -110,8 +110,8 @@ def test_results_that_cost_time_or_decide_are_persisted_and_those_about_an_envir
     }
 
 
-def test_a_resumed_run_does_not_compute_a_persisted_result_again(prefect_server: None) -> None:
-    assert prefect_server is None
+@pytest.mark.usefixtures("prefect_server")
+def test_a_resumed_run_does_not_compute_a_persisted_result_again() -> None:
     computed: list[str] = []
 
     @task(**PERSISTED)
