@@ -59,8 +59,8 @@ BESIDE := -m 'not alone and not restarts' --numprocesses=$(WORKERS) --dist=loadf
 ALONE := -m alone
 RESTARTS := -m restarts
 EMBEDDED := $(BIN)/python -m prefect_cd_local --
-NO_CLUSTER := tests/unit tests/effects tests/tasks tests/flows
-PACKAGING := tests/packaging
+VERSIONED := tests/unit tests/tasks tests/flows
+NO_CLUSTER := $(VERSIONED) tests/effects tests/packaging
 SCENARIOS := tests/cluster tests/crash
 CONFORMANCE := $(LOCAL)/tests/conformance
 AT_ONCE := $(MAKE) --no-print-directory --jobs=2 --output-sync=recurse
@@ -100,7 +100,7 @@ test-rbac: $(STAMP) browser
 # Every scenario on both clusters.
 test-all: test test-embedded
 
-# The tests without a cluster, with the lowest supported versions of the direct dependencies and with the newest of all.
+# Tests of units, stages and flows with the lowest supported versions of the direct dependencies, and the newest of all.
 # Each has an environment of its own with the built wheels, so that no test reads the sources by accident. Property tests
 # take a third of the time and run with the pinned versions only.
 test-versions: $(STAMP)
@@ -113,7 +113,7 @@ test-lowest test-newest: test-%: wheels
 	  && "$$folder/venv/bin/pip" install --quiet --disable-pip-version-check --no-compile --constraint "$$folder/constraints.txt" \
 	    --find-links $(WHEELS) "$$(echo $(WHEELS)/prefect_cd-*.whl)[dev,local]" \
 	  && "$$folder/venv/bin/python" tests/versions.py installed | paste --serial --delimiters=" " \
-	  && "$$folder/venv/bin/pytest" --quiet -m 'not hypothesis' --numprocesses=$(UNIT_WORKERS) --dist=loadfile $(NO_CLUSTER)
+	  && "$$folder/venv/bin/pytest" --quiet -m 'not hypothesis' --numprocesses=$(UNIT_WORKERS) --dist=loadfile $(VERSIONED)
 
 WHEELS := $(VENV)/wheels
 wheels: $(STAMP)
@@ -130,7 +130,7 @@ check: $(STAMP)
 
 # Branch coverage of core, tasks, flows and deployments by the tests without a cluster; its floor is in pyproject.toml.
 coverage: $(STAMP)
-	$(PYTEST) --numprocesses=$(UNIT_WORKERS) --dist=loadfile --cov --cov-report=term $(NO_CLUSTER) $(PACKAGING)
+	$(PYTEST) --numprocesses=$(UNIT_WORKERS) --dist=loadfile --cov --cov-report=term $(NO_CLUSTER)
 
 # The library as a user's editor sees it: strictly, and from a folder outside of this checkout.
 typed: $(STAMP)

@@ -15,8 +15,8 @@ from tests.crash.whole_flow import Flow, open_stage
 
 SEED = int(os.environ.get("CRASH_SEED", "1"))
 SIDE_BY_SIDE = 4  # they wait most of the time
-KILLS, FAULTS = 2, 1  # of each scenario, beside those that are always played
-FLOWS = 2  # of each way to disturb whole flows
+KILLS, FAULTS = 1, 1  # of each scenario, beside those that are always played
+FLOWS = 1  # of each way to disturb whole flows
 Played = Callable[[Scenario | Flow], list[Outcome]]
 Trial = Callable[[Disturbance], Outcome]
 

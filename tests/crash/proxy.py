@@ -267,7 +267,7 @@ class WriteProxy:
         if request.method == "PATCH" and "dryRun" in request.query:
             self.planned(request.path)
         if _is_write(request):
-            name = boundary.write if boundary else f"{request.method} {request.path}"
+            name = boundary.write if boundary else f"{request.method} {'/'.join(request.path.split('/')[-2:])}"
             self.answers.append(Answer(name, arrived, answer.status))
         if boundary and self._plan and self._plan.event not in AT_THE_END:
             await self._deliver()
