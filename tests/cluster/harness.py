@@ -564,15 +564,15 @@ class Application:
     def run_by_command(self, flow: str, **parameters: str) -> "Run":
         """Start a run with the command, as a user does."""
         options = [part for key, value in parameters.items() for part in ("-p", f"{key}={value}")]
-        output = subprocess.run(
+        done = subprocess.run(
             [PROGRAMS / "prefect", "deployment", "run", f"{flow}/{self.name}", *options],
             env={**self.server.environment, "COLUMNS": "200"},
             capture_output=True,
             text=True,
-            check=True,
-        ).stdout
-        match = re.search(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", output)
-        assert match, output
+            check=False,
+        )
+        match = re.search(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", done.stdout)
+        assert match, done.stdout + done.stderr
         return Run(self, match[0])
 
     def runs(self, flow: str) -> list["Run"]:

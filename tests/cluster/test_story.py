@@ -161,14 +161,14 @@ def version_2(shop: Application, second: Run) -> dict[str, Any]:
 def third(shop: Application, version_2: object) -> Run:
     """Version 3 by the branch's name, approved; it fails in production only."""
     assert version_2
-    return shop.run_by_command("release").wait("Suspended").answer().wait("Rolled back")
+    return shop.start("release").wait("Suspended").answer().wait("Rolled back")
 
 
 @pytest.fixture(scope="module")
 def back(shop: Application, third: Run) -> Run:
     """A user rolls back to the previous release."""
     assert third.ended
-    return shop.run_by_command("rollback").wait("Completed")
+    return shop.start("rollback").wait("Completed")
 
 
 @pytest.fixture(scope="module")

@@ -149,7 +149,7 @@ def runs(server: Server, right: dict[str, Any], wrong_pipelines: dict[str, dict[
     """One run for each mistake."""
     with server.serving(right) as (application,):
         started = {name: application.release(name.replace(" ", "-")) for name in MANIFESTS}
-        started["unknown revision"] = application.run_by_command("release", revision="maim")
+        started["unknown revision"] = application.release("maim")
         for run in started.values():
             wait_until_read(run)
         started |= {name: released(application, pipeline) for name, pipeline in wrong_pipelines.items()}

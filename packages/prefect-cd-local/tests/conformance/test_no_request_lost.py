@@ -202,7 +202,7 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("spoil", [without_pre_stop, without_readiness, with_recreate])
 def test_a_wrong_manifest_loses_requests_during_an_update(
     kind: str, tmp_path: Path, spoil: Callable[[Object], None]
