@@ -14,6 +14,7 @@ from prefect_cd.kube.objects import Object
 from prefect_cd.manifests import kustomize
 from prefect_cd.manifests.diff import SERVER_METADATA
 from prefect_cd.manifests.files import is_inside, read_text, shown
+from prefect_cd.manifests.reserved import reserved
 from prefect_cd.manifests.yaml_reader import Document, line_below, read
 
 _SUFFIXES = frozenset({".yaml", ".yml", ".json"})
@@ -80,6 +81,24 @@ def _parse(text: str, file: str) -> list[Manifest]:
 
 def _manifest(document: Document, file: str) -> Manifest:
     item, where = document.value, f"{file}:{document.line}"
+    refuse_malformed(item, where)
+    _refuse_exported(document, file)
+    if problem := reserved(item):
+        line = line_below(document.node, *problem.path)
+        raise InvalidManifest(problem.problem, where=f"{file}:{line}", hint=problem.hint)
+    return Manifest(item, where)
+
+
+def refuse_malformed(item: object, where: str) -> None:
+    """Return where a value has what every object has: apiVersion, kind and a name.
+
+    Args:
+        item: the value.
+        where: file:line, for the error.
+
+    Raises:
+        InvalidManifest: it has not.
+    """
     if not isinstance(item, dict):
         raise InvalidManifest(f"a {type(item).__name__}, not an object", where=where, hint="begin with `apiVersion:`")
     missing = [key for key in ("apiVersion", "kind") if not isinstance(item.get(key), str)]
@@ -99,11 +118,11 @@ def _manifest(document: Document, file: str) -> Manifest:
     # The name becomes a segment of a URL path (IsValidPathSegmentName in k8s.io/apimachinery).
     if metadata["name"] in {".", ".."} or re.search("[/%]", metadata["name"]):
         raise InvalidManifest(f"{metadata['name']!r} is not a valid name", where=where, hint="remove / and %")
+    if not isinstance(metadata.get("namespace") or "", str):
+        raise InvalidManifest(f"metadata.namespace of {item['kind']} {metadata['name']} is not text", where=where)
     for key in ("labels", "annotations"):
         if not isinstance(metadata.get(key) or {}, dict):
             raise InvalidManifest(f"metadata.{key} of {item['kind']} {metadata['name']} is not a map", where=where)
-    _refuse_exported(document, file)
-    return Manifest(item, where)
 
 
 def _refuse_exported(document: Document, file: str) -> None:

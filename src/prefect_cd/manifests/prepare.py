@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from prefect_cd.errors import InvalidManifest
-from prefect_cd.kube.objects import Object
+from prefect_cd.kube.objects import Object, dig_mapping
 from prefect_cd.manifests.image_references import ImagePattern, places
 from prefect_cd.manifests.load import Manifest, display_name, name_of, refuse_duplicates
 from prefect_cd.release.model import BuiltImage
@@ -28,6 +28,7 @@ _WAVES: tuple[frozenset[str], ...] = (
 _LAST = frozenset(
     {"HorizontalPodAutoscaler", "Ingress", "ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"}
 )
+_POD_SECURITY = "pod-security.kubernetes.io/"
 _CONTAINERS = frozenset({"containers", "initContainers", "ephemeralContainers"})
 
 
@@ -74,12 +75,22 @@ def _in_namespace(manifest: Manifest, namespace: str) -> Object:
 
 def _check_cluster_scoped(manifest: Manifest, namespace: str, allowed: Sequence[str]) -> None:
     item = manifest.item
-    is_own_namespace = item["kind"] == "Namespace" and name_of(item) == namespace
-    if not is_own_namespace and item["kind"] not in allowed:
+    if item["kind"] in allowed:
+        return
+    if item["kind"] != "Namespace" or name_of(item) != namespace:
         raise InvalidManifest(
             f"{display_name(item)} is cluster-scoped, and the pipeline file does not allow this kind",
             where=manifest.where,
             hint=f"add {item['kind']} to the environment's cluster_scoped, if every release may change it",
+        )
+    # These labels limit what pods may do to the node, so that a commit would decide about its own limits.
+    labels = sorted(key for key in dig_mapping(item, "metadata", "labels") if str(key).startswith(_POD_SECURITY))
+    if labels:
+        raise InvalidManifest(
+            f"{display_name(item)} sets {', '.join(labels)}, and the pipeline file does not allow it",
+            where=manifest.where,
+            hint=f"remove it, and let an operator set it: `kubectl label namespace {namespace} {labels[0]}=…`; "
+            "or add Namespace to the environment's cluster_scoped, if every release may change namespaces",
         )
 
 

@@ -77,10 +77,14 @@ def read(text: str, file: str) -> list[Document]:
         return [document for part in parts for document in _read(part, file, _Loader)]
 
 
-def line_below(node: yaml.Node, *path: str) -> int:
-    """The line of a key of nested maps, or of the last map on the way that has its key in the text; from 1."""
+def line_below(node: yaml.Node, *path: str | int) -> int:
+    """The line of a key of nested maps and lists, or of the last one on the way that is in the text; from 1."""
     line = node.start_mark.line
     for step in path:
+        if isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+            node = node.value[step]
+            line = node.start_mark.line
+            continue
         members = node.value if isinstance(node, yaml.MappingNode) else ()
         entry = next((entry for entry in members if entry[0].value == step), None)
         if entry is None:
