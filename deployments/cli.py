@@ -50,6 +50,12 @@ def _parser() -> argparse.ArgumentParser:
     recover.description = "Exit code: 0 every environment is whole, 1 one is not, 2 one could not be reached in time."
     recover.add_argument("file", type=Path, metavar="FILE")
     recover.add_argument("environment", nargs="?", metavar="ENVIRONMENT", help="default: all of the file")
+    recover.add_argument(
+        "--sign-records",
+        action="store_true",
+        help="first sign the records of ENVIRONMENT that have no signature: those from before its record_key was set, "
+        "if you know that nobody else wrote them; `prefect-cd status` names them",
+    )
     _add_output(recover)
     recover.set_defaults(run=_load_later("recover_command", "run"))
     _add_rollout(

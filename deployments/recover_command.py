@@ -10,7 +10,7 @@ import json
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -22,8 +22,10 @@ from prefect_cd.deployments.status_command import (
     exit_code,
     paragraph,
 )
-from prefect_cd.environment.lease import TAKEOVER_WAIT, hold
+from prefect_cd.environment.lease import TAKEOVER_WAIT, Lock, hold
 from prefect_cd.environment.ownership import Ownership
+from prefect_cd.environment.record import Record
+from prefect_cd.environment.records import RecordStore
 from prefect_cd.environment.recovery import Recovered, RecoveryAction, look_and_decide, recover
 from prefect_cd.environment.status import read_status
 from prefect_cd.errors import DeliveryError, Invalid
@@ -44,11 +46,13 @@ class Result:
         environment: which.
         answer: its status after the recovery, or why there is none.
         done: what was done; None where an error came first.
+        signed: the records that were signed first, on request.
     """
 
     environment: Environment
     answer: Answer
     done: Recovered | None = None
+    signed: tuple[Record, ...] = ()
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -59,10 +63,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:
         InvalidPipeline: the file has mistakes.
-        Invalid: it has no such environment.
+        Invalid: it has no such environment, or none was named whose records could be signed.
     """
     pipeline = load(arguments.file)
-    results = asyncio.run(_recover_all(pipeline, _chosen(pipeline, arguments)))
+    chosen = _chosen(pipeline, arguments)
+    if arguments.sign_records:
+        _refuse_to_sign(arguments, chosen)
+    results = asyncio.run(_recover_all(pipeline, chosen, sign=arguments.sign_records))
     if arguments.output == "json":
         sys.stdout.write(f"{json.dumps(document(pipeline, results), indent=2)}\n")
     else:
@@ -83,32 +90,61 @@ def _chosen(pipeline: Pipeline, arguments: argparse.Namespace) -> list[Environme
     return chosen
 
 
-async def _recover_all(pipeline: Pipeline, environments: Sequence[Environment]) -> list[Result]:
-    return list(await asyncio.gather(*(_recover(pipeline, environment) for environment in environments)))
+def _refuse_to_sign(arguments: argparse.Namespace, environments: Sequence[Environment]) -> None:
+    """Return where records can be signed: for one environment, which a person has looked at, and with its key."""
+    if arguments.environment is None:
+        raise Invalid(
+            "records are signed for one environment at a time",
+            where=str(arguments.file),
+            hint="look at `prefect-cd status`, then name the environment",
+        )
+    if missing := [environment.name for environment in environments if not environment.record_key]:
+        raise Invalid(
+            f"{missing[0]} has no record_key to sign with",
+            where=str(arguments.file),
+            hint="`openssl rand -hex 32 > FILE`, and write `record_key: FILE` into the pipeline file",
+        )
 
 
-async def _recover(pipeline: Pipeline, environment: Environment) -> Result:
+async def _recover_all(pipeline: Pipeline, environments: Sequence[Environment], *, sign: bool) -> list[Result]:
+    recoveries = (_recover(pipeline, environment, sign=sign) for environment in environments)
+    return list(await asyncio.gather(*recoveries))
+
+
+async def _recover(pipeline: Pipeline, environment: Environment, *, sign: bool) -> Result:
     """Recover one environment; the others may be on another cluster, so an error is a result."""
-    ownership = Ownership(pipeline.application, environment.name, environment.namespace)
+    ownership = Ownership.of(pipeline.application, environment)
     done: Recovered | None = None
+    signed: tuple[Record, ...] = ()
     try:
         access = await asyncio.to_thread(access_to, pipeline, environment)
         async with connect(access, patience=FIRST_PATIENCE) as cluster:
+            if sign:
+                signed = await _sign(access, cluster.with_patience(PATIENCE), ownership)
             decision = await look_and_decide(cluster, ownership, environment.rollout)
             done = Recovered(decision)
             if decision.action not in _NO_WRITES:
                 done = await _recover_locked(access, cluster.with_patience(PATIENCE), ownership, environment)
-            return Result(environment, await read_status(cluster, ownership), done)
+            return Result(environment, await read_status(cluster, ownership), done, signed)
     except DeliveryError as error:
-        return Result(environment, error, done)
+        return Result(environment, error, done, signed)
+
+
+async def _sign(access: Access, cluster: Cluster, ownership: Ownership) -> tuple[Record, ...]:
+    with ExitStack() as stack:
+        lock = await asyncio.to_thread(stack.enter_context, _holding(access, ownership))
+        return await RecordStore(cluster, ownership, lock.epoch).sign_unsigned(guard=lock.guard)
+
+
+def _holding(access: Access, ownership: Ownership) -> AbstractContextManager[Lock]:
+    return hold(access, ownership, f"recover/{socket.gethostname()}", wait=TAKEOVER_WAIT)
 
 
 async def _recover_locked(
     access: Access, cluster: Cluster, ownership: Ownership, environment: Environment
 ) -> Recovered:
-    holding = hold(access, ownership, f"recover/{socket.gethostname()}", wait=TAKEOVER_WAIT)
     with ExitStack() as stack:
-        lock = await asyncio.to_thread(stack.enter_context, holding)
+        lock = await asyncio.to_thread(stack.enter_context, _holding(access, ownership))
         return await recover(
             cluster,
             ownership,
@@ -142,6 +178,7 @@ def document(pipeline: Pipeline, results: Sequence[Result]) -> dict[str, object]
             **document_of(result.environment, result.answer),
             "action": result.done.decision.action.value if result.done else None,
             "done": described(result.done) if result.done else None,
+            "signed": [record.number for record in result.signed],
         }
         for result in results
     ]
@@ -153,8 +190,13 @@ def text(pipeline: Pipeline, results: Sequence[Result], now: datetime) -> str:
     lines: list[str] = []
     for result in results:
         first, *others = paragraph(pipeline.application, result.environment, result.answer, now)
-        lines += [first, *([f"  done    {described(result.done)}"] if result.done else []), *others]
+        signed = [f"  signed  {_signed(record)}" for record in result.signed]
+        lines += [first, *signed, *([f"  done    {described(result.done)}"] if result.done else []), *others]
     return "\n".join(lines) + "\n"
+
+
+def _signed(record: Record) -> str:
+    return f"record {record.number}: {record.release_id}, {record.state.value}"
 
 
 def described(done: Recovered) -> str:

@@ -66,7 +66,7 @@ async def _read(pipeline: Pipeline, environment: Environment) -> Answer:
     try:
         access = await asyncio.to_thread(access_to, pipeline, environment)
         async with connect(access, patience=FIRST_PATIENCE) as cluster:
-            return await read_status(cluster, Ownership(pipeline.application, environment.name, environment.namespace))
+            return await read_status(cluster, Ownership.of(pipeline.application, environment))
     except DeliveryError as error:  # the other environments may be on another cluster
         return error
 

@@ -51,7 +51,7 @@ class Target(Result):
     @property
     def ownership(self) -> Ownership:
         """Namespace and labels."""
-        return Ownership(self.application, self.environment.name, self.environment.namespace)
+        return Ownership.of(self.application, self.environment)
 
     def access(self) -> Access:
         """How the cluster is reached; loads the Prefect block where the pipeline file names one.

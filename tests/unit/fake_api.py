@@ -34,10 +34,12 @@ _KINDS = {
     "discovery.k8s.io/v1": {"EndpointSlice": "endpointslices"},
     "networking.k8s.io/v1": {"NetworkPolicy": "networkpolicies"},
     "coordination.k8s.io/v1": {"Lease": "leases"},
+    "rbac.authorization.k8s.io/v1": {"ClusterRole": "clusterroles"},
     "autoscaling/v1": {"HorizontalPodAutoscaler": "horizontalpodautoscalers"},
     "autoscaling/v2": {"HorizontalPodAutoscaler": "horizontalpodautoscalers"},
 }
 _CREATED_BY_PUT = frozenset({"leases", "services", "events"})
+_CLUSTER_SCOPED = frozenset({"Namespace", "ClusterRole"})
 DEFAULT_NAMESPACE = "shop"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _PLURALS = frozenset(plural for kinds in _KINDS.values() for plural in kinds.values())
@@ -141,7 +143,7 @@ class FakeApi:
     def put(self, plural: str, name: str, **parts: Any) -> Object:  # noqa: ANN401
         known = self.objects.setdefault(plural, {})
         self._version += 1
-        namespace = {} if plural == "namespaces" else {"namespace": DEFAULT_NAMESPACE}
+        namespace = {} if plural in {"namespaces", "clusterroles"} else {"namespace": DEFAULT_NAMESPACE}
         metadata = {"name": name, **namespace, **parts.pop("metadata", {})}
         key = _key(metadata.get("namespace", ""), name)
         metadata["uid"] = metadata.get("uid") or (
@@ -212,7 +214,8 @@ class FakeApi:
         self.requests.append((path, query))
         if path in _KINDS:
             resources = [
-                {"kind": kind, "name": name, "namespaced": kind != "Namespace"} for kind, name in _KINDS[path].items()
+                {"kind": kind, "name": name, "namespaced": kind not in _CLUSTER_SCOPED}
+                for kind, name in _KINDS[path].items()
             ]
             return web.json_response({"resources": resources})
         parent, _, last = path.rpartition("/")
@@ -230,6 +233,8 @@ class FakeApi:
             for item in self.objects.get(last, {}).values()
             if _matches(item, query) and namespace in {"", item["metadata"].get("namespace", "")}
         ]
+        if "PartialObjectMetadataList" in request.headers.get("Accept", ""):
+            items = [{key: item[key] for key in ("apiVersion", "kind", "metadata")} for item in items]
         return web.json_response({"metadata": {"resourceVersion": str(self._version)}, "items": items})
 
     async def _create(self, request: web.Request) -> web.StreamResponse:

@@ -37,6 +37,10 @@ class Damage(Result):
     """Whether what the record said is unknown; an edited label hides nothing."""
     newer: bool = False
     """Whether a newer version of prefect-cd wrote it: it must not be written over."""
+    foreign: bool = False
+    """Whether prefect-cd never wrote it, so that it is ignored, though nothing can be written under its name."""
+    unsigned: bool = False
+    """Whether it lacks a signature only, so that an operator may adopt it."""
 
     def error(self) -> Invalid:
         """The same as an error."""
@@ -69,8 +73,20 @@ class Journal(Result):
     @property
     def last_number(self) -> int:
         """The highest number that a record has, also one that cannot be read."""
-        numbers = [entry.number for entry in self.entries] + [damage.number or 0 for damage in self.damaged]
-        return max(numbers, default=0)
+        damaged = [damage.number or 0 for damage in self.damaged if not damage.foreign]
+        return max([*(entry.number for entry in self.entries), *damaged], default=0)
+
+    def next_number(self, above: int) -> int:
+        """The number of the next record; a name that somebody else's Secret has is left out.
+
+        Args:
+            above: a number that is taken although no record has it.
+        """
+        taken = {damage.number for damage in self.damaged if damage.foreign}
+        number = max(self.last_number, above) + 1
+        while number in taken:
+            number += 1
+        return number
 
     def lost(self, marked: int | None) -> int | None:
         """The number of a record that somebody deleted before its rollout had an outcome.

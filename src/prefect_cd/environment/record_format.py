@@ -8,6 +8,10 @@ A record that is larger than a Secret has its objects in further Secrets, which 
 does, and are named by their digest. So a record with a head is complete.
 
 Format 1 had neither head nor digest: its labels are what a list says about a record, and its content confirms them.
+
+Checksum and digests recognise damage, and no forgery: everybody can compute them. Where the operator provides a key,
+the annotation `prefect-cd.dev/signature` proves that the head, and so everything else, was written by somebody who has
+it (`record_key`). Whatever a Secret contains, reading it raises nothing, so that no Secret hides the records beside it.
 """
 
 import base64
@@ -19,11 +23,12 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from prefect_cd.environment.journal import Damage, Entry
 from prefect_cd.environment.ownership import Ownership
 from prefect_cd.environment.record import BASELINE, Record, State
+from prefect_cd.environment.record_key import RecordKey
 from prefect_cd.errors import InvalidManifest
 from prefect_cd.kube.objects import Object, dig, dig_mapping
 from prefect_cd.kube.resources import Ref
@@ -32,6 +37,7 @@ from prefect_cd.release.model import Result, digest_of
 
 FORMAT = 2
 HEAD = PREFIX + "head"
+SIGNATURE = PREFIX + "signature"
 RECORD_SELECTOR = f"{RECORD} in (release,baseline,part)"
 _TYPE = f"{PREFIX}record.v"
 _PART_TYPE = f"{PREFIX}record-part.v{FORMAT}"
@@ -39,6 +45,8 @@ _STATE, _RELEASE, _NUMBER, _RESTORES = (PREFIX + key for key in ("state", "relea
 _LIMIT = 950_000  # bytes of content; a Secret holds 1 MiB (MaxSecretSize in k8s.io/api/core/v1)
 _MAX_PARTS = 16
 _LARGE = ("objects", "known", "replaced", "pruned")  # the fields that are moved into parts
+_MAX_DIGITS = 9  # of a record's number
+_MAX_EPOCH = 10**9  # of the 2^31 that a Lease can count
 _MAX_DECOMPRESSED = 200_000_000  # bytes; a manipulated Secret must not exhaust our memory
 
 
@@ -55,13 +63,13 @@ class Head(Result):
     application: str
     environment: str
     number: int
-    epoch: int
+    epoch: int = Field(ge=0, le=_MAX_EPOCH)
     state: State
     release_id: str
     restores: int | None
     settled_at: datetime | None
     content: str
-    parts: int
+    parts: int = Field(ge=0, le=_MAX_PARTS)
     large: str
 
     def part_names(self, name: str) -> list[str]:
@@ -78,7 +86,7 @@ def record_ref(ownership: Ownership, number: int) -> Ref:
 
 
 def encode(
-    ownership: Ownership, record: Record, epoch: int, live: Object | None = None
+    ownership: Ownership, record: Record, epoch: int, live: Object | None = None, key: RecordKey | None = None
 ) -> tuple[Object, tuple[Object, ...]]:
     """The Secret of a record, and the further ones of a large record, which have to exist before it.
 
@@ -87,12 +95,13 @@ def encode(
         record: what to write.
         epoch: of the lock under which it is written.
         live: the Secret as it is: its parts and its type stay. A Secret's type cannot be changed.
+        key: signs the record; then parts stay only where the live Secret is signed, too.
 
     Raises:
         InvalidManifest: the record is too large.
     """
     ref = record_ref(ownership, record.number)
-    known = read_head(live) if live else None
+    known = read_head(live) if live and (key is None or _is_signed(live, key)) else None
     document = record.model_dump(mode="json")
     parts: tuple[Object, ...] = ()
     if isinstance(known, Head) and known.parts:
@@ -116,7 +125,9 @@ def encode(
     )
     labels = {RECORD: "baseline" if record.number == BASELINE else "release", **_shown(head)}
     item = _secret(ownership, ref, str((live or {}).get("type") or f"{_TYPE}{FORMAT}"), "record", content, labels)
-    item["metadata"]["annotations"] = {HEAD: sealed(head), EPOCH: str(epoch)}
+    text = sealed(head)
+    signature = {SIGNATURE: key.sign(ref, text)} if key else {}
+    item["metadata"]["annotations"] = {HEAD: text, EPOCH: str(epoch), **signature}
     return item, parts
 
 
@@ -186,6 +197,12 @@ def _secret(ownership: Ownership, ref: Ref, kind: str, key: str, content: bytes,
     return item
 
 
+def _is_signed(secret: Object, key: RecordKey) -> bool:
+    """Whether the head of a Secret was signed for the place where the Secret is."""
+    annotations = dig_mapping(secret, "metadata", "annotations")
+    return key.verifies(Ref.of(secret), str(annotations.get(HEAD, "")), str(annotations.get(SIGNATURE, "")))
+
+
 def _shown(said: Head | Record | Entry) -> dict[str, str]:
     """What the labels of a record show."""
     restores = {} if said.restores is None else {_RESTORES: str(said.restores)}
@@ -198,6 +215,15 @@ def _shown(said: Head | Record | Entry) -> dict[str, str]:
 def is_part(secret: Object) -> bool:
     """Whether a Secret is a part of a record."""
     return bool(dig(secret, "metadata", "labels", RECORD) == "part")
+
+
+def is_named_as_ours(ownership: Ownership, secret: Object) -> bool:
+    """Whether a Secret has the name of a record, or of a part of one, so that it may be deleted as one."""
+    number = number_of(secret)
+    if number is None:
+        return False
+    name, prefix = str(secret["metadata"]["name"]), record_ref(ownership, number).name
+    return name.rsplit(".", 2)[0] == prefix if is_part(secret) else name == prefix
 
 
 def number_of(secret: Object) -> int | None:
@@ -219,19 +245,23 @@ def epoch_of(secret: Object) -> int:
     """The epoch in which a record was written, also where it cannot be read; 0 when it is unknown."""
     head = read_head(secret)
     epoch = str(dig_mapping(secret, "metadata", "annotations").get(EPOCH, ""))
-    return max(head.epoch if isinstance(head, Head) else 0, int(epoch) if epoch.isdecimal() else 0)
+    fenced = int(epoch) if epoch.isdecimal() and len(epoch) <= len(str(_MAX_EPOCH)) else 0
+    return max(head.epoch if isinstance(head, Head) else 0, fenced if fenced <= _MAX_EPOCH else 0)
 
 
-def read_entry(ownership: Ownership, secret: Object, parts: Collection[str]) -> tuple[Entry | None, Damage | None]:
+def read_entry(
+    ownership: Ownership, secret: Object, parts: Collection[str], key: RecordKey | None = None
+) -> tuple[Entry | None, Damage | None]:
     """What the metadata of a record's Secret says, and what is wrong with it; one of the two may be None.
 
     Args:
         ownership: the environment.
         secret: its metadata is enough.
         parts: the names of the parts that exist in the environment.
+        key: with which it has to be signed; None where records are not signed.
     """
     try:
-        entry, head = _entry(ownership, secret, parts)
+        entry, head = _entry(ownership, secret, parts, key)
     except _DamagedError as error:
         return None, error.damage
     shown, labels = _shown(entry), dig_mapping(secret, "metadata", "labels")
@@ -248,12 +278,16 @@ def read_head(secret: Object) -> Head | Damage | None:
         return error.damage
 
 
-def _entry(ownership: Ownership, secret: Object, parts: Collection[str]) -> tuple[Entry, Head | None]:
+def _entry(
+    ownership: Ownership, secret: Object, parts: Collection[str], key: RecordKey | None
+) -> tuple[Entry, Head | None]:
     name = str(secret["metadata"]["name"])
     number = _trailing_number(name)
     if number is None or record_ref(ownership, number).name != name:
         raise _DamagedError(_copied(secret))
     head = _head(secret)
+    if key and not _is_signed(secret, key):
+        raise _DamagedError(_unsigned(secret, head))
     if head is None:
         return _entry_of_format_1(secret, number), None
     if (head.application, head.environment, head.number) != (ownership.application, ownership.environment, number):
@@ -267,6 +301,8 @@ def _entry(ownership: Ownership, secret: Object, parts: Collection[str]) -> tupl
 def _head(secret: Object) -> Head | None:
     text = dig_mapping(secret, "metadata", "annotations").get(HEAD)
     kind = str(secret.get("type", f"{_TYPE}1"))  # the metadata of a list is without type
+    if not kind.startswith(_TYPE):
+        raise _DamagedError(_foreign(secret))
     if text is None and kind == f"{_TYPE}1":
         return None
     if kind not in {f"{_TYPE}1", f"{_TYPE}{FORMAT}"}:
@@ -277,7 +313,7 @@ def _head(secret: Object) -> Head | None:
         if isinstance(version, int) and version > FORMAT:
             raise _DamagedError(_newer(secret, version))
         head = Head.model_validate(fields)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise _damaged(secret, f"its annotation {HEAD} was removed, or is not what prefect-cd wrote") from None
     if checksum != digest_of(fields):
         raise _damaged(secret, f"its annotation {HEAD} was edited: the checksum is that of another text")
@@ -312,7 +348,9 @@ def part_names(secret: Object) -> list[str]:
     return head.part_names(secret["metadata"]["name"]) if isinstance(head, Head) else []
 
 
-def decode(ownership: Ownership, secret: Object, parts: Sequence[Object | None] = ()) -> Record | Damage:
+def decode(
+    ownership: Ownership, secret: Object, parts: Sequence[Object | None] = (), key: RecordKey | None = None
+) -> Record | Damage:
     """The record in a Secret, or what is wrong with it.
 
     Neither quotes the content: it contains the objects, and so their Secrets.
@@ -321,9 +359,10 @@ def decode(ownership: Ownership, secret: Object, parts: Sequence[Object | None] 
         ownership: the environment.
         secret: the record's own Secret.
         parts: the Secrets that `part_names` names, in this order; None for one that does not exist.
+        key: with which it has to be signed; None where records are not signed.
     """
     try:
-        entry, head = _entry(ownership, secret, {part["metadata"]["name"] for part in parts if part})
+        entry, head = _entry(ownership, secret, {part["metadata"]["name"] for part in parts if part}, key)
         record = Record.model_validate(_document(secret, head, parts))
         _confirm(ownership, secret, record, entry, head)
     except _DamagedError as error:
@@ -331,7 +370,7 @@ def decode(ownership: Ownership, secret: Object, parts: Sequence[Object | None] 
     except ValidationError as error:
         fields = sorted({".".join(map(str, problem["loc"])) for problem in error.errors(include_input=False)})
         return _damaged(secret, f"it cannot be read: unexpected {', '.join(fields)}").damage
-    except (KeyError, TypeError, ValueError, zlib.error) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, zlib.error) as error:
         return _damaged(secret, f"it cannot be read: {type(error).__name__}").damage
     return record
 
@@ -388,7 +427,7 @@ class _DamagedError(Exception):
 
 def _trailing_number(name: str) -> int | None:
     digits = name.rpartition(".")[2]
-    return int(digits) if digits.isascii() and digits.isdecimal() else None
+    return int(digits) if digits.isascii() and digits.isdecimal() and len(digits) <= _MAX_DIGITS else None
 
 
 def _damaged(secret: Object, problem: str) -> _DamagedError:
@@ -401,6 +440,50 @@ def _damaged(secret: Object, problem: str) -> _DamagedError:
         f"`kubectl -n {ref.namespace} delete secret {ref.name}`; a rollout without an outcome is then taken back",
     )
     return _DamagedError(damage)
+
+
+def out_of_scope(secret: Object, problem: str) -> Damage:
+    """The damage of a record with something in it that may not be written to its environment.
+
+    Args:
+        secret: it holds the record.
+        problem: what, and why not.
+    """
+    damage = _damaged(secret, f"it is not one of this environment: {problem}").damage
+    hint = "if it is genuine, allow this in the pipeline file until a release without it is known-good"
+    return damage.model_copy(update={"hint": f"{hint}; else {damage.hint}"})
+
+
+def _foreign(secret: Object) -> Damage:
+    ref = Ref.of(secret)
+    return Damage(
+        number=_trailing_number(ref.name),
+        where=str(ref),
+        problem=f"it has the labels and the name of a record, and the type {secret['type']}: prefect-cd did not write "
+        "it, and ignores it",
+        hint=f"`kubectl -n {ref.namespace} delete secret {ref.name}`, if nobody needs it; who made it?",
+        hides=False,
+        foreign=True,
+    )
+
+
+def _unsigned(secret: Object, head: Head | None) -> Damage:
+    ref = Ref.of(secret)
+    signed = SIGNATURE in dig_mapping(secret, "metadata", "annotations")
+    problem = "it is signed with another key, or was changed after it was signed" if signed else "it is not signed"
+    damage = _damaged(secret, problem).damage
+    what = f"release {head.release_id}, {head.state.value}, as it says" if head else "of format 1"
+    adopt = (
+        f"if you know that it is genuine ({what}), `prefect-cd recover --sign-records FILE ENVIRONMENT` signs it"
+        if not signed
+        else "use the key with which it was signed, as another line of the key file"
+    )
+    return damage.model_copy(
+        update={
+            "hint": f"{adopt}; else drop it: `kubectl -n {ref.namespace} delete secret {ref.name}`",
+            "unsigned": not signed,
+        }
+    )
 
 
 def _edited(secret: Object, said: Record | Entry) -> Damage:

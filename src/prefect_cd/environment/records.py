@@ -8,10 +8,13 @@ are enough to know what runs, to roll back, and to recover from a process that w
 Before the first release, the baseline is written: what was there before, often nothing. So there is always a known-good
 to go back to. A rollback by a user names the record that it restores; the records between the two are withdrawn by
 that alone, without a write of their own.
+
+What a record says is used only where it is a record of this environment: `record_format` decides whether its Secret is
+what prefect-cd wrote, and `scope` whether what it contains may be written here.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime, timezone
 
 from prefect_cd.environment.journal import Damage, Entry, Journal, rollback_target, with_withdrawn
@@ -30,14 +33,18 @@ from prefect_cd.environment.record_format import (
     decode,
     encode,
     epoch_of,
+    is_named_as_ours,
     is_part,
     number_of,
+    out_of_scope,
     part_names,
     read_entry,
     read_head,
     record_ref,
     state_of,
 )
+from prefect_cd.environment.record_key import load_record_key
+from prefect_cd.environment.scope import scope_problem
 from prefect_cd.errors import DeliveryError, EnvironmentBusy, Errored, Invalid, LockLost
 from prefect_cd.kube.client import ABSENT, Cluster, Conflict, Guard, unguarded
 from prefect_cd.kube.concurrency import parallel
@@ -64,18 +71,22 @@ class RecordStore:
         cluster: the environment's cluster.
         ownership: the environment.
         epoch: that of the lock under which records are written; 0 where there is none.
+
+    Raises:
+        Invalid: the key of the environment's records cannot be read.
     """
 
     def __init__(self, cluster: Cluster, ownership: Ownership, epoch: int = 0) -> None:
         self._cluster = cluster
         self._ownership = ownership
         self._epoch = epoch
+        self._key = load_record_key(ownership.record_key)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
     async def journal(self) -> Journal:
         """All records by their metadata, with a single list request; damaged ones raise nothing here."""
-        return self._journal(await self._secrets())
+        return await self._journal(await self._secrets())
 
     async def entries(self) -> tuple[Entry, ...]:
         """The metadata of all records that can be read, newest first."""
@@ -102,7 +113,14 @@ class RecordStore:
         if secret is None:
             raise Invalid(f"{self._ownership.environment} has no record {number}", where=str(self._ref(number)))
         parts = await parallel(self._cluster.get(self._part_ref(name)) for name in part_names(secret))
-        return decode(self._ownership, secret, parts)
+        record = decode(self._ownership, secret, parts, self._key)
+        if isinstance(record, Damage):  # it may decide: the journal, which does not see types, has an entry of it
+            return record.model_copy(update={"hides": True})
+        return await self._in_scope(secret, record)
+
+    async def _in_scope(self, secret: Object, record: Record) -> Record | Damage:
+        problem = await scope_problem(self._cluster, self._ownership, record)
+        return out_of_scope(secret, problem.reason) if problem else record
 
     async def find_rollback_target(self, release: str = "") -> Record:
         """The record to roll back to when a user asks for a rollback; see `journal.rollback_target`."""
@@ -168,7 +186,7 @@ class RecordStore:
             newest = await self.read(journal.entries[0].number)
             if (newest.run, newest.release_hash, newest.objects) == (record.run, record.release_hash, record.objects):
                 return newest
-        numbered = record.model_copy(update={"number": max(journal.last_number, above) + 1})
+        numbered = record.model_copy(update={"number": journal.next_number(above)})
         await mark(numbered.number, added_by(record))
         try:
             await self._create(numbered, guard)
@@ -218,8 +236,32 @@ class RecordStore:
                 _log.warning("old records of %s are kept: %s", self._ownership.environment, error.reason)
         return later
 
+    async def sign_unsigned(self, *, guard: Guard = unguarded) -> tuple[Record, ...]:
+        """Sign the records that have no signature, for an operator who knows that they are genuine.
+
+        Args:
+            guard: awaited before each write.
+
+        Returns:
+            Those that are signed now. One that is damaged in another way, or has another signature, is left.
+        """
+        numbers = [damage.number for damage in (await self.journal()).damaged if damage.unsigned]
+        signed: list[Record] = []
+        for number in sorted(number for number in numbers if number is not None):
+            secret = await self._cluster.get(self._ref(number))
+            if secret is None:
+                continue
+            parts = await parallel(self._cluster.get(self._part_ref(name)) for name in part_names(secret))
+            record = decode(self._ownership, secret, parts)
+            if isinstance(record, Record):
+                record = await self._in_scope(secret, record)
+            if isinstance(record, Record):
+                await self._overwrite(record, guard)
+                signed.append(record)
+        return tuple(signed)
+
     async def _create(self, record: Record, guard: Guard) -> None:
-        head, parts = encode(self._ownership, record, self._epoch)
+        head, parts = encode(self._ownership, record, self._epoch, key=self._key)
         await self._write_parts(parts, guard)
         await self._cluster.create(head, guard=guard)
 
@@ -242,7 +284,7 @@ class RecordStore:
             live = await self._cluster.get(ref)
             if live:
                 self._refuse_overwrite(live, record)
-            head, parts = encode(self._ownership, record, self._epoch, live)
+            head, parts = encode(self._ownership, record, self._epoch, live, self._key)
             await self._write_parts(parts, guard)
             uid, version = (live["metadata"][key] if live else "" for key in ("uid", "resourceVersion"))
             try:
@@ -253,7 +295,10 @@ class RecordStore:
         raise Errored(f"it changed before each of {_ATTEMPTS} attempts to write it", where=str(ref))
 
     def _refuse_overwrite(self, live: Object, record: Record) -> None:
-        """Refuse to write over a later holder's record, a newer format, or a state that cannot become the new one."""
+        """Refuse to write over a later holder's record, a newer format, or a state that cannot become the new one.
+
+        And over a Secret that prefect-cd did not write.
+        """
         if self._epoch and epoch_of(live) > self._epoch:
             raise LockLost(
                 f"no longer the writer of {self._ownership.environment}: a later holder of the lock has written it",
@@ -261,7 +306,7 @@ class RecordStore:
                 hint="this run wrote nothing more; the next release or recovery takes over",
             )
         head = read_head(live)
-        if isinstance(head, Damage) and head.newer:
+        if isinstance(head, Damage) and (head.newer or head.foreign):
             raise head.error()
         if state := state_of(live):
             refuse_move(record.number, state, record.state)
@@ -269,15 +314,16 @@ class RecordStore:
     async def _delete_old(self, guard: Guard) -> None:
         """Delete the records that nobody needs, each before its parts, and parts that no record needs."""
         secrets = await self._secrets()
-        journal = self._journal(secrets)
+        journal = await self._journal(secrets)
         deciding = {entry.number for entry in (journal.newest, journal.known_good) if entry}
         old = {entry.number for entry in journal.entries[KEPT:] if entry.number not in deciding}
-        heads = [item for item in secrets if not is_part(item) and number_of(item) in old]
-        needed = {part for item in secrets if number_of(item) not in old for part in part_names(item)}
+        ours = [item for item in secrets if is_named_as_ours(self._ownership, item)]
+        heads = [item for item in ours if not is_part(item) and number_of(item) in old]
+        needed = {part for item in ours if number_of(item) not in old for part in part_names(item)}
         damaged = {damage.number for damage in journal.damaged}
         parts = [
             item
-            for item in secrets
+            for item in ours
             if is_part(item) and item["metadata"]["name"] not in needed and number_of(item) not in damaged
         ]
         for items in (heads, parts):
@@ -293,16 +339,25 @@ class RecordStore:
         selector = f"{RECORD_SELECTOR},{self._ownership.selector}"
         return await self._cluster.list(kind, self._ownership.namespace, labels=selector, only_metadata=True)
 
-    def _journal(self, secrets: Sequence[Object]) -> Journal:
+    async def _journal(self, secrets: Sequence[Object]) -> Journal:
         parts = {item["metadata"]["name"] for item in secrets if is_part(item)}
         heads = [item for item in secrets if not is_part(item)]
-        read = [read_entry(self._ownership, item, parts) for item in heads]
+        read = [read_entry(self._ownership, item, parts, self._key) for item in heads]
         entries = sorted((entry for entry, _ in read if entry), key=lambda entry: -entry.number)
+        damaged = await parallel(self._looked_at(damage, parts) for _, damage in read if damage)
         return Journal(
             entries=with_withdrawn(entries),
-            damaged=tuple(damage for _, damage in read if damage),
+            damaged=tuple(damaged),
             epoch=max(map(epoch_of, heads), default=0),
         )
+
+    async def _looked_at(self, damage: Damage, parts: Collection[str]) -> Damage:
+        """The damage of a record; or that its Secret never was one, as its type says, which a list does not have."""
+        if not damage.hides or damage.number is None:
+            return damage
+        secret = await self._cluster.get(self._ref(damage.number))
+        _, now = read_entry(self._ownership, secret, parts, self._key) if secret else (None, None)
+        return now if now and now.foreign else damage
 
     async def _refuse_other_environment(self, number: int) -> None:
         """An environment that was renamed does not find its records by label, but their names are taken."""

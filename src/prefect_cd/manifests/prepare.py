@@ -50,10 +50,10 @@ def set_namespaces(
     placed = []
     for manifest in manifests:
         item = manifest.item
+        refuse_out_of_scope(manifest, namespace, namespaced, allowed)
         if namespaced[item["apiVersion"], item["kind"]]:
-            item = _in_namespace(manifest, namespace)
+            item = {**item, "metadata": {**item["metadata"], "namespace": namespace}}
         else:
-            _check_cluster_scoped(manifest, namespace, allowed)
             # The server ignores it. With it, the object would not be the one that the server lists.
             item = {**item, "metadata": {key: value for key, value in item["metadata"].items() if key != "namespace"}}
         placed.append(Manifest(encode_string_data(item), manifest.where))
@@ -61,8 +61,18 @@ def set_namespaces(
     return tuple(manifest.item for manifest in placed)
 
 
-def _in_namespace(manifest: Manifest, namespace: str) -> Object:
+def refuse_out_of_scope(
+    manifest: Manifest, namespace: str, namespaced: Mapping[tuple[str, str], bool], allowed: Sequence[str]
+) -> None:
+    """Return where an object may be written to an environment: see `set_namespaces`, which has the same arguments.
+
+    Raises:
+        InvalidManifest: it may not; it is in another namespace, or cluster-scoped and not allowed.
+    """
     item = manifest.item
+    if not namespaced[item["apiVersion"], item["kind"]]:
+        _check_cluster_scoped(manifest, namespace, allowed)
+        return
     own = item["metadata"].get("namespace") or ""
     if own not in {"", namespace}:
         raise InvalidManifest(
@@ -70,7 +80,6 @@ def _in_namespace(manifest: Manifest, namespace: str) -> Object:
             where=manifest.where,
             hint="leave metadata.namespace out: it is set to the environment's",
         )
-    return {**item, "metadata": {**item["metadata"], "namespace": namespace}}
 
 
 def _check_cluster_scoped(manifest: Manifest, namespace: str, allowed: Sequence[str]) -> None:

@@ -40,7 +40,7 @@ def load(path: Path) -> Pipeline:
     """Read a pipeline file.
 
     Args:
-        path: the file; paths in its `repository` and `kubeconfig` are relative to its folder, and made absolute.
+        path: the file; its `repository`, `kubeconfig` and `record_key` are relative to its folder, and made absolute.
 
     Raises:
         InvalidPipeline: with all mistakes, one per line.
@@ -107,7 +107,8 @@ def _absolute(pipeline: Pipeline, folder: Path) -> Pipeline:
         cluster = environment.cluster
         if cluster.kubeconfig:
             cluster = cluster.model_copy(update={"kubeconfig": _resolved(folder, cluster.kubeconfig)})
-        environments.append(environment.model_copy(update={"cluster": cluster}))
+        key = environment.record_key and _resolved(folder, environment.record_key)
+        environments.append(environment.model_copy(update={"cluster": cluster, "record_key": key}))
     return pipeline.model_copy(update={"source": source, "environments": tuple(environments)})
 
 

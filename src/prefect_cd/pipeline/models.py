@@ -349,8 +349,20 @@ class Environment(Settings):
         ),
     ] = "warn"
     cluster_scoped: Annotated[
-        tuple[str, ...], Field(description="kinds of cluster-scoped objects that the manifests may contain")
+        tuple[str, ...],
+        Field(
+            description="kinds of cluster-scoped objects that the manifests may contain; the environment's own "
+            "Namespace may be among them in any case, without pod security labels"
+        ),
     ] = ()
+    record_key: Annotated[
+        str | None,
+        Field(
+            description="path of a file with the secret key that signs the environment's records, relative to this "
+            "file; records without its signature are not used. A key is a line of at least 32 characters, as from "
+            "`openssl rand -hex 32`; the first line signs, and each line verifies. Default: records are not signed"
+        ),
+    ] = None
     take_over: Annotated[
         bool, Field(description="take over objects and fields of other field managers instead of refusing to")
     ] = False
