@@ -107,7 +107,7 @@ def document_of(environment: Environment, answer: Answer) -> dict[str, object]:
     """The entry of one environment."""
     if isinstance(answer, DeliveryError):
         return {"environment": environment.name, "namespace": environment.namespace, "error": str(answer)}
-    return {**answer.model_dump(mode="json"), "error": None}
+    return {**answer.model_dump(mode="json"), "records_signed": bool(environment.record_key), "error": None}
 
 
 # --- for people ------------------------------------------------------------------------------------------------------
@@ -139,6 +139,8 @@ def paragraph(application: str, environment: Environment, answer: Answer, now: d
     lines += [f"  defect  {defect}" for defect in answer.defects[:_MAX_DEFECTS]]
     if len(answer.defects) > _MAX_DEFECTS:
         lines.append(f"  defect  and {len(answer.defects) - _MAX_DEFECTS} more")
+    if environment.approval and not environment.record_key and answer.runs:
+        lines.append(f"  records are not signed: what may write Secrets in {environment.namespace} may forge one")
     if answer.unchecked:
         lines.append(f"  objects could not be compared with the known-good: {answer.unchecked}")
     if answer.holder:

@@ -1,6 +1,7 @@
 """Stage: find every mistake that can be found before anything is built or written."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -8,7 +9,8 @@ from prefect import task
 from pydantic import Field
 
 from prefect_cd.environment.changes import prepare_objects, validate
-from prefect_cd.environment.permissions import Permission, permissions
+from prefect_cd.environment.permissions import FORGES_RECORDS, Permission, permissions
+from prefect_cd.environment.record_key import load_record_key
 from prefect_cd.errors import DeliveryError, Forbidden, InvalidManifest
 from prefect_cd.gates.browser.executable import find_browser
 from prefect_cd.gates.checkout import checkout_path
@@ -64,7 +66,7 @@ def preflight(pipeline: Pipeline, commit: Commit) -> Preflight:
     targets = [Target.of(pipeline, environment.name) for environment in pipeline.environments]
 
     async def check_clusters() -> list[BaseException | None]:
-        checks = (_check_environment(target, manifests[target.name]) for target in targets)
+        checks = (_check_environment(target, manifests[target.name], targets) for target in targets)
         return await asyncio.gather(*checks, return_exceptions=True)
 
     for error in CONNECTIONS.run(check_clusters):  # of several, the first in the pipeline's order
@@ -103,8 +105,10 @@ def _manifests_of(pipeline: Pipeline, environment: Environment, tree: Path) -> t
     return manifests
 
 
-async def _check_environment(target: Target, manifests: tuple[Manifest, ...]) -> None:
+async def _check_environment(target: Target, manifests: tuple[Manifest, ...], targets: Sequence[Target]) -> None:
     environment = target.environment
+    if load_record_key(environment.record_key or "") is None and environment.approval:
+        log().info("%s: its records are not signed (record_key in the pipeline file)", target.name)
     async with target.connection(_PATIENCE) as cluster:
         log().info("%s: Kubernetes %s at %s", target.name, await cluster.version(), cluster.server)
         objects = await prepare_objects(cluster, manifests, environment.namespace, environment.cluster_scoped)
@@ -113,6 +117,28 @@ async def _check_environment(target: Target, manifests: tuple[Manifest, ...]) ->
         written = {Ref.of(item): manifest.where for item, manifest in zip(objects, manifests, strict=True)}
         labelled = [target.ownership.label(item) for item in objects]
         await validate(cluster, target.ownership, labelled, written, force=environment.take_over)
+        for other in targets:
+            if other.name != target.name and other.environment.approval:
+                await _warn_of_reach(cluster, target, other)
+
+
+async def _warn_of_reach(cluster: Cluster, target: Target, other: Target) -> None:
+    """Warn where the credentials of an environment can write the records of another one, which needs an approval.
+
+    Nothing that we do for the one writes to the other. But whoever gets hold of these credentials needs no approval.
+    """
+    async with other.connection(_PATIENCE) as others_cluster:
+        if others_cluster.server != cluster.server:
+            return
+    answers = await parallel(cluster.is_allowed(*_asked(permission, other)) for permission in FORGES_RECORDS)
+    if any(answers):
+        log().warning(
+            "%s: its credentials may write Secrets in namespace %s of %s, which needs an approval; give each "
+            "environment credentials of its own: `kubeconfig` or `context` of its `cluster` in the pipeline file",
+            target.name,
+            other.environment.namespace,
+            other.name,
+        )
 
 
 async def _check_permissions(cluster: Cluster, target: Target, kinds: set[Kind]) -> None:

@@ -2,19 +2,22 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from prefect_cd.environment.permissions import Permission, permissions
 from prefect_cd.environment.record import State
-from prefect_cd.errors import ClusterUnreachable, Forbidden, InvalidManifest, MissingSuite, MissingTool
+from prefect_cd.errors import ClusterUnreachable, Forbidden, Invalid, InvalidManifest, MissingSuite, MissingTool
 from prefect_cd.kube.builtin import builtin_kind
-from prefect_cd.pipeline.models import Check, Environment, Gate, HttpCheck, Pipeline
+from prefect_cd.pipeline.models import Approval, Check, ClusterAccess, Environment, Gate, HttpCheck, Pipeline
 from prefect_cd.release.image import Builder
 from prefect_cd.release.model import BuiltImage
 from prefect_cd.tasks import preconditions
 from prefect_cd.tasks.changes import plan
+from prefect_cd.tasks.connection import CONNECTIONS
 from prefect_cd.tasks.preconditions import Preflight, preflight, read_manifests
 from prefect_cd.tasks.record import record_outcome, record_start
 from prefect_cd.tasks.target import Target
@@ -144,6 +147,91 @@ def test_i9_each_missing_permission_is_named_before_anything_is_written(
         play(files, wanted)
         assert f"staging: we may not {permission} (for: {permission.purpose})" in caplog.text
     assert api.writes == []
+
+
+# --- credentials of one environment that reach another ---------------------------------------------------------------
+
+
+def access_of(api: FakeApi, folder: Path, name: str) -> ClusterAccess:
+    """Access with credentials that reach the namespace `name` only."""
+    api.tokens[name] = name
+    kubeconfig = folder / f"kubeconfig-{name}"
+    kubeconfig.write_text(yaml.safe_dump({**api.kubeconfig, "users": [{"name": "u", "user": {"token": name}}]}))
+    return ClusterAccess(kubeconfig=str(kubeconfig))
+
+
+PRODUCTION: dict[str, Any] = {"name": "production", "namespace": "shop-production", "manifests": "k8s"}
+REACH = "its credentials may write Secrets in namespace shop-production of production, which needs an approval"
+
+
+def test_credentials_of_staging_that_can_forge_records_of_production_are_warned_of(
+    play: Callable[..., Preflight], environment: Environment, access: ClusterAccess, caplog: pytest.LogCaptureFixture
+) -> None:
+    production = examples.environment(**PRODUCTION, cluster=access, approval=Approval())
+    play(FILES, environment, production)
+    assert f"staging: {REACH}" in caplog.text
+    assert "production: its credentials" not in caplog.text
+
+
+@pytest.mark.parametrize("allowed", ["create", "patch"])
+def test_one_verb_is_enough_to_forge_a_record(
+    environment: Environment, access: ClusterAccess, api: FakeApi, caplog: pytest.LogCaptureFixture, allowed: str
+) -> None:
+    api.denied = {(verb, "secrets") for verb in ("create", "patch") if verb != allowed}
+    production = examples.environment(**PRODUCTION, cluster=access, approval=Approval())
+    staging, other = (Target(application="shop", environment=item) for item in (environment, production))
+    staging.run(lambda cluster: preconditions._warn_of_reach(cluster, staging, other))
+    assert f"staging: {REACH}" in caplog.text
+
+
+def test_credentials_of_their_own_are_not_warned_of(
+    play: Callable[..., Preflight], api: FakeApi, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    api.put("namespaces", "shop-production")
+    staging = examples.environment(cluster=access_of(api, tmp_path, "shop"))
+    own = access_of(api, tmp_path, "shop-production")
+    play(FILES, staging, examples.environment(**PRODUCTION, cluster=own, approval=Approval()))
+    assert "its credentials may write" not in caplog.text
+
+
+def test_an_environment_of_another_cluster_or_without_an_approval_is_not_warned_of(
+    play: Callable[..., Preflight],
+    environment: Environment,
+    access: ClusterAccess,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    play(FILES, environment, examples.environment(**PRODUCTION, cluster=access))
+    another = FakeApi()
+    another.put("namespaces", "shop-production")
+    with another.serving():
+        (tmp_path / "another").write_text(yaml.safe_dump(another.kubeconfig))
+        elsewhere = ClusterAccess(kubeconfig=str(tmp_path / "another"))
+        play(FILES, environment, examples.environment(**PRODUCTION, cluster=elsewhere, approval=Approval()))
+        CONNECTIONS.close()
+    assert "its credentials may write" not in caplog.text
+
+
+def test_records_that_are_not_signed_are_said_to_be_so_where_an_approval_is_needed(
+    play: Callable[..., Preflight], environment: Environment, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    play()
+    assert "not signed" not in caplog.text
+    play(FILES, with_settings(environment, approval=Approval()))
+    assert "staging: its records are not signed (record_key in the pipeline file)" in caplog.text
+    caplog.clear()
+    (tmp_path / "key").write_text("k" * 32)
+    play(FILES, with_settings(environment, approval=Approval(), record_key=str(tmp_path / "key")))
+    assert "not signed" not in caplog.text
+
+
+def test_i9_a_key_that_is_not_there_is_named_before_anything_is_written(
+    play: Callable[..., Preflight], environment: Environment, api: FakeApi, tmp_path: Path
+) -> None:
+    with pytest.raises(Invalid, match="the key of the records cannot be read: No such file"):
+        play(FILES, with_settings(environment, record_key=str(tmp_path / "missing")))
+    assert api.requests == []
 
 
 def test_i9_with_all_permissions_nothing_is_warned_of(

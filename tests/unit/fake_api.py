@@ -67,6 +67,8 @@ class FakeApi:
         """Statuses that the next writes are answered with."""
         self.denied: set[tuple[str, str]] = set()
         """(verb, resource) that a SelfSubjectAccessReview denies."""
+        self.tokens: dict[str, str] = {}
+        """Bearer token -> the only namespace in which a SelfSubjectAccessReview allows its owner anything."""
         self.other_managers: dict[str, str] = {}
         """Name of an object -> the manager whose fields an apply without `force` may not change."""
         self.refused: set[str] = set()
@@ -242,7 +244,7 @@ class FakeApi:
         path, query, body = request.match_info["rest"], dict(request.query), await request.json()
         if path.endswith("selfsubjectaccessreviews"):
             self.requests.append((path, {"method": "POST"}))
-            return web.json_response({**body, "status": {"allowed": self._allows(body)}}, status=201)
+            return web.json_response({**body, "status": {"allowed": self._allows(request, body)}}, status=201)
         plural, name = path.rpartition("/")[2], body["metadata"]["name"]
         self.requests.append((path, {"method": "POST", "target": f"{plural}/{name}", **query}))
         if (error := self._refused()) is not None:  # a response without content is false in older aiohttp
@@ -320,8 +322,11 @@ class FakeApi:
         result = _applied(item, live)
         return _answer(path, result if "dryRun" in query else self._store(plural, result))
 
-    def _allows(self, review: Object) -> bool:
+    def _allows(self, request: web.Request, review: Object) -> bool:
         attributes = review["spec"]["resourceAttributes"]
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if self.tokens.get(token, attributes["namespace"]) != attributes["namespace"]:
+            return False
         resource = "/".join(filter(None, [attributes["resource"], attributes.get("subresource")]))
         return (attributes["verb"], resource) not in self.denied
 

@@ -31,6 +31,12 @@ class Permission:
         return f"{self.verb} {resource}"
 
 
+FORGES_RECORDS = tuple(
+    Permission("", "secrets", verb, "records of releases of another environment") for verb in ("create", "patch")
+)
+"""Any of these lets an identity write a record, and so change what a rollback restores where records are not signed."""
+
+
 def permissions(kinds: Collection[Kind], environment: Environment, *, known: Iterable[Kind] = ()) -> list[Permission]:
     """Every permission for an environment, each verb of a resource once, in a fixed order.
 
@@ -134,4 +140,4 @@ def _requests_a_service(environment: Environment) -> bool:
     return (environment.url or "").startswith("service/") and bool(environment.gates or environment.probe)
 
 
-__all__ = ["Permission", "cluster_wide", "permissions"]
+__all__ = ["FORGES_RECORDS", "Permission", "cluster_wide", "permissions"]
