@@ -432,6 +432,20 @@ def test_a_missing_key_is_no_permission_to_go_on_without(api: FakeApi, tmp_path:
     assert "shop-staging/settings" not in api.objects.get("configmaps", {})
 
 
+@pytest.mark.parametrize("is_signed", [True, False])
+def test_the_status_says_whether_records_are_signed(
+    api: FakeApi, tmp_path: Path, capsys: pytest.CaptureFixture[str], signed: Ownership, *, is_signed: bool
+) -> None:
+    ownership = signed if is_signed else STAGING
+    with_store(api, _releases, ownership)
+    key = f", approval: {{}}{SIGNED if is_signed else ''}"
+    run(api, tmp_path, "status", staging=key)
+    line = "  records are not signed: what may write Secrets in shop-staging may forge one"
+    assert (line in capsys.readouterr().out.splitlines()) != is_signed
+    run(api, tmp_path, "status", "-o", "json", staging=key)
+    assert json.loads(capsys.readouterr().out)["environments"][0]["records_signed"] == is_signed
+
+
 # --- whatever a Secret contains --------------------------------------------------------------------------------------
 
 _heads = st.recursive(
