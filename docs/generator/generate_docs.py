@@ -224,8 +224,8 @@ def pipeline_page() -> str:
   service account, else `$KUBECONFIG` or `~/.kube/config`.
 - **Manifests** are read as kubectl reads them. Labels of a manifest stay as they are. Fields that only the server
   writes (`uid`, `resourceVersion`, `status` …) are refused with their line, and so are an overlay that refers to
-  anything outside of the commit, labels and annotations of prefect-cd's own (`prefect-cd.dev/…`), also in templates, and
-  the names of its records and locks (`prefect-cd.…`).
+  anything outside of the commit, labels and annotations of prefect-cd's own (`prefect-cd.dev/…`), also in templates,
+  and the names of its records and locks (`prefect-cd.…`).
 - **Digest**: it replaces the tag of `image.name` in containers and in image volumes. Where else the name stands, in the
   value of a variable or in a custom resource, `image.fields` lists the paths, and lint warns of those that are missing.
 - **Private repository**: `source.credentials: github-credentials/NAME`, also GitLab, Bitbucket, or a token in
