@@ -60,7 +60,7 @@ ALONE := -m alone
 RESTARTS := -m restarts
 EMBEDDED := $(BIN)/python -m prefect_cd_local --
 VERSIONED := tests/unit tests/tasks tests/flows
-NO_CLUSTER := $(VERSIONED) tests/effects tests/packaging
+NO_CLUSTER := $(VERSIONED) tests/effects tests/security tests/packaging
 SCENARIOS := tests/cluster tests/crash
 CONFORMANCE := $(LOCAL)/tests/conformance
 AT_ONCE := $(MAKE) --no-print-directory --jobs=2 --output-sync=recurse
