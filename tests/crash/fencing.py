@@ -150,7 +150,7 @@ def _signal(process: BaseProcess, number: signal.Signals) -> None:
 
 def _is_stopped(process: BaseProcess) -> bool:
     """Whether a process is in state T, of proc(5)."""
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
         _wait(lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] in "TZX")
         return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
     return False
