@@ -25,10 +25,10 @@ from prefect_cd.gates.traffic.load import (
     Sender,
     failure_kind,
     http_sender,
-    proxy_for,
     send_on_schedule,
 )
 from prefect_cd.gates.traffic.metrics import UNSENT, Sample, Traffic, measure
+from prefect_cd.http_client import proxy_for
 from prefect_cd.kube.resources import Route
 from prefect_cd.pipeline.models import Probe, ProbeLimits
 

@@ -4,30 +4,28 @@ This module decides what a command of the commit may see (a clean environment, n
 which HTTP response is correct. `evidence` evaluates a program that has ended; `browser` runs browser suites.
 """
 
-import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from time import monotonic
-from typing import NamedTuple
-from urllib.parse import urlsplit
+from time import monotonic, sleep
 
 import httpx
-import stamina
 
 from prefect_cd.errors import GateErrored
 from prefect_cd.gates.browser.suite import run_suite
 from prefect_cd.gates.checkout import checkout_path
 from prefect_cd.gates.evidence import Evidence, Outcome, TestCase, evaluate
 from prefect_cd.gates.junit import read_junit
+from prefect_cd.http_client import Response, send
 from prefect_cd.pipeline.models import Check, Gate, HttpCheck
 from prefect_cd.process import clean_environment, ignore, run
 
 # A connection that could not be made, or that broke before a response. A wrong response is an answer: no retry.
 _RETRIED = (httpx.NetworkError, httpx.ConnectTimeout, httpx.RemoteProtocolError)
-_RETRY_FOR = timedelta(seconds=10)
+_RETRY_SECONDS, _RETRY_PAUSE = 10, 0.25
 _LARGEST_BODY = 2_000_000  # bytes
 _BODY_SHOWN = 500  # characters
+_LOCATION_SHOWN = 200  # characters
 
 
 def run_check(check: Check, checkout: Path, *, on_line: Callable[[str], None] = ignore) -> Evidence:
@@ -110,28 +108,16 @@ def _remove_stale(report: Path, checkout: Path) -> None:
         report.unlink()
 
 
-class _Response(NamedTuple):
-    """The parts of an HTTP response that a check looks at."""
-
-    status: int
-    location: str
-    body: str
-
-
 def _run_http_check(gate: Gate, check: HttpCheck, url: str, on_line: Callable[[str], None]) -> Evidence:
     """Send one GET request; only a failed connection is tried again, for ten seconds."""
     address, started = url.rstrip("/") + check.path, monotonic()
     deadline = started + gate.timeout.total_seconds()
     body, hint = "", ""
     try:
-        for attempt in stamina.retry_context(
-            on=_RETRIED, attempts=None, timeout=min(_RETRY_FOR, gate.timeout), wait_max=1
-        ):
-            with attempt:
-                response = _get(address, deadline)
+        response = _get(address, deadline)
         passed, result = _compare(check, response)
         outcome = Outcome.PASSED if passed else Outcome.FAILED
-        body = response.body[:_BODY_SHOWN]
+        body = response.text[:_BODY_SHOWN]
         hint = "" if passed else "correct the application, and push"
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         outcome, result = Outcome.ERRORED, f"no response: {error or type(error).__name__}"
@@ -156,45 +142,28 @@ def _run_http_check(gate: Gate, check: HttpCheck, url: str, on_line: Callable[[s
     )
 
 
-def _get(address: str, deadline: float) -> _Response:
-    """Send one GET request and read at most 2 MB of the body."""
-    body = b""
-    remaining = max(deadline - monotonic(), 0.001)
-    # A proxy cannot reach this machine's loopback, where a port forward listens.
-    with (
-        httpx.Client(timeout=remaining, trust_env=not _is_loopback(address)) as client,
-        client.stream("GET", address) as response,
-    ):
-        for chunk in response.iter_bytes():
-            body += chunk
-            if len(body) > _LARGEST_BODY:
-                break
-            # httpx limits the wait for each chunk, not the whole response.
-            if monotonic() > deadline:
-                raise httpx.ReadTimeout("the body did not end within the gate's timeout")
-        return _Response(
-            response.status_code,
-            response.headers.get("location", ""),
-            body.decode(response.encoding or "utf-8", "replace"),
-        )
+def _get(address: str, deadline: float) -> Response:
+    """Send a GET request, again where the connection fails, and read at most 2 MB of the body."""
+    last_start = min(deadline, monotonic() + _RETRY_SECONDS) - _RETRY_PAUSE
+    while True:
+        try:
+            remaining = timedelta(seconds=max(deadline - monotonic(), 0.001))
+            return send("GET", address, timeout=remaining, largest_body=_LARGEST_BODY)
+        except _RETRIED:
+            if monotonic() > last_start:
+                raise
+        sleep(_RETRY_PAUSE)
 
 
-def _compare(check: HttpCheck, response: _Response) -> tuple[bool, str]:
+def _compare(check: HttpCheck, response: Response) -> tuple[bool, str]:
     """Whether the response is the expected one, and the result in a few words."""
     if response.status != check.status:
-        redirect = f" (to {response.location})" if response.location else ""
+        location = response.headers.get("location", "")[:_LOCATION_SHOWN]
+        redirect = f" (to {location})" if location else ""
         return False, f"{response.status}{redirect} instead of {check.status}"
-    if check.contains and check.contains not in response.body:
+    if check.contains and check.contains not in response.text:
         return False, f"{response.status}, but the body does not contain {check.contains!r}"
     return True, str(response.status)
-
-
-def _is_loopback(address: str) -> bool:
-    host = urlsplit(address).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 __all__ = ["run_check", "run_gate"]

@@ -16,14 +16,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import count
 from typing import NamedTuple
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from typing_extensions import Self
 
 from prefect_cd.errors import DeliveryError
 from prefect_cd.gates.traffic.metrics import UNSENT, Sample, Traffic, measure
+from prefect_cd.http_client import proxy_for, unpack
 from prefect_cd.kube.resources import Route
 from prefect_cd.pipeline.models import Probe
 
@@ -91,7 +90,13 @@ async def http_sender(url: str, settings: Probe, *, proxy: str | None = None) ->
     connector = aiohttp.TCPConnector(limit=0, force_close=not settings.keep_alive, use_dns_cache=settings.keep_alive)
     timeout = aiohttp.ClientTimeout(total=settings.timeout.total_seconds())
     jar = aiohttp.DummyCookieJar()  # a session cookie may bind all requests to one pod
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=_HEADERS, cookie_jar=jar) as session:
+    async with aiohttp.ClientSession(
+        connector=connector,
+        timeout=timeout,
+        headers=_HEADERS,
+        cookie_jar=jar,
+        auto_decompress=False,  # a few KB may unpack to more than the memory holds
+    ) as session:
 
         async def send() -> Answer:
             try:
@@ -99,7 +104,7 @@ async def http_sender(url: str, settings: Probe, *, proxy: str | None = None) ->
                     body = await _read(response.content)
                     failure = _status_failure(response.status, settings)
                     return Answer(failure, _version(response.headers, body, settings))
-            except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
+            except Exception as error:  # noqa: BLE001  whatever an answer does to the client, it is not a good one
                 return Answer(failure_kind(error))
 
         yield send
@@ -165,8 +170,8 @@ class LoadGenerator:
     def _run(self) -> None:
         try:
             asyncio.run(self._send())
-        except (DeliveryError, OSError, aiohttp.ClientError) as error:
-            self._error = error.reason if isinstance(error, DeliveryError) else str(error)
+        except Exception as error:  # noqa: BLE001  without a reason, the probe would have seen nothing and be silent
+            self._error = error.reason if isinstance(error, DeliveryError) else str(error) or type(error).__name__
         finally:
             self._baseline_done.set()  # never leave `__enter__` waiting
 
@@ -186,18 +191,6 @@ class LoadGenerator:
         one_second = math.ceil(self._settings.rate)
         if len(self._samples) >= max(one_second, _FEWEST_BASELINE_SAMPLES):
             self._baseline_done.set()
-
-
-def proxy_for(address: str) -> str | None:
-    """The proxy that the environment variables ($HTTPS_PROXY, $NO_PROXY …) name for a URL; none for the loopback.
-
-    aiohttp's own `trust_env` is not used, because it also sends the passwords of ~/.netrc.
-    """
-    parts = urlsplit(address)
-    host = parts.hostname or ""
-    if host == "localhost" or host.startswith("127.") or proxy_bypass(host):
-        return None
-    return getproxies().get(parts.scheme)
 
 
 def failure_kind(error: BaseException) -> str:
@@ -244,11 +237,12 @@ def _status_failure(status: int, settings: Probe) -> str:
 def _version(headers: Mapping[str, str], body: bytes, settings: Probe) -> str:
     if settings.version_pattern is None:
         return str(headers.get(settings.version_header, ""))[:_LONGEST_VERSION]
-    match = re.search(settings.version_pattern, body.decode("utf-8", "replace"))
+    text, _ = unpack(body, headers.get("Content-Encoding", ""), _BODY_SEARCHED)
+    match = re.search(settings.version_pattern, text.decode("utf-8", "replace"))
     if match is None:
         return ""
     group = 1 if match.re.groups else 0  # the whole match when the pattern has no group
     return str(match[group] or "")[:_LONGEST_VERSION]
 
 
-__all__ = ["Answer", "LoadGenerator", "Sender", "failure_kind", "http_sender", "proxy_for", "send_on_schedule"]
+__all__ = ["Answer", "LoadGenerator", "Sender", "failure_kind", "http_sender", "send_on_schedule"]
