@@ -1,10 +1,10 @@
 """Stage: from a revision to exactly one commit."""
 
-import difflib
 from pathlib import Path
 
 from prefect import task
 
+from prefect_cd.manifests.line_diff import unified
 from prefect_cd.pipeline.models import Pipeline
 from prefect_cd.release import git
 from prefect_cd.release.model import Commit
@@ -50,8 +50,9 @@ def compare_pipeline_file(pipeline: Pipeline, commit: Commit, file: Path) -> boo
     if other.is_symlink() or not other.is_file():
         return False
     served, committed = file.read_text().splitlines(), other.read_text(errors="replace").splitlines()
-    lines = list(difflib.unified_diff(served, committed, "served (used)", "in the commit", lineterm=""))
+    lines = unified(served, committed)
     if lines:
         log().warning("%s in the commit differs from the served one; the run uses the served one", file.name)
-        artifacts.pipeline_difference(pipeline.application, file.name, "\n".join(lines))
+        named = ["--- served (used)", "+++ in the commit", *lines]
+        artifacts.pipeline_difference(pipeline.application, file.name, "\n".join(named))
     return bool(lines)

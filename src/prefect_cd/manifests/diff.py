@@ -1,12 +1,12 @@
 """Compare two states of an object, readable and without values of Secrets."""
 
-import difflib
 from typing import Any
 
 import yaml
 
 from prefect_cd.kube.objects import Object
 from prefect_cd.manifests.labels import EPOCH
+from prefect_cd.manifests.line_diff import unified
 
 HIDDEN = "(hidden)"
 HIDDEN_CHANGED = "(hidden, changed)"
@@ -34,8 +34,7 @@ def strip(item: Object) -> Object:
 def diff(before: Object | None, after: Object | None) -> str:
     """A unified diff of YAML from `before` to `after`; values of Secrets are hidden."""
     shown_before, shown_after = _hide(before, None), _hide(after, before)
-    lines = difflib.unified_diff(_yaml(shown_before), _yaml(shown_after), "now", "then", lineterm="", n=2)
-    return "\n".join(list(lines)[2:])
+    return "\n".join(unified(_yaml(shown_before), _yaml(shown_after)))
 
 
 def changed_lines(unified: str) -> list[str]:
