@@ -4,11 +4,13 @@ Releases are started by Prefect's own means: its UI, `prefect deployment run`, s
 """
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
+from prefect_cd.deployments import terminal
 from prefect_cd.errors import DeliveryError, Errored
 
 _NO, _UNKNOWN = 1, 2
@@ -16,11 +18,12 @@ _NO, _UNKNOWN = 1, 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0 for yes, 1 for no, 2 for could not find out."""
+    logging.lastResort = terminal.LastResort(logging.WARNING)
     parsed = _parser().parse_args(arguments)
     try:
         return int(parsed.run(parsed))
     except DeliveryError as error:
-        sys.stderr.write(f"{error}\n")
+        terminal.write_error(f"{error}\n")
         return _UNKNOWN if isinstance(error, Errored) else _NO
     except KeyboardInterrupt:
         return 130

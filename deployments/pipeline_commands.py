@@ -3,8 +3,8 @@
 import argparse
 import json
 import os
-import sys
 
+from prefect_cd.deployments import terminal
 from prefect_cd.pipeline import load
 from prefect_cd.pipeline.describe import describe
 
@@ -15,7 +15,7 @@ def check(options: argparse.Namespace) -> int:
     Raises:
         InvalidPipeline: the file has mistakes.
     """
-    sys.stdout.write(f"{describe(load.load(options.file))}\n")
+    terminal.write(f"{describe(load.load(options.file))}\n")
     return 0
 
 
@@ -32,7 +32,7 @@ def serve(options: argparse.Namespace) -> int:
 
 def schema(_: argparse.Namespace) -> int:
     """Print the JSON schema of pipeline files."""
-    sys.stdout.write(f"{json.dumps(load.schema(), indent=2)}\n")
+    terminal.write(f"{json.dumps(load.schema(), indent=2)}\n")
     return 0
 
 

@@ -6,12 +6,12 @@ environment's cluster is asked how it serves them.
 
 import argparse
 import asyncio
-import sys
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+from prefect_cd.deployments import terminal
 from prefect_cd.environment.permissions import Permission, cluster_wide, permissions
 from prefect_cd.errors import Invalid
 from prefect_cd.kube.builtin import builtin_kind
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     environments = _chosen(pipeline, arguments.environment)
     top = _checkout(pipeline, arguments.file, arguments.checkout)
     account = _account(arguments.service_account)
-    sys.stdout.write(
+    terminal.write(
         cluster_role(pipeline.application, environments, top, account)
         if arguments.cluster_wide
         else "".join(role(pipeline.application, environment, top, account) for environment in environments)

@@ -8,12 +8,12 @@ import argparse
 import asyncio
 import json
 import socket
-import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
+from prefect_cd.deployments import terminal
 from prefect_cd.deployments.status_command import (
     FIRST_PATIENCE,
     Answer,
@@ -71,9 +71,9 @@ def run(arguments: argparse.Namespace) -> int:
         _refuse_to_sign(arguments, chosen)
     results = asyncio.run(_recover_all(pipeline, chosen, sign=arguments.sign_records))
     if arguments.output == "json":
-        sys.stdout.write(f"{json.dumps(document(pipeline, results), indent=2)}\n")
+        terminal.write(f"{json.dumps(document(pipeline, results), indent=2)}\n")
     else:
-        sys.stdout.write(text(pipeline, results, datetime.now(timezone.utc)))
+        terminal.write(text(pipeline, results, datetime.now(timezone.utc)))
     return exit_code([result.answer for result in results])
 
 
@@ -165,7 +165,7 @@ class _Progress:
     def show(self, report: Report) -> None:
         if report.summary_without_seconds != self._shown:
             self._shown = report.summary_without_seconds
-            sys.stderr.write(f"{self._environment}: {report.summary}\n")
+            terminal.write_error(terminal.joined([f"{self._environment}: {report.summary}"]))
 
 
 # --- for programs and for people -------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ def text(pipeline: Pipeline, results: Sequence[Result], now: datetime) -> str:
         first, *others = paragraph(pipeline.application, result.environment, result.answer, now)
         signed = [f"  signed  {_signed(record)}" for record in result.signed]
         lines += [first, *signed, *([f"  done    {described(result.done)}"] if result.done else []), *others]
-    return "\n".join(lines) + "\n"
+    return terminal.joined(lines)
 
 
 def _signed(record: Record) -> str:

@@ -15,6 +15,7 @@ from datetime import datetime, timedelta, timezone
 
 from pydantic import ValidationError
 
+from prefect_cd.deployments import terminal
 from prefect_cd.deployments.rollout_view import View, document, view
 from prefect_cd.errors import DeliveryError, Errored, Failed, Forbidden, Invalid, RolloutFailed
 from prefect_cd.kube.client import Cluster, connect
@@ -54,12 +55,12 @@ def run(arguments: argparse.Namespace) -> int:
     except DeliveryError as other:
         error = other
     except Exception as bug:  # noqa: BLE001  Python would exit with 1, which means failed
-        traceback.print_exc()
+        terminal.write_error(traceback.format_exc())
         error = Errored(f"{type(bug).__name__}: {bug}", hint="this is a bug in prefect-cd: please report it")
     if arguments.output == "json":
-        sys.stdout.write(f"{json.dumps(document(report, error), indent=2)}\n")
+        terminal.write(f"{json.dumps(document(report, error), indent=2)}\n")
     elif error:
-        sys.stderr.write(f"{error}\n")
+        terminal.write_error(f"{error}\n")
     return _COMPLETE if error is None else _FAILED if isinstance(error, Failed) else _UNKNOWN
 
 

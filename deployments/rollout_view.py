@@ -4,7 +4,6 @@ A terminal shows a table that is kept up to date; elsewhere each change is a lin
 the end, which always has all of its keys.
 """
 
-import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -12,9 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from typing_extensions import Self
 
+from prefect_cd.deployments import terminal
 from prefect_cd.errors import DeliveryError, Failed
 from prefect_cd.rollout.assess import Phase
 from prefect_cd.rollout.watch.report import Report
+from prefect_cd.untrusted_text import visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -53,8 +54,7 @@ class _Lines:
 
     def show(self, report: Report) -> None:
         if report.summary_without_seconds != self._written and not self._silent:
-            sys.stdout.write(f"{report.seconds:6.1f} s  {report.summary}\n")
-            sys.stdout.flush()
+            terminal.write(terminal.joined([f"{report.seconds:6.1f} s  {report.summary}"]))
         self._written = report.summary_without_seconds
 
     def __enter__(self) -> Self:
@@ -109,17 +109,21 @@ def drawn(report: Report | None, seconds: float, *, ended: bool = False) -> "Ren
     for row in report.workloads:
         style = _STYLES[row.phase]
         table.add_row(
-            Text(f"{_SIGNS[row.phase]} {row.workload}", style=f"bold {style}"),
+            Text(f"{_SIGNS[row.phase]} {visible(row.workload)}", style=f"bold {style}"),
             Text(f"{row.ready} of {row.wanted}"),
-            Text(row.summary, style=style),
+            Text(visible(row.summary), style=style),
         )
         # pods that are not ready come first: not all of many pods are shown
         for pod in sorted(row.pods, key=lambda pod: pod.ready)[:_MOST_PODS]:
-            table.add_row(Text(f"    {pod.name}"), Text("ready" if pod.ready else "-"), Text(pod.state, style="dim"))
+            table.add_row(
+                Text(f"    {visible(pod.name)}"),
+                Text("ready" if pod.ready else "-"),
+                Text(visible(pod.state), style="dim"),
+            )
     soaking = report.completed_at is not None and not ended
     table.add_row(Text(f"{seconds:.0f} s{', complete; still watched' if soaking else ''}", style="dim"))
     if report.lost and not ended:
-        return Group(table, Text(f"{report.lost}: this is the last known state", style="bold yellow"))
+        return Group(table, Text(f"{visible(report.lost)}: this is the last known state", style="bold yellow"))
     return table
 
 

@@ -22,6 +22,7 @@ from prefect_cd.flows.served import PIPELINES
 from prefect_cd.pipeline.describe import describe
 from prefect_cd.pipeline.load import load
 from prefect_cd.pipeline.models import Pipeline
+from prefect_cd.tasks.markdown_text import fenced
 
 RECOVER_EVERY = timedelta(minutes=10)
 _POLL_SECONDS = 0.5
@@ -67,7 +68,7 @@ def deployments_of(pipeline: Pipeline) -> list[RunnerDeployment]:
         _deployment(
             release,
             name,
-            description=f"```\n{describe(pipeline)}\n```",
+            description=fenced(describe(pipeline)),
             parameters={"revision": pipeline.source.branch},
             tags=tags,
         ),

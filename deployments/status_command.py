@@ -3,10 +3,10 @@
 import argparse
 import asyncio
 import json
-import sys
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 
+from prefect_cd.deployments import terminal
 from prefect_cd.deployments.waiting_runs import WaitingRun, waiting_runs
 from prefect_cd.environment.ownership import Ownership
 from prefect_cd.environment.status import Condition, EnvironmentStatus, Version, read_status
@@ -40,9 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
     pipeline = load(arguments.file)
     answers, waiting = asyncio.run(_read_all(pipeline))
     if arguments.output == "json":
-        sys.stdout.write(f"{json.dumps(document(pipeline, answers, waiting), indent=2)}\n")
+        terminal.write(f"{json.dumps(document(pipeline, answers, waiting), indent=2)}\n")
     else:
-        sys.stdout.write(text(pipeline, answers, datetime.now(timezone.utc), waiting or ()))
+        terminal.write(text(pipeline, answers, datetime.now(timezone.utc), waiting or ()))
     return exit_code(answers)
 
 
@@ -122,7 +122,7 @@ def text(pipeline: Pipeline, answers: Sequence[Answer], now: datetime, waiting: 
         ]
         for environment, answer in zip(pipeline.environments, answers, strict=True)
     ]
-    return "\n".join(f"{line}" for lines in paragraphs for line in lines) + "\n"
+    return terminal.joined(line for lines in paragraphs for line in lines)
 
 
 def paragraph(application: str, environment: Environment, answer: Answer, now: datetime) -> list[str]:

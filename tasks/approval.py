@@ -20,12 +20,12 @@ from prefect.input.run_input import Keyset
 from prefect.runtime import deployment, flow_run
 
 from prefect_cd.environment.record import Decision
-from prefect_cd.errors import Expired, Rejected
+from prefect_cd.errors import Expired, Invalid, Rejected
 from prefect_cd.gates.evidence import Evidence
 from prefect_cd.pipeline.models import Approval, Pipeline
 from prefect_cd.pipeline.types import duration_text
 from prefect_cd.release.model import Release
-from prefect_cd.tasks import markdown
+from prefect_cd.tasks import markdown, markdown_changes
 from prefect_cd.tasks.changes import Plan, commits_between, refuse_blocked
 from prefect_cd.tasks.stage import log
 
@@ -63,15 +63,21 @@ def approve(
         note: why the question is asked again.
 
     Raises:
+        Invalid: the diff is too long for anybody to read.
         EnvironmentFrozen, Superseded, NoWayBack: `deploy` would refuse the release; nobody is asked.
         Rejected: the answer is no.
         Expired: there was no answer in time.
     """
     refuse_blocked(pipeline, release, planned)
+    if markdown_changes.length(planned.changes) > markdown_changes.LONGEST:
+        raise Invalid(
+            f"what would change in {planned.target.name} is too long to be shown, so nobody can approve it",
+            hint="release it in several commits",
+        )
     target = planned.target
     settings = target.environment.approval or Approval()
     prefix = f"approve-{target.name}-"
-    key = f"{prefix}{planned.content[:16]}"
+    key = f"{prefix}{planned.content}"  # in full: of a shorter one, a commit could have two contents
     if not note and any(asked.startswith(prefix) and not asked.startswith(key) for asked, _ in _questions()):
         note = f"what would be applied to {target.name} is no longer what an earlier answer was given for"
     for number in range(_MAX_QUESTIONS):
@@ -87,8 +93,10 @@ def approve(
             server=planned.server,
             version=planned.kubernetes,
             namespace=target.environment.namespace,
+            content=planned.content,
             note=note,
             run=flow_run.ui_url or "",
+            whole=planned.page,
         )
         answer = _ask(f"{key}-{number}", form, settings.expires, target.name)
         note = _incomplete(answer, settings)
@@ -101,7 +109,7 @@ def approve(
     signed = f"{name}: {comment}" if comment else name
     if answer.decision == "reject":
         raise Rejected(f"{release.id} was rejected for {target.name} by {signed}", hint="nothing was changed there")
-    log().info("%s was approved for %s by %s", release.id, target.name, signed)
+    log().info("%s was approved for %s by %s; content %s", release.id, target.name, signed, planned.content)
     return Decision(
         approved=True, name=name, comment=comment, decided_at=datetime.now(timezone.utc), content=planned.content
     )

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial, wraps
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import httpx
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.settings import PREFECT_UI_URL
 from typing_extensions import ParamSpec
 
 from prefect_cd.environment.change_set import ChangeSet
@@ -23,25 +24,28 @@ from prefect_cd.gates.evidence import Evidence, Outcome
 from prefect_cd.gates.traffic.metrics import Traffic
 from prefect_cd.manifests.lint import Finding
 from prefect_cd.rollout.watch.report import Report
-from prefect_cd.tasks import markdown
+from prefect_cd.tasks import markdown, markdown_changes
+from prefect_cd.tasks.markdown_text import fenced, inline
 from prefect_cd.tasks.stage import log
 
 _P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
-def _deciding_nothing(show: Callable[_P, None]) -> Callable[_P, None]:
+def _deciding_nothing(show: Callable[_P, _R]) -> Callable[_P, _R | None]:
     """The function, with its errors in the log: Prefect's server may be away while an environment is rolled back."""
 
     @wraps(show)
-    def shown(*args: _P.args, **kwargs: _P.kwargs) -> None:
+    def shown(*args: _P.args, **kwargs: _P.kwargs) -> _R | None:
         if time.monotonic() < _unavailable.until:
-            return
+            return None
         try:
-            show(*args, **kwargs)
+            return show(*args, **kwargs)
         except Exception as error:  # noqa: BLE001  whatever the server's client may raise
             if isinstance(error, httpx.TransportError):
                 _unavailable.until = time.monotonic() + _UNAVAILABLE_SECONDS
             log().warning("a page of this run is missing: %s", error)
+            return None
 
     return shown
 
@@ -72,14 +76,31 @@ def planned_changes(
     place: str,
     findings: Sequence[Finding],
     way_back: Sequence[WayBackFinding] = (),
-) -> None:
-    """What a release would change and where, what of it may lose requests, and what is in the way of a rollback."""
+    content: str = "",
+) -> str:
+    """What a release would change and where, its risks, what may lose requests, and what is in the way of a rollback.
+
+    Returns:
+        The address of the page, from which the whole diff can be reached.
+    """
     may_lose_requests = any(finding.loses_requests for finding in findings)
     description = f"{environment}: {changes}" + ("; may lose requests" if may_lose_requests else "")
     description += "; a rollback would not work" if way_back else ""
-    parts = [place, markdown.way_back(way_back), markdown.may_lose_requests(findings), markdown.changes(changes)]
-    page = "\n\n".join(filter(None, parts))
-    _page([application, environment, "plan"], description, page)
+    if risks := sum(risk.new for change in changes.changes for risk in change.risks):
+        description += f"; new risks: {risks}"
+    key = [application, environment, "plan"]
+    first, *pages = markdown_changes.pages(changes)
+    others = [
+        _page([*key, str(number)], f"{environment}: page {number} of the diff", page)
+        for number, page in enumerate(pages, start=2)
+    ]
+    parts = [
+        place,
+        markdown_changes.risks(changes),
+        markdown.way_back(way_back),
+        markdown.may_lose_requests(findings),
+    ]
+    return _page(key, description, markdown.plan(first, others, *parts, content=content))
 
 
 @_deciding_nothing
@@ -93,7 +114,7 @@ def requests(application: str, environment: str, proof: Evidence, traffic: Traff
 def pipeline_difference(application: str, name: str, diff: str) -> None:
     """How the commit's pipeline file differs from the served one."""
     description = f"{name} in the commit differs from the served one, which the run uses"
-    _page([application, "pipeline file"], description, markdown.fenced(diff, "diff"))
+    _page([application, "pipeline file"], description, fenced(diff, "diff"))
 
 
 @_deciding_nothing
@@ -122,7 +143,7 @@ class Progress:
         """Show the report as it is now."""
         if not _in_a_run():
             return
-        description = f"{report.summary}\n\n{markdown.rollout(report)}"
+        description = f"{inline(report.summary)}\n\n{markdown.rollout(report)}"
         if self._artifact is None:
             create = _blocking(create_progress_artifact)
             self._artifact = create(report.percent, key=self._key, description=description)
@@ -135,9 +156,12 @@ def _unless_passed(proof: Evidence) -> str:
     return "" if proof.outcome == Outcome.PASSED else proof.outcome.value
 
 
-def _page(key: list[str], description: str, page: str) -> None:
-    if _in_a_run():
-        _blocking(create_markdown_artifact)(page, key=_key(key), description=description)
+def _page(key: list[str], description: str, page: str) -> str:
+    """Store a page, and return its address; empty outside of a run. The UI shows the description as Markdown."""
+    if not _in_a_run():
+        return ""
+    artifact = _blocking(create_markdown_artifact)(page, key=_key(key), description=inline(description))
+    return f"{PREFECT_UI_URL.value()}/artifacts/artifact/{artifact}"
 
 
 def _blocking(create: Callable[..., Any]) -> Callable[..., Any]:

@@ -53,6 +53,7 @@ class Plan(Result):
     )
     server: str
     kubernetes: str = Field(description="the server's version, for people: an upgrade does not change the plan")
+    page: str = Field(default="", description="address of the page with the whole diff; empty outside of a run")
 
     @property
     def running(self) -> Record | None:
@@ -97,8 +98,14 @@ def plan(target: Target, version: Version) -> Plan:
 
     planned = target.run(run)
     place = markdown.place(planned.server, planned.kubernetes, target.environment.namespace)
-    artifacts.planned_changes(
-        target.application, target.name, planned.changes, place, planned.findings, planned.way_back
+    page = artifacts.planned_changes(
+        target.application,
+        target.name,
+        planned.changes,
+        place,
+        planned.findings,
+        planned.way_back,
+        content=planned.content,
     )
     for finding in planned.findings:
         log().warning("%s: %s. Fix: %s", finding.where, finding.summary, finding.fix)
@@ -109,7 +116,7 @@ def plan(target: Target, version: Version) -> Plan:
     log().info("%s: %s", target.name, planned.changes)
     if planned.running is None and isinstance(version, Release):
         log().info("nothing runs in %s yet: if this release fails, what it adds is removed again", target.name)
-    return planned
+    return planned.model_copy(update={"page": page or ""})
 
 
 async def _plan(cluster: Cluster, target: Target, version: Version) -> Plan:

@@ -7,7 +7,7 @@ line must be understandable alone, since the page is a click away.
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 
-from prefect_cd.environment.change_set import Action, ChangeSet
+from prefect_cd.environment.change_set import ChangeSet
 from prefect_cd.environment.record import Record
 from prefect_cd.environment.way_back import WayBackFinding
 from prefect_cd.gates.evidence import Evidence, Outcome, Picture
@@ -16,45 +16,27 @@ from prefect_cd.gates.traffic.metrics import Traffic
 from prefect_cd.manifests.lint import Finding, Rule
 from prefect_cd.release.model import Commit, Release
 from prefect_cd.rollout.watch.report import Problem, Report
+from prefect_cd.tasks import markdown_changes
+from prefect_cd.tasks.markdown_text import bold, bullets, code, fenced, image, inline, link, table
 
-_DIFF_LIMIT = 60_000  # characters; a form or an artifact stays readable and far below what the server accepts
 _PICTURES = 4
 # from the font of every browser, unlike emoji
 _SIGNS = {Outcome.PASSED: "✔", Outcome.FAILED: "✘", Outcome.ERRORED: "?", Outcome.SKIPPED: "-"}
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; cells are kept on one line."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
-
-
-def _cell(value: object) -> str:
-    """Untrusted text on one line: it cannot add a column, HTML, a link or a picture."""
-    return " ".join(str(value).replace("|", "\\|").replace("<", "&lt;").replace("[", "\\[").split())
 
 
 def _utc(at: datetime) -> datetime:
     return at.astimezone(timezone.utc)
 
 
-def fenced(text: str, language: str = "") -> str:
-    """A code block whose fence is longer than any in the text, so that the text cannot end it."""
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
-
-
 def evidence(proof: Evidence) -> str:
     """What a check or gate proved: its table of tests, the text of failures, pictures, console and trace."""
-    parts = [f"# {_SIGNS[proof.outcome]} {_cell(proof.gate)}: {_cell(proof.summary)}"]
+    parts = [f"# {_SIGNS[proof.outcome]} {inline(proof.gate)}: {inline(proof.summary)}"]
     if proof.cases:
         rows = ((_SIGNS[case.outcome], case.title, f"{case.seconds:.2f} s") for case in proof.cases)
         parts.append(table(["", "test", "time"], rows))
     for case in proof.cases:
         if case.outcome in {Outcome.FAILED, Outcome.ERRORED}:
-            parts += [f"## {_SIGNS[case.outcome]} {_cell(case.title)}", fenced(case.message or "(no text)")]
+            parts += [f"## {_SIGNS[case.outcome]} {inline(case.title)}", fenced(case.message or "(no text)")]
     if proof.outcome != Outcome.PASSED and proof.output:
         parts += ["## Last lines of the output", fenced(proof.output)]
     if proof.console:
@@ -65,31 +47,27 @@ def evidence(proof: Evidence) -> str:
     return "\n\n".join(parts)
 
 
-def _picture(picture: Picture) -> str:
-    return f"{_cell(picture.title)}\n\n![{_cell(picture.title)}]({picture.uri})"
+def _picture(shown: Picture) -> str:
+    return f"{inline(shown.title)}\n\n{image(shown.title, shown.uri)}"
 
 
 def place(server: str, version: str, namespace: str) -> str:
     """Where objects are, in the cluster's own words; the version shows what kind of cluster it is."""
-    return f"cluster `{server}` (Kubernetes {_cell(version)}), namespace `{namespace}`"
+    return f"cluster {code(server)} (Kubernetes {inline(version)}), namespace {code(namespace)}"
 
 
-def changes(change_set: ChangeSet) -> str:
-    """The change set as a table, then the diff of each object."""
-    changed = [change for change in change_set.changes if change.action != Action.UNCHANGED]
-    unchanged = len(change_set.changes) - len(changed)
-    rows = ([str(change.ref), change.action.value] for change in changed)
-    parts = [table(["object", "action"], rows)] if changed else []
-    if unchanged:
-        parts.append(f"{unchanged} unchanged.")
-    left = _DIFF_LIMIT
-    for change in changed:
-        if left <= 0:
-            parts.append("*The rest of the diff is left out: it is too long.*")
-            break
-        parts += [f"**{change.action.value} {change.ref}**", fenced(change.diff[:left], "diff")]
-        left -= len(change.diff)
-    return "\n\n".join(parts)
+def plan(diff: str, others: Sequence[str], *parts: str, content: str) -> str:
+    """The first page of a plan.
+
+    Args:
+        diff: its part of the diff, in Markdown.
+        others: the addresses of the other pages, which have the rest of the diff.
+        parts: what comes before the diff, in Markdown.
+        content: the digest that an approval names.
+    """
+    numbered = ", ".join(link(f"page {number}", url) for number, url in enumerate(others, start=2))
+    rest = f"The diff goes on: {numbered}" if others else ""
+    return "\n\n".join(filter(None, [*parts, f"content {code(f'sha256:{content}')}", rest, diff, rest]))
 
 
 def rollout(report: Report) -> str:
@@ -110,13 +88,13 @@ def rollout(report: Report) -> str:
 
 def problems(report: Report) -> str:
     """Why a rollout failed, for the person on call."""
-    parts = [part for problem in report.problems for part in _problem(problem)] or [report.summary]
+    parts = [part for problem in report.problems for part in _problem(problem)] or [inline(report.summary)]
     return "\n\n".join([*parts, "## All workloads", rollout(report)])
 
 
 def _problem(problem: Problem) -> Iterable[str]:
-    yield f"# ✘ {_cell(problem.summary)}"
-    yield f"**What to do:** {problem.hint}"
+    yield f"# ✘ {inline(problem.summary)}"
+    yield f"**What to do:** {inline(problem.hint)}"
     yield table(["where", "category"], [[problem.where, problem.category]])
     if problem.evidence:
         yield "## What Kubernetes says\n\n" + fenced(problem.evidence)
@@ -137,33 +115,56 @@ def approval(
     running: Record | None,
     commits: Sequence[Commit],
     tested: Sequence[Evidence],
+    content: str,
     note: str = "",
     run: str = "",
+    whole: str = "",
 ) -> str:
-    """What an approver reads before deciding: the form is narrow, so this has lists where possible."""
+    """What an approver reads before deciding: the form is narrow, so this has lists where possible.
+
+    Args:
+        release: the candidate.
+        environment: where it would go.
+        changed: what it would change there.
+        findings: warnings about its manifests.
+        way_back_findings: what would keep a rollback from working.
+        server: the cluster's address.
+        version: the cluster's version.
+        namespace: the environment's.
+        running: what runs there now.
+        commits: those that the release adds.
+        tested: what the gates before have proved.
+        content: the digest of what the approval covers.
+        note: why it is asked again.
+        run: the address of the run.
+        whole: the address of the whole diff.
+    """
     commit = release.commit
     now = running.release_id if running else "nothing that we know of"
     first = "nothing: this is the first release here; what it adds is removed again, except what holds data"
     rollback = running.release_id if running else first
     parts = [
-        f"> **{_cell(note)}**" if note else "",
-        f"# {release.application} {commit.short} → {environment}",
-        f"**{_cell(commit.subject)}**, by {_cell(commit.author)}, {_utc(commit.committed_at):%Y-%m-%d %H:%M} UTC",
+        f"> {bold(note)}" if note else "",
+        f"# {inline(release.application)} {commit.short} → {inline(environment)}",
+        f"{bold(commit.subject)}, by {inline(commit.author)}, {_utc(commit.committed_at):%Y-%m-%d %H:%M} UTC",
         bullets(
-            f"runs there now: {now}",
-            f"if it fails, we roll back to: {rollback}",
-            f"release `{release.id}`, commit `{commit.sha[:12]}`",
-            f"image `{release.image.name}` `{release.image.digest[:19]}…`",
+            f"runs there now: {inline(now)}",
+            f"if it fails, we roll back to: {inline(rollback)}",
+            f"release {code(release.id)}, commit {code(commit.sha[:12])}",
+            f"image {code(release.image.name)} {code(f'{release.image.digest[:19]}…')}",
             place(server, version, namespace),
-            f"[the run with all its reports]({run})" if run else "",
+            f"the answer counts for this content only: {_in_halves(content)}",
+            link("the whole diff", whole) if whole else "",
+            link("the run with all its reports", run) if run else "",
         ),
+        markdown_changes.risks(changed),
         "## What was tested",
-        bullets(*(f"{_SIGNS[proof.outcome]} **{_cell(proof.gate)}**: {_cell(proof.summary)}" for proof in tested)),
+        bullets(*(f"{_SIGNS[proof.outcome]} {bold(proof.gate)}: {inline(proof.summary)}" for proof in tested)),
         way_back(way_back_findings),
         may_lose_requests(findings),
         f"## What changes: {changed}",
-        bullets(*(f"`{commit.short}` {_cell(commit.subject)} ({_cell(commit.author)})" for commit in commits)),
-        changes(changed),
+        bullets(*(f"`{commit.short}` {inline(commit.subject)} ({inline(commit.author)})" for commit in commits)),
+        markdown_changes.shortened(changed, whole),
     ]
     pictures = [picture for proof in tested for picture in proof.pictures][:_PICTURES]
     parts += ["## What the browser saw"] if pictures else []
@@ -171,9 +172,10 @@ def approval(
     return "\n\n".join(part for part in parts if part)
 
 
-def bullets(*lines: str) -> str:
-    """A Markdown list; empty lines are left out."""
-    return "\n".join(f"- {line}" for line in lines if line)
+def _in_halves(digest: str) -> str:
+    """A digest of 64 digits in a form, which is too narrow for it in one piece."""
+    half = len(digest) // 2
+    return f"sha256 {code(digest[:half])} {code(digest[half:])}"
 
 
 def outcome(record: Record) -> str:
@@ -213,9 +215,9 @@ def requests(proof: Evidence, traffic: Traffic) -> str:
         *([["not sent", f"{traffic.unsent}: this machine was too busy"]] if traffic.unsent else []),
     ]
     parts = [
-        f"# {_SIGNS[proof.outcome]} {_cell(proof.gate)}",
-        _cell(proof.summary),
-        f"**What to do:** {proof.hint}" if proof.hint else "",
+        f"# {_SIGNS[proof.outcome]} {inline(proof.gate)}",
+        inline(proof.summary),
+        f"**What to do:** {inline(proof.hint)}" if proof.hint else "",
         f"![answers per second, by version]({chart})" if chart else "",
     ]
     if proof.cases:
@@ -254,4 +256,4 @@ def way_back(findings: Sequence[WayBackFinding]) -> str:
 
 
 def _finding(finding: Finding | WayBackFinding) -> str:
-    return f"**{_cell(finding.where)}**: {_cell(finding.summary)}. *Fix:* {_cell(finding.fix)}."
+    return f"{bold(finding.where)}: {inline(finding.summary)}. *Fix:* {inline(finding.fix)}."

@@ -12,6 +12,7 @@ from prefect.logging import get_run_logger
 from prefect.tasks import Task, exponential_backoff
 
 from prefect_cd.errors import EnvironmentBusy, Errored, GateErrored, LockLost
+from prefect_cd.untrusted_text import visible
 
 # the core logs each retry with its reason; stamina would log it again without one
 stamina.instrumentation.set_on_retry_hooks([])
@@ -43,11 +44,19 @@ def may_heal(_task: "Task[..., Any]", _run: TaskRun, state: State[Any]) -> bool:
 RETRIES["retry_condition_fn"] = may_heal
 
 
-def log() -> "logging.Logger | logging.LoggerAdapter[logging.Logger]":
-    """The run's logger; outside of a run, the package's."""
-    if FlowRunContext.get() or TaskRunContext.get():
-        return get_run_logger()
-    return logging.getLogger("prefect_cd")
+def log() -> "logging.LoggerAdapter[Any]":
+    """The run's logger; outside of a run, the package's. Texts of others cannot steer the terminal of `serve`."""
+    in_a_run = FlowRunContext.get() or TaskRunContext.get()
+    return _VisibleLog(get_run_logger() if in_a_run else logging.getLogger("prefect_cd"))
+
+
+class _VisibleLog(logging.LoggerAdapter[Any]):
+    """Makes control characters visible in what is filled into messages."""
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:  # noqa: ANN401  as of the base
+        super().log(
+            level, msg, *(arg if isinstance(arg, int | float) else visible(arg, "\n\t") for arg in args), **kwargs
+        )
 
 
 def live() -> Callable[[str], None]:

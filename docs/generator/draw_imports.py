@@ -30,6 +30,7 @@ TEXTS = {
     "pipeline": "the pipeline file",
     "process": "alone runs programs",
     "errors": "what may go wrong, by code",
+    "untrusted_text": "makes control characters visible",
 }
 """What stands under the name of each package."""
 

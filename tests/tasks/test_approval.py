@@ -13,9 +13,10 @@ from prefect.runtime import flow_run
 from prefect.states import Paused, Running
 from pydantic import ValidationError
 
+from prefect_cd.environment.change_set import ChangeSet, created
 from prefect_cd.environment.eligibility import EnvironmentState
 from prefect_cd.environment.record import Decision, State
-from prefect_cd.errors import EnvironmentFrozen, Expired, Rejected, Superseded
+from prefect_cd.errors import EnvironmentFrozen, Expired, Invalid, Rejected, Superseded
 from prefect_cd.pipeline.models import Approval
 from prefect_cd.release.model import Release
 from prefect_cd.tasks import approval
@@ -23,7 +24,7 @@ from prefect_cd.tasks.approval import GRACE, ApprovalForm, _incomplete, approve
 from prefect_cd.tasks.changes import Plan
 from prefect_cd.tasks.target import Target
 from tests.tasks.conftest import Run
-from tests.tasks.examples import GitRepository, environment, evidence, pipeline, plan_of, record, release
+from tests.tasks.examples import GitRepository, config_map, environment, evidence, pipeline, plan_of, record, release
 
 ANYBODY, TWO = Approval(), Approval(approvers=("approver one", "approver two"))
 
@@ -179,7 +180,19 @@ def test_i5_the_same_content_is_the_same_question_and_other_content_another(
     ask(plan=planned_for(candidate, server="https://another.example.org"))
     first, again, other = approvers.keys
     assert first == again != other
-    assert first.startswith("approve-staging-")
+    assert first == f"approve-staging-{planned_for(candidate).content}-0"  # a part of it could be that of two contents
+
+
+def test_i5_nobody_is_asked_about_more_than_anybody_can_read(
+    approvers: Approvers, ask: Callable[..., Decision], candidate: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(approval.markdown_changes, "LONGEST", 100)
+    long = plan_of(
+        planned_for(candidate).target, candidate, changes=ChangeSet(changes=(created(config_map(a="x" * 99)),))
+    )
+    with pytest.raises(Invalid, match="what would change in staging is too long to be shown, so nobody can approve it"):
+        ask(plan=long)
+    assert approvers.forms == []
 
 
 def test_a_run_of_a_deployment_is_suspended_and_prefects_limit_comes_after_ours(

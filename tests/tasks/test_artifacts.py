@@ -8,7 +8,7 @@ import httpx
 import pytest
 from prefect.client.orchestration import get_client
 
-from prefect_cd.environment.change_set import Action, Change, ChangeSet
+from prefect_cd.environment.change_set import Action, Change, ChangeSet, created
 from prefect_cd.environment.record import State
 from prefect_cd.gates.evidence import Outcome
 from prefect_cd.gates.traffic.metrics import Traffic
@@ -16,6 +16,7 @@ from prefect_cd.kube.resources import Route
 from prefect_cd.manifests.lint import lint
 from prefect_cd.rollout.assess import Phase
 from prefect_cd.tasks import artifacts
+from prefect_cd.tasks.markdown_text import inline
 from tests.tasks.conftest import Run
 from tests.tasks.examples import config_map, deployment, evidence, record, report, service
 
@@ -23,7 +24,7 @@ CREATED = ChangeSet(
     changes=(Change(api_version="v1", kind="ConfigMap", namespace="shop", name="shop", action=Action.CREATED),)
 )
 FINDINGS = lint([deployment(), service()])
-PAGES: list[tuple[str, str, Callable[[], None]]] = [
+PAGES: list[tuple[str, str, Callable[[], object]]] = [
     ("shop-staging-smoke", "passed in 1.0 s", lambda: artifacts.evidence("shop", evidence(), "staging")),
     ("shop-unit-tests", "passed in 1.0 s", lambda: artifacts.evidence("shop", evidence("Unit tests"))),
     (
@@ -79,6 +80,30 @@ def test_every_page_has_a_key_that_stays_and_a_description_that_says_the_point(
     assert {page.type for page in played.artifacts} == {"markdown"}
 
 
+def test_a_plan_has_as_many_pages_as_its_diff_needs_and_the_first_one_leads_to_the_others(
+    run: Callable[[Callable[[], Any]], Run],
+) -> None:
+    long = ChangeSet(changes=(created(config_map(**{f"key-{n}": "a value" for n in range(30_000)})),))
+    played = run(lambda: artifacts.planned_changes("shop", "staging", long, "a cluster", (), content="c" * 64))
+    pages = {str(page.key): page for page in played.artifacts}
+    assert sorted(pages) == ["shop-staging-plan", "shop-staging-plan-2"]
+    first, second = (pages[key] for key in sorted(pages))
+    assert played.result.endswith(f"/artifacts/artifact/{first.id}")
+    assert f"[page 2]({played.result.replace(str(first.id), str(second.id))})" in str(first.data)
+    assert f"sha256:{'c' * 64}" in str(first.data)
+    assert "+  key-0: a value" in str(first.data)
+    assert "+  key-9999: a value" in str(second.data)
+
+
+@pytest.mark.parametrize("words", ["[ok](https://evil.example)", "<!--", "https://evil.example"])
+def test_i10_descriptions_which_the_interface_shows_as_markdown_are_escaped(
+    run: Callable[[Callable[[], Any]], Run], words: str
+) -> None:
+    played = run(lambda: artifacts.evidence("shop", evidence(summary=words), "staging"))
+    assert played.descriptions == {"shop-staging-smoke": inline(words)}
+    assert inline(words) != words
+
+
 @pytest.mark.usefixtures("prefect_server")
 def test_outside_of_a_run_there_are_no_pages() -> None:
     with get_client(sync_client=True) as client:
@@ -103,7 +128,7 @@ def without_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("without_a_server")
 @pytest.mark.parametrize("create", [create for _, _, create in PAGES], ids=[key for key, _, _ in PAGES])
 def test_i4_a_page_that_prefects_server_does_not_take_is_a_warning_and_ends_nothing(
-    run: Callable[[Callable[[], Any]], Run], create: Callable[[], None], caplog: pytest.LogCaptureFixture
+    run: Callable[[Callable[[], Any]], Run], create: Callable[[], object], caplog: pytest.LogCaptureFixture
 ) -> None:
     played = run(create)
     assert played.result is None

@@ -60,7 +60,7 @@ def test_the_plan_of_a_run_is_a_page_with_the_place_the_changes_and_what_may_los
     candidate = release(config_map(greeting="hello"), deployment(), service())
     played = run(lambda: plan(target, candidate))
     assert {finding.where for finding in played.result.findings} == {"deployment/shop"}
-    assert played.descriptions == {"shop-staging-plan": "staging: 3 created; may lose requests"}
+    assert played.descriptions == {"shop-staging-plan": "staging: 3 created; may lose requests; new risks: 1"}
     page = played.artifacts[0].data
     assert "namespace `shop`" in page
     assert "## What may lose requests" in page

@@ -1,5 +1,6 @@
 """Pages in Markdown: no input breaks their tables or fakes their content, and they contain no secret."""
 
+import re
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -15,7 +16,8 @@ from prefect_cd.manifests import diff as diff_module
 from prefect_cd.release.model import BuiltImage, Commit, Release
 from prefect_cd.rollout.assess import Phase
 from prefect_cd.rollout.watch.report import PodRow, Problem, Report, WorkloadRow
-from prefect_cd.tasks import markdown
+from prefect_cd.tasks import markdown, markdown_changes
+from prefect_cd.tasks.markdown_text import bullets, fenced, inline, table
 
 BERLIN = timezone(timedelta(hours=2))
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=timezone.utc)
@@ -55,6 +57,7 @@ def approval(**given: Any) -> str:  # noqa: ANN401
         "running": None,
         "commits": [commit()],
         "tested": [evidence()],
+        "content": "c" * 64,
         **given,
     }
     return markdown.approval(form.pop("release", release()), "production", form.pop("planned"), **form)
@@ -66,30 +69,30 @@ def approval(**given: Any) -> str:  # noqa: ANN401
 @settings(deadline=None)
 @given(st.lists(st.lists(st.text(), min_size=2, max_size=2), max_size=4))
 def test_a_table_has_one_line_per_row_and_as_many_columns_as_its_head(rows: list[list[str]]) -> None:
-    lines = markdown.table(["a", "b"], rows).split("\n")
+    lines = table(["a", "b"], rows).split("\n")
     assert len(lines) == len(rows) + 2
     assert all(line.replace("\\|", "").count("|") == 3 for line in lines)
 
 
 def test_i7_a_strangers_text_becomes_neither_html_nor_a_link_nor_a_picture() -> None:
-    cell = markdown._cell(HOSTILE)
+    cell = inline(HOSTILE)
     assert "\n" not in cell
-    assert "<" not in cell
-    assert cell.replace("\\[", "").count("[") == 0
-    assert cell.replace("\\|", "").count("|") == 0
+    outside = re.sub(r"\\.|`[^`]*`", "", cell)
+    assert not set(outside) & set("<[|")
+    assert "https" not in outside
 
 
 @settings(deadline=None)
 @given(st.text(alphabet="`ab\n", max_size=30))
 def test_a_code_block_cannot_be_ended_by_its_text(text: str) -> None:
-    first, *_, last = markdown.fenced(text, "sh").split("\n")
+    first, *_, last = fenced(text, "sh").split("\n")
     assert first == f"{last}sh"
     assert set(last) == {"`"}
     assert last not in text
 
 
 def test_empty_bullets_are_left_out() -> None:
-    assert markdown.bullets("a", "", "b") == "- a\n- b"
+    assert bullets("a", "", "b") == "- a\n- b"
 
 
 # --- evidence --------------------------------------------------------------------------------------------------------
@@ -133,7 +136,7 @@ def test_what_failed_has_its_text_its_output_its_console_its_pictures_and_its_tr
 
 
 def test_changed_objects_are_a_table_and_diffs_and_unchanged_ones_are_counted() -> None:
-    page = markdown.changes(
+    (page,) = markdown_changes.pages(
         ChangeSet(
             changes=(change("a", Action.CREATED, "+x"), change("b", Action.UNCHANGED), change("c", Action.UNCHANGED))
         )
@@ -145,19 +148,9 @@ def test_changed_objects_are_a_table_and_diffs_and_unchanged_ones_are_counted() 
 
 
 def test_unchanged_objects_are_counted() -> None:
-    assert markdown.changes(ChangeSet(changes=(change("b", Action.UNCHANGED),))) == "1 unchanged."
-    assert markdown.changes(ChangeSet(changes=())) == ""
-
-
-def test_a_diff_that_is_too_long_is_cut_with_a_note() -> None:
-    long = "\n".join("+" + "x" * 99 for _ in range(700))
-    page = markdown.changes(
-        ChangeSet(changes=(change("a", Action.CREATED, long), change("b", Action.CREATED, "+unseen")))
-    )
-    assert len(page) < 62_000
-    assert "The rest of the diff is left out: it is too long." in page
-    assert "+unseen" not in page
-    assert "| configmap/b | created |" in page
+    unchanged = ChangeSet(changes=(change("b", Action.UNCHANGED),))
+    assert markdown_changes.pages(unchanged) == [markdown_changes.shortened(unchanged, "")] == ["1 unchanged."]
+    assert markdown_changes.pages(ChangeSet(changes=())) == [""]
 
 
 def test_i7_no_page_shows_a_secrets_value() -> None:
@@ -166,9 +159,10 @@ def test_i7_no_page_shows_a_secrets_value() -> None:
     moved = [diff_module.diff(before, after), diff_module.diff(None, after), diff_module.diff(before, None)]
     planned = ChangeSet(changes=tuple(change(str(n), Action.CONFIGURED, diff) for n, diff in enumerate(moved)))
     kept = record(objects=(after,))
-    for page in (markdown.changes(planned), approval(planned=planned, running=kept), markdown.outcome(kept)):
+    (diffs,) = markdown_changes.pages(planned)
+    assert diff_module.HIDDEN_CHANGED in diffs
+    for page in (diffs, approval(planned=planned, running=kept), markdown.outcome(kept)):
         assert "hunter" not in page
-    assert diff_module.HIDDEN_CHANGED in markdown.changes(planned)
 
 
 # --- rollout ---------------------------------------------------------------------------------------------------------
@@ -220,7 +214,7 @@ def test_a_rollout_that_failed_without_a_known_problem_shows_its_state() -> None
 
 
 def test_the_form_says_what_changes_where_and_what_is_rolled_back_to() -> None:
-    page = approval(running=record(), run="https://ui/run", note="asked again")
+    page = approval(running=record(), run="https://ui/run", whole="https://ui/plan", note="asked again")
     for part in (
         "> **asked again**",
         "# shop aaaaaaa → production",
@@ -231,6 +225,8 @@ def test_the_form_says_what_changes_where_and_what_is_rolled_back_to() -> None:
         "✔ **smoke**: 3 passed in 1.0 s",
         "## What changes: 1 configured",
         "```diff\n@@ -1 +1 @@\n-x\n+y\n```",
+        f"the answer counts for this content only: sha256 `{'c' * 32}` `{'c' * 32}`",
+        "[the whole diff](https://ui/plan)",
     ):
         assert part in page
 
@@ -254,14 +250,6 @@ def test_a_commits_time_is_shown_in_utc() -> None:
     assert "2025-12-31 23:30 UTC" in approval(release=candidate)
 
 
-def test_i7_a_commits_words_cannot_fake_a_part_of_the_form() -> None:
-    hostile = commit(subject=f"x\n\n# Approved already {HOSTILE}", author=HOSTILE)
-    page = approval(release=release().model_copy(update={"commit": hostile}), commits=[hostile])
-    assert "\n# Approved" not in page
-    assert "](https://evil)" not in page.replace("\\[p](https://evil)", "").replace("\\[ok](https://evil)", "")
-    assert "<img" not in page
-
-
 def test_the_form_shows_at_most_four_pictures() -> None:
     pictures = tuple(Picture(title=f"p{n}", jpeg="aGk=") for n in range(6))
     assert approval(tested=[evidence(pictures=pictures)]).count("data:image/jpeg") == 4
@@ -273,7 +261,7 @@ def test_the_outcome_shows_who_approved_and_the_results_of_gates(name: str) -> N
     gates = (GateResult(name="smoke", outcome="passed", summary="3 passed"),)
     page = markdown.outcome(record(commit=commit(), decision=decision, gates=gates, reason="```why"))
     for part in (
-        f"| approved by | {markdown._cell(name)}: looks good |",
+        f"| approved by | {inline(f'{name}: looks good')} |",
         "| commit | aaaaaaa Sell more |",
         "| smoke | passed | 3 passed |",
         "Secret prefect-cd.shop.7",

@@ -9,6 +9,7 @@ from prefect_cd.kube.objects import Object
 from prefect_cd.kube.resources import Ref
 from prefect_cd.manifests.diff import changed_lines, diff
 from prefect_cd.manifests.irreversible import Kept
+from prefect_cd.manifests.risks import Risk, risks
 from prefect_cd.release.model import Result, digest_of
 
 
@@ -33,6 +34,7 @@ class Change(Result):
     `uid` and `version` are no part of what people see or approve: a controller may change the version at any time.
 
     Args:
+        risks: what in it may give more rights than an application needs.
         kept: fields that keep their live value, and why.
         takes_fields: whether we become the manager of fields first, so that the apply removes them.
         force: whether fields of other managers are taken over.
@@ -45,6 +47,7 @@ class Change(Result):
     name: str
     action: Action
     diff: str = ""
+    risks: tuple[Risk, ...] = ()
     uid: str = ""
     version: str = ""
     kept: tuple[Kept, ...] = ()
@@ -112,17 +115,26 @@ def is_being_deleted(live: Object) -> bool:
 
 def created(item: Object, *, checked: bool = True) -> Change:
     """The change of an object that does not exist."""
-    return change_to(item, Action.CREATED, diff(None, item), checked=checked)
+    return change_to(item, Action.CREATED, states=(None, item), checked=checked)
 
 
 def change_to(
     item: Object,
     action: Action,
-    unified_diff: str,
     live: Object | None = None,
+    *,
+    states: tuple[Object | None, Object | None] = (None, None),
     **more: Any,  # noqa: ANN401  further fields of Change
 ) -> Change:
-    """A change, and for which live object it was found out; None where there is none."""
+    """A change.
+
+    Args:
+        item: the object.
+        action: what happens to it.
+        live: the live object for which that was found out; None where there is none.
+        states: before and after, without what no manifest has; both None where they are the same.
+        more: further fields.
+    """
     ref = Ref.of(item)
     return Change(
         api_version=ref.api_version,
@@ -130,7 +142,8 @@ def change_to(
         namespace=ref.namespace,
         name=ref.name,
         action=action,
-        diff=unified_diff,
+        diff=diff(*states),
+        risks=() if states == (None, None) else risks(*states),
         uid=live["metadata"]["uid"] if live else "",
         version=version_of(live) if live else ABSENT,
         **more,

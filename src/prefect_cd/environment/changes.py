@@ -16,7 +16,7 @@ from prefect_cd.kube.client import Cluster
 from prefect_cd.kube.concurrency import parallel
 from prefect_cd.kube.objects import Object
 from prefect_cd.kube.resources import Identity, Ref, group_of
-from prefect_cd.manifests.diff import diff, strip
+from prefect_cd.manifests.diff import strip
 from prefect_cd.manifests.irreversible import definitions_of
 from prefect_cd.manifests.labels import RECORD
 from prefect_cd.manifests.load import Manifest
@@ -123,7 +123,7 @@ async def compute_changes(
     changes = await parallel(planner.change_of(item, ours.get(Ref.of(item).identity)) for item in objects)
     no_longer_wanted = {ref.identity for ref in known} - {Ref.of(item).identity for item in objects}
     surplus = [live for identity, live in sorted(ours.items()) if identity in no_longer_wanted and is_prunable(live)]
-    pruned = [change_to(live, Action.PRUNED, diff(strip(live), None), live) for live in surplus]
+    pruned = [change_to(live, Action.PRUNED, live, states=(strip(live), None)) for live in surplus]
     return ChangeSet(changes=(*changes, *pruned))
 
 

@@ -6,6 +6,7 @@ way back to an earlier version, what cannot go back is kept and named, so that t
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Any
 
 from prefect_cd.environment.change_set import Action, Change, change_to, created, is_being_deleted, version_of
 from prefect_cd.environment.ownership import Ownership
@@ -14,7 +15,7 @@ from prefect_cd.kube.client import Cluster, Conflict
 from prefect_cd.kube.objects import Object, dig, dig_mapping
 from prefect_cd.kube.resources import Identity, Ref, group_of
 from prefect_cd.kube.responses import FIELD_MANAGER
-from prefect_cd.manifests.diff import diff, strip
+from prefect_cd.manifests.diff import strip
 from prefect_cd.manifests.irreversible import (
     Kept,
     data_to_keep,
@@ -80,7 +81,7 @@ class Planner:
         if not await self._is_served(item):
             return created(item, checked=False)
         if self.restoring and live is None and await self._was_given_back(item):
-            return change_to(item, Action.UNCHANGED, "")
+            return change_to(item, Action.UNCHANGED)
         try:
             return await self._dry_apply(item, live, kept)
         except (InvalidManifest, OwnershipConflict) as error:
@@ -97,21 +98,21 @@ class Planner:
         dry_run = body if live is None else with_live_strategy(live, body)
         result = await self.cluster.apply(dry_run, dry_run=True, force=force)
         if is_being_deleted(result):
-            return change_to(item, Action.RECREATED, diff(None, item), result)
+            return change_to(item, Action.RECREATED, result, states=(None, item))
         if version_of(result) and (live is None or live["apiVersion"] != ref.api_version):
             listed, live = live, await self.cluster.get(ref)  # not with our labels, or listed in another version
             if live is not None and listed is None and not force:
                 _refuse_others(self.ownership, live)
         if not version_of(result) or live is None:
-            return change_to(item, Action.UNCHANGED, "") if self._has_vanished(item) else created(item)
+            return change_to(item, Action.UNCHANGED) if self._has_vanished(item) else created(item)
         fields = fields_to_take(result, item, FIELD_MANAGER, client_side=force)
         before, after = strip(live), strip(with_own_strategy(without_fields(result, fields, FIELD_MANAGER), item))
-        more = {"kept": kept, "force": force, "takes_fields": bool(fields)}
+        more: dict[str, Any] = {"kept": kept, "force": force, "takes_fields": bool(fields)}
         if before == after and not fields:
-            return change_to(item, Action.UNCHANGED, "", result, **more)
+            return change_to(item, Action.UNCHANGED, result, **more)
         runs_no_more = item["kind"] == "Pod" and has_finished(live) and before["spec"] != after["spec"]
         action = Action.REPLACED if runs_no_more else Action.CONFIGURED
-        return change_to(item, action, diff(before, after), result, **more)
+        return change_to(item, action, result, states=(before, after), **more)
 
     async def _refused(
         self, item: Object, kept: tuple[Kept, ...], error: InvalidManifest | OwnershipConflict
@@ -120,20 +121,20 @@ class Planner:
         live = await self.cluster.get(Ref.of(item))
         if live is not None and is_being_deleted(live):  # what counts is whether it can be created
             await _dry_create(self.cluster, item, live["metadata"].get("namespace", ""))
-            return change_to(item, Action.RECREATED, diff(None, item), live)
+            return change_to(item, Action.RECREATED, live, states=(None, item))
         if await self._has_new_definition(item):
             if live is None:
                 return created(item, checked=False)
-            return change_to(item, Action.CONFIGURED, diff(strip(live), item), live, checked=False)
+            return change_to(item, Action.CONFIGURED, live, states=(strip(live), item), checked=False)
         if live is not None and self.ownership.owns(live) and isinstance(error, InvalidManifest):
             if may_replace(live, error.reason, restoring=self.restoring) and await self._can_be_created(item):
-                return change_to(item, Action.REPLACED, diff(strip(live), item), live)
+                return change_to(item, Action.REPLACED, live, states=(strip(live), item))
             if self.restoring and not kept and (data := data_to_keep(live, item)):
                 return await self.change_of(item, live, data)
             error.hint = refusal_hint(live, item) or error.hint
         if not self.restoring:
             raise error
-        return change_to(item, Action.KEPT, "", live, kept=(Kept(path=(), value="", reason=error.reason),))
+        return change_to(item, Action.KEPT, live, kept=(Kept(path=(), value="", reason=error.reason),))
 
     async def _was_given_back(self, item: Object) -> bool:
         """Whether an object that we once took over is its owner's again, who decides about it from then on."""

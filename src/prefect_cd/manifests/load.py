@@ -16,6 +16,7 @@ from prefect_cd.manifests.diff import SERVER_METADATA
 from prefect_cd.manifests.files import is_inside, read_text, shown
 from prefect_cd.manifests.reserved import reserved
 from prefect_cd.manifests.yaml_reader import Document, line_below, read
+from prefect_cd.untrusted_text import has_controls
 
 _SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 _API_VERSION = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[a-z]([-a-z0-9]*[a-z0-9])?")
@@ -115,6 +116,7 @@ def refuse_malformed(item: object, where: str) -> None:
             where=where,
             hint="set a name; server-side apply does not support generateName",
         )
+    _refuse_controls(item, where)
     # The name becomes a segment of a URL path (IsValidPathSegmentName in k8s.io/apimachinery).
     if metadata["name"] in {".", ".."} or re.search("[/%]", metadata["name"]):
         raise InvalidManifest(f"{metadata['name']!r} is not a valid name", where=where, hint="remove / and %")
@@ -123,6 +125,18 @@ def refuse_malformed(item: object, where: str) -> None:
     for key in ("labels", "annotations"):
         if not isinstance(metadata.get(key) or {}, dict):
             raise InvalidManifest(f"metadata.{key} of {item['kind']} {metadata['name']} is not a map", where=where)
+
+
+def _refuse_controls(item: Object, where: str) -> None:
+    """Refuse names that would steer a terminal or begin a line: Kubernetes allows them for some kinds, such as Role."""
+    names = {"kind": item["kind"], **{f"metadata.{key}": item["metadata"].get(key) for key in ("name", "namespace")}}
+    for field, name in names.items():
+        if isinstance(name, str) and has_controls(name):
+            raise InvalidManifest(
+                f"{field} {name!r} has control characters",
+                where=where,
+                hint="remove them: they would change how the name is shown to people",
+            )
 
 
 def _refuse_exported(document: Document, file: str) -> None:
