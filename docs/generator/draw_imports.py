@@ -29,6 +29,7 @@ TEXTS = {
     "kube": "alone talks to Kubernetes",
     "pipeline": "the pipeline file",
     "process": "alone runs programs",
+    "http_client": "bounded answers of strangers",
     "errors": "what may go wrong, by code",
     "untrusted_text": "makes control characters visible",
 }
@@ -58,7 +59,7 @@ def packages(top: Path) -> list[str]:
     contracts = contracts_of(top)
     layers = {contract["containers"][0]: contract["layers"] for contract in contracts if contract["type"] == "layers"}
     rollout = [f"rollout.{part}" for part in layers[f"{PACKAGE}.rollout"]]
-    return [name for layer in layers[PACKAGE] for name in (rollout if layer == "rollout" else [layer])]
+    return [name for layer in layers[PACKAGE] for name in (rollout if layer == "rollout" else layer.split(" | "))]
 
 
 def imports(names: Sequence[str]) -> set[tuple[str, str]]:
