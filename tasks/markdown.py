@@ -14,7 +14,7 @@ from prefect_cd.gates.evidence import Evidence, Outcome, Picture
 from prefect_cd.gates.traffic.chart import chart_uri
 from prefect_cd.gates.traffic.metrics import Traffic
 from prefect_cd.manifests.lint import Finding, Rule
-from prefect_cd.release.model import Commit, Release
+from prefect_cd.release.model import BuiltImage, Commit, Release
 from prefect_cd.rollout.watch.report import Problem, Report
 from prefect_cd.tasks import markdown_changes
 from prefect_cd.tasks.markdown_text import bold, bullets, code, fenced, image, inline, link, table
@@ -151,7 +151,7 @@ def approval(
             f"runs there now: {inline(now)}",
             f"if it fails, we roll back to: {inline(rollback)}",
             f"release {code(release.id)}, commit {code(commit.sha[:12])}",
-            f"image {code(release.image.name)} {code(f'{release.image.digest[:19]}…')}",
+            f"image {code(release.image.name)} {code(f'{release.image.digest[:19]}…')}, {_origin(release.image)}",
             place(server, version, namespace),
             f"the answer counts for this content only: {_in_halves(content)}",
             link("the whole diff", whole) if whole else "",
@@ -176,6 +176,13 @@ def _in_halves(digest: str) -> str:
     """A digest of 64 digits in a form, which is too narrow for it in one piece."""
     half = len(digest) // 2
     return f"sha256 {code(digest[:half])} {code(digest[half:])}"
+
+
+def _origin(image: BuiltImage) -> str:
+    """Who built the image, as far as we know."""
+    if image.built:
+        return "**built** by this run"
+    return "**found** in the registry and not built by this run: whoever pushed it says that it is of this commit"
 
 
 def outcome(record: Record) -> str:

@@ -33,6 +33,7 @@ class Target(Result):
     application: str
     environment: Environment
     insecure_registry: bool | None = Field(default=None, description="`image.insecure` of the pipeline file")
+    token_service: str | None = Field(default=None, description="`image.token_service` of the pipeline file")
 
     @classmethod
     def of(cls, pipeline: Pipeline, environment: str) -> "Target":
@@ -41,6 +42,7 @@ class Target(Result):
             application=pipeline.application,
             environment=pipeline.environment(environment),
             insecure_registry=pipeline.image.insecure,
+            token_service=pipeline.image.token_service,
         )
 
     @property

@@ -55,7 +55,7 @@ async def check_way_back(
     old = await target.objects(cluster, base)
     workloads = restarted(old, objects)
     checks = (
-        _image(base.image, release.image, workloads, insecure=target.insecure_registry),
+        _image(target, base.image, release.image, workloads),
         _references(cluster, workloads, old),
         _dry_run(cluster, target, restored(old, objects)),
         _quotas(cluster, target, workloads, old, objects),
@@ -75,14 +75,19 @@ def way_back_problem(target: Target, base: Record | None, findings: Sequence[Way
 
 
 async def _image(
-    image: BuiltImage | None, candidate: BuiltImage, workloads: Sequence[Object], *, insecure: bool | None
+    target: Target, image: BuiltImage | None, candidate: BuiltImage, workloads: Sequence[Object]
 ) -> list[WayBackFinding]:
     """The known-good's image has to be in its registry still: nodes may have removed it."""
     if image is None or image.reference == candidate.reference or image.reference not in str(workloads):
         return []
     try:
         there = await asyncio.to_thread(
-            find_digest, image.name, image.digest, insecure=insecure, timeout=_REGISTRY_TIMEOUT
+            find_digest,
+            image.name,
+            image.digest,
+            insecure=target.insecure_registry,
+            token_service=target.token_service,
+            timeout=_REGISTRY_TIMEOUT,
         )
     except DeliveryError as error:
         summary = f"nobody knows whether the known-good's image is there: {error.reason}"

@@ -231,6 +231,14 @@ def test_the_form_says_what_changes_where_and_what_is_rolled_back_to() -> None:
         assert part in page
 
 
+def test_the_form_says_whether_the_image_was_built_or_found() -> None:
+    candidate = release()
+    image = candidate.image.model_copy(update={"built": False})
+    assert f"`{image.digest}`, **built** by this run" in approval(release=candidate)
+    page = approval(release=candidate.model_copy(update={"image": image}))
+    assert f"`{image.digest}`, **found** in the registry and not built by this run" in page
+
+
 def test_the_form_says_why_a_rollback_would_not_work() -> None:
     finding = WayBackFinding(obstacle=Obstacle.IMAGE, where="shop@sha256:1", summary="it is gone", fix="push it")
     page = approval(running=record(), way_back_findings=[finding])

@@ -86,6 +86,14 @@ class ImageSettings(Settings):
         bool | None,
         Field(description="use plain HTTP for the registry; default: only for localhost and loopback addresses"),
     ] = None
+    token_service: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[a-z0-9.-]+(:[0-9]+)?$",
+            description="host that gives tokens for the registry, if it is not in the registry's domain",
+            examples=["auth.example.net"],
+        ),
+    ] = None
     timeout: Annotated[Timeout, Field(description="time limit for build and push together")] = 30 * _MINUTE
 
 

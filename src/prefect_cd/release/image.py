@@ -62,7 +62,7 @@ class Builder:
     def build_command(self, settings: ImageSettings, reference: str, commit: Commit, context: Path) -> list[str]:
         """The command that builds the image and tags it on this machine."""
         labels = {
-            "org.opencontainers.image.revision": commit.sha,
+            registry.REVISION: commit.sha,
             "org.opencontainers.image.source": commit.repository,
         }
         arguments = {"VERSION": commit.short, **settings.args}
@@ -128,13 +128,29 @@ def choose_builder(settings: ImageSettings) -> Builder:
 
 
 def find_image(settings: ImageSettings, commit: Commit) -> BuiltImage | None:
-    """The commit's image if the registry has it.
+    """The commit's image if the registry has it, and the image says that it was built from this commit.
+
+    A tag can be moved to anything. The label cannot be on another image by mistake, but whoever may push to the
+    repository can write it, so what is found is called found, and not built.
 
     Raises:
+        Invalid: the image with the commit's tag says that it was built from another one, or does not say it.
         RegistryUnreachable, Forbidden, Invalid: as `registry.find_digest`.
     """
-    digest = registry.find_digest(settings.name, commit.sha, insecure=settings.insecure)
-    return BuiltImage(name=settings.name, digest=digest, built=False) if digest else None
+    name, insecure, token_service = settings.name, settings.insecure, settings.token_service
+    digest = registry.find_digest(name, commit.sha, insecure=insecure, token_service=token_service)
+    if digest is None:
+        return None
+    revision = registry.find_revision(name, digest, insecure=insecure, token_service=token_service)
+    if revision != commit.sha:
+        label = f"its label {registry.REVISION} is {revision[:80]!r}" if revision else f"no label {registry.REVISION}"
+        raise Invalid(
+            f"the registry has an image with the tag of this commit that was not built from it: {label}",
+            where=f"{settings.name}:{commit.sha} ({digest})",
+            hint="find out who pushed it, and remove the tag, so that it is built here; a builder elsewhere has to set "
+            f"the label: --label {registry.REVISION}={commit.sha}",
+        )
+    return BuiltImage(name=settings.name, digest=digest, built=False)
 
 
 def builder_named(name: str) -> Builder:
@@ -227,7 +243,7 @@ def _push(
         return str(digests[-1])
     # The builder printed no digest, for example podman under the name of docker: ask the registry.
     name, _, tag = reference.rpartition(":")
-    digest = registry.find_digest(name, tag, insecure=settings.insecure)
+    digest = registry.find_digest(name, tag, insecure=settings.insecure, token_service=settings.token_service)
     if digest is None:
         raise RegistryUnreachable(
             "the image was pushed, but the registry does not have it", where=reference, hint="try again"

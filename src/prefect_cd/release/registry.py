@@ -1,7 +1,8 @@
 """Look an image up in its registry: the few calls of the OCI distribution specification that we need.
 
-Decides which digest a tag has, whether a registry is reached without TLS, and which credentials it gets.
-Knows nothing of builders or commits. Sources: the distribution specification (opencontainers/distribution-spec,
+Decides which digest a tag has, which commit an image says it was built from, whether a registry is reached without
+TLS, which credentials it gets, and which other hosts it may send us to: a registry is not trusted to name any address
+of our network. Knows nothing of builders. Sources: the distribution specification (opencontainers/distribution-spec,
 "Pulling manifests"), the token protocol (distribution.github.io/distribution/spec/auth/token/), and
 containers-auth.json(5) for the places of credentials.
 """
@@ -9,11 +10,12 @@ containers-auth.json(5) for the places of credentials.
 import base64
 import binascii
 import hashlib
-import ipaddress
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +25,7 @@ from urllib.request import parse_http_list, parse_keqv_list
 import httpx
 
 from prefect_cd.errors import Forbidden, Invalid, MissingTool, RegistryUnreachable
+from prefect_cd.http_client import Response, is_loopback, send
 from prefect_cd.process import run
 
 _ACCEPT = (
@@ -35,6 +38,12 @@ _HUB_NAMES = (_HUB, "index.docker.io", "registry-1.docker.io")
 _HUB_KEY = "https://index.docker.io/v1/"  # its key in the file that `docker login` writes
 _HELPER_TIMEOUT = timedelta(seconds=30)
 _TOO_MANY_REQUESTS = 429
+_REDIRECTS = (301, 302, 303, 307, 308)
+_MOST_REDIRECTS = 5
+_LARGEST = 4 * 2**20  # bytes; what registries have to accept of a manifest
+_TOKEN = re.compile(r"[\x21-\x7e]{1,65536}")
+REVISION = "org.opencontainers.image.revision"
+"""The label and annotation for the commit of an image (opencontainers/image-spec, annotations.md)."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,12 @@ class Credentials:
 
 
 def find_digest(
-    name: str, tag: str, *, insecure: bool | None = None, timeout: timedelta = timedelta(seconds=30)
+    name: str,
+    tag: str,
+    *,
+    insecure: bool | None = None,
+    token_service: str | None = None,
+    timeout: timedelta = timedelta(seconds=30),
 ) -> str | None:
     """The digest that a tag has in its registry, or None when there is no such tag.
 
@@ -61,28 +75,59 @@ def find_digest(
         name: repository without tag, as manifests write it.
         tag: for example a full commit SHA.
         insecure: True: plain HTTP; False: TLS; None: plain HTTP for localhost and loopback addresses only.
-        timeout: for each request.
+        token_service: a host outside of the registry's domain that may be asked for a token.
+        timeout: for all requests together.
 
     Raises:
-        RegistryUnreachable: no answer, or a temporary failure.
+        RegistryUnreachable: no answer, or a temporary failure, or an answer that no registry gives.
         Forbidden: the registry denies access.
         Invalid: the registry uses TLS and we do not, or the other way round, or its certificate is not trusted.
     """
-    host, repository = split(name)
-    plain = speaks_http(host, insecure=insecure)
-    # A proxy cannot reach the loopback addresses of this machine.
-    with httpx.Client(
-        timeout=timeout.total_seconds(), follow_redirects=True, trust_env=not _is_loopback(host)
-    ) as client:
-        call = _Call(client, host, repository, "http" if plain else "https")
+    with _calling(name, insecure=insecure, token_service=token_service, timeout=timeout) as call:
+        return _digest(call, tag)
+
+
+def find_revision(
+    name: str,
+    digest: str,
+    *,
+    insecure: bool | None = None,
+    token_service: str | None = None,
+    timeout: timedelta = timedelta(seconds=30),
+) -> str | None:
+    """The commit that an image says it was built from, or None when it says nothing; of several platforms, the first.
+
+    Whoever may push to the repository can write it.
+
+    Args:
+        name: repository without tag.
+        digest: of its manifest.
+        insecure: as for `find_digest`.
+        token_service: likewise.
+        timeout: for all requests together.
+
+    Raises:
+        RegistryUnreachable, Forbidden, Invalid: as `find_digest`; also when a content does not have its digest.
+    """
+    with _calling(name, insecure=insecure, token_service=token_service, timeout=timeout) as call:
         try:
-            return _digest(call, tag)
-        except httpx.TransportError as error:
-            raise _no_answer(call, error) from error
-        except (httpx.InvalidURL, httpx.TooManyRedirects) as error:
-            raise RegistryUnreachable(
-                f"the registry {host} redirects to an invalid URL or too often: {error}", where=name
-            ) from error
+            return _revision(call, digest)
+        except (KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+            raise _odd(call, f"has no image of a known form at {digest}") from error
+
+
+@contextmanager
+def _calling(name: str, *, insecure: bool | None, token_service: str | None, timeout: timedelta) -> "Iterator[_Call]":
+    """A look-up whose failures are errors of ours."""
+    host, repository = split(name)
+    scheme = "http" if speaks_http(host, insecure=insecure) else "https"
+    call = _Call(host, repository, scheme, time.monotonic() + timeout.total_seconds(), token_service)
+    try:
+        yield call
+    except httpx.TransportError as error:
+        raise _no_answer(call, error) from error
+    except (httpx.InvalidURL, ValueError) as error:
+        raise _odd(call, f"gives an answer that cannot be read: {error}") from error
 
 
 def split(name: str) -> tuple[str, str]:
@@ -100,7 +145,7 @@ def split(name: str) -> tuple[str, str]:
 
 def speaks_http(host: str, *, insecure: bool | None) -> bool:
     """Whether a registry is reached by plain HTTP."""
-    return _is_loopback(host) if insecure is None else insecure
+    return is_loopback(_hostname(host)) if insecure is None else insecure
 
 
 def login_hint(host: str) -> str:
@@ -126,50 +171,158 @@ def credentials(host: str, repository: str) -> Credentials | None:
     return None
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Call:
-    """One look-up: the HTTP client, the registry and the repository."""
+    """One look-up: the registry, the repository, and when it has to be over.
 
-    client: httpx.Client
+    Attributes:
+        authorization: the header that the registry asked for, once it has.
+    """
+
     host: str
     repository: str
     scheme: str
-
-    def manifest_url(self, tag: str) -> str:
-        """The URL of the manifest of a tag."""
-        api = "registry-1.docker.io" if self.host == _HUB else self.host
-        return f"{self.scheme}://{api}/v2/{self.repository}/manifests/{tag}"
+    deadline: float
+    token_service: str | None = None
+    authorization: str = ""
 
     @property
     def name(self) -> str:
         """Host and repository, for error messages."""
         return f"{self.host}/{self.repository}"
 
+    @property
+    def api(self) -> httpx.URL:
+        """The URL of the registry."""
+        return httpx.URL(f"{self.scheme}://{'registry-1.docker.io' if self.host == _HUB else self.host}")
+
+    def request(self, method: str, kind: str, reference: str) -> Response:
+        """Request a manifest or a blob of the repository, with the authorization that the registry asks for."""
+        url = self.api.join(f"/v2/{self.repository}/{kind}/{reference}")
+        response = self._follow(method, url, kind)
+        if response.status == httpx.codes.UNAUTHORIZED and not self.authorization:
+            self.authorization = _authorization(self, response)
+            response = self._follow(method, url, kind)
+        return response
+
+    def send(
+        self, method: str, url: httpx.URL, *, headers: dict[str, str], form: dict[str, str] | None = None
+    ) -> Response:
+        """Send one request in the time that is left."""
+        left = timedelta(seconds=max(self.deadline - time.monotonic(), 0.001))
+        return send(method, url, timeout=left, largest_body=_LARGEST, headers=headers, form=form)
+
+    def _follow(self, method: str, url: httpx.URL, kind: str) -> Response:
+        """Send a request, and again to where the registry redirects it, as far as that is allowed."""
+        may_go = _is_elsewhere_in_public if kind == "blobs" else _is_same_host
+        for _ in range(_MOST_REDIRECTS):
+            headers = {"Accept": _ACCEPT} if kind == "manifests" else {}
+            if self.authorization and _is_same_host(self.api, url):
+                headers["Authorization"] = self.authorization
+            response = self.send(method, url, headers=headers)
+            location = response.headers.get("Location")
+            if response.status not in _REDIRECTS or not location:
+                return response
+            target = url.join(location)
+            if not may_go(self.api, target):
+                raise _odd(self, f"redirects to {str(target)[:200]!r}, where no request is sent")
+            url = target
+        raise _odd(self, "redirects too often")
+
+
+def _is_same_host(api: httpx.URL, target: httpx.URL) -> bool:
+    """Whether a URL is one of the registry itself, with TLS if the registry has it."""
+    same = (target.scheme, target.host, target.port) == (api.scheme, api.host, api.port)
+    return same or (target.scheme == "https" and target.host == api.host and not _is_address(target.host))
+
+
+def _is_elsewhere_in_public(api: httpx.URL, target: httpx.URL) -> bool:
+    """Whether a blob may be there: registries keep them in storage with names and certificates of their own.
+
+    An address of our network has no certificate for a name that the registry chooses.
+    """
+    return _is_same_host(api, target) or (target.scheme == "https" and not _is_address(target.host))
+
+
+def _is_token_service(call: _Call, realm: httpx.URL) -> bool:
+    """Whether a token may be fetched there: by the registry itself, by TLS in its domain, or where the operator says.
+
+    `registry.example.com` has the domain example.com, and `quay.io` its own name.
+    """
+    if call.token_service in (realm.host, realm.netloc.decode("ascii", "replace")):
+        return True
+    labels = _hostname(call.host).rstrip(".").split(".")
+    domain = ".".join(labels[1:] if len(labels) > 2 else labels)  # noqa: PLR2004  a domain has two
+    in_domain = realm.host == domain or realm.host.endswith(f".{domain}")
+    return _is_same_host(call.api, realm) or (in_domain and realm.scheme == "https" and not _is_address(realm.host))
+
+
+def _is_address(host: str) -> bool:
+    """Whether a host is an IP address, in any notation that resolvers know, or this machine."""
+    return is_loopback(host) or host.endswith(".localhost") or ":" in host or not host.rpartition(".")[2][:1].isalpha()
+
+
+def _hostname(host: str) -> str:
+    """A host without its port."""
+    return re.sub(r":\d+$", "", host)
+
 
 def _digest(call: _Call, tag: str) -> str | None:
-    headers = {"Accept": _ACCEPT}
-    response = call.client.head(call.manifest_url(tag), headers=headers)
-    if response.status_code == httpx.codes.UNAUTHORIZED:
-        headers["Authorization"] = _authorization(call, response)
-        response = call.client.head(call.manifest_url(tag), headers=headers)
+    response = call.request("HEAD", "manifests", tag)
     digest = response.headers.get("Docker-Content-Digest", "")
     # The specification only recommends HEAD and the digest's header; without them the digest is that of the content.
-    if response.status_code == httpx.codes.METHOD_NOT_ALLOWED or (
-        response.is_success and not _DIGEST.fullmatch(digest)
+    if response.status == httpx.codes.METHOD_NOT_ALLOWED or (
+        httpx.codes.is_success(response.status) and not _DIGEST.fullmatch(digest)
     ):
-        response = call.client.get(call.manifest_url(tag), headers=headers)
-        digest = f"sha256:{hashlib.sha256(response.content).hexdigest()}"
-    if response.status_code == httpx.codes.NOT_FOUND:
+        response = call.request("GET", "manifests", tag)
+        digest = f"sha256:{hashlib.sha256(response.body).hexdigest()}"
+    if response.status == httpx.codes.NOT_FOUND:
         return None
     _raise_for_status(call, response)
+    _refuse_too_large(call, response)
     return str(digest)
 
 
-def _raise_for_status(call: _Call, response: httpx.Response) -> None:
-    code = response.status_code
+def _revision(call: _Call, digest: str) -> str | None:
+    """The label of an image's configuration; an index leads to the image of its first platform."""
+    manifest = _content(call, "manifests", digest)
+    if "manifests" in manifest:
+        images = [entry for entry in manifest["manifests"] if _platform(entry) != "unknown"]  # an attestation
+        manifest = _content(call, "manifests", images[0]["digest"])
+    configuration = _content(call, "blobs", manifest["config"]["digest"])
+    revision = ((configuration.get("config") or {}).get("Labels") or {}).get(REVISION)
+    return revision if isinstance(revision, str) and revision else None
+
+
+def _platform(entry: dict[str, Any]) -> str:
+    return str((entry.get("platform") or {}).get("os"))
+
+
+def _content(call: _Call, kind: str, digest: object) -> dict[str, Any]:
+    """The JSON object with a digest."""
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        raise _odd(call, f"names {str(digest)[:80]!r} as a digest")
+    response = call.request("GET", kind, digest)
+    _raise_for_status(call, response)
+    _refuse_too_large(call, response)
+    if f"sha256:{hashlib.sha256(response.body).hexdigest()}" != digest:
+        raise _odd(call, f"gives another content for {digest}")
+    content = json.loads(response.body)
+    if not isinstance(content, dict):
+        raise TypeError("not an object")
+    return content
+
+
+def _refuse_too_large(call: _Call, response: Response) -> None:
+    if not response.complete:
+        raise _odd(call, f"gives an answer of more than {_LARGEST // 2**20} MiB")
+
+
+def _raise_for_status(call: _Call, response: Response) -> None:
+    code = response.status
     if code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
         raise _denied(call)
-    if not response.is_success:
+    if not httpx.codes.is_success(code):
         problem = "is busy" if code == _TOO_MANY_REQUESTS else "has a problem"
         raise RegistryUnreachable(
             f"the registry {call.host} {problem}: HTTP {code} for {call.repository}",
@@ -179,22 +332,22 @@ def _raise_for_status(call: _Call, response: httpx.Response) -> None:
         )
 
 
-def _authorization(call: _Call, unauthorized: httpx.Response) -> str:
+def _authorization(call: _Call, unauthorized: Response) -> str:
     """The Authorization header that the registry asks for."""
     challenges = dict(_challenges(unauthorized))
     login = credentials(call.host, call.repository)
     if "bearer" in challenges:
         return f"Bearer {_token(call, challenges['bearer'], login)}"
     if "basic" in challenges and login:
-        return "Basic " + base64.b64encode(f"{login.username}:{login.secret}".encode()).decode()
+        return _basic(login)
     raise _denied(call, login)
 
 
-def _challenges(response: httpx.Response) -> Iterator[tuple[str, dict[str, str]]]:
+def _challenges(response: Response) -> Iterator[tuple[str, dict[str, str]]]:
     """Scheme and parameters of each WWW-Authenticate header."""
     for header in response.headers.get_list("WWW-Authenticate"):
         scheme, _, rest = header.partition(" ")
-        pairs = [pair for pair in parse_http_list(rest) if "=" in pair]
+        pairs = [pair for pair in parse_http_list(rest) if re.search("=.", pair)]
         yield scheme.lower(), {key.lower(): value for key, value in parse_keqv_list(pairs).items()}
 
 
@@ -207,27 +360,45 @@ def _token(call: _Call, challenge: dict[str, str], login: Credentials | None) ->
             where=call.name,
             hint="no credentials were sent there; correct the registry's token realm",
         )
-    query = {
-        "service": challenge.get("service", ""),
-        "scope": challenge.get("scope", f"repository:{call.repository}:pull"),
-    }
+    if not _is_token_service(call, realm):
+        raise RegistryUnreachable(
+            f"the registry {call.host} names {str(realm)[:200]!r} as its token service, which is not in its domain",
+            where=call.name,
+            hint=f"nothing was sent there; if it is right, set image.token_service: {realm.host}",
+        )
+    # The scope is ours: a token of another one would be for whoever runs this registry.
+    query = {"service": challenge.get("service", ""), "scope": f"repository:{call.repository}:pull"}
     # No redirects here: the next host would get credentials that are for the registry's token service.
     if login and not login.username:
         form = {"grant_type": "refresh_token", "refresh_token": login.secret, "client_id": "prefect-cd", **query}
-        response = call.client.post(realm, data=form, follow_redirects=False)
+        response = call.send("POST", realm, headers={}, form=form)
     else:
-        auth = (login.username, login.secret) if login else None
-        response = call.client.get(realm.copy_merge_params(query), auth=auth, follow_redirects=False)
-    if response.status_code in (httpx.codes.BAD_REQUEST, httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        headers = {"Authorization": _basic(login)} if login else {}
+        response = call.send("GET", realm.copy_merge_params(query), headers=headers)
+    if response.status in (httpx.codes.BAD_REQUEST, httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
         raise _denied(call, login)
     _raise_for_status(call, response)
     try:
-        answer = response.json()
-        return str(answer.get("token") or answer["access_token"])
-    except (ValueError, KeyError, AttributeError) as error:
-        raise RegistryUnreachable(
-            f"the token service of {call.host} answers without a token", where=call.name
-        ) from error
+        answer = json.loads(response.body)
+        token = str(answer.get("token") or answer["access_token"])
+    except (ValueError, KeyError, AttributeError, RecursionError) as error:
+        raise _odd(call, "has a token service that answers without a token") from error
+    if not _TOKEN.fullmatch(token):
+        raise _odd(call, "has a token service that answers without a valid token")
+    return token
+
+
+def _basic(login: Credentials) -> str:
+    return "Basic " + base64.b64encode(f"{login.username}:{login.secret}".encode()).decode()
+
+
+def _odd(call: _Call, problem: str) -> RegistryUnreachable:
+    """The error for an answer that no registry gives."""
+    return RegistryUnreachable(
+        f"the registry {call.host} {problem}",
+        where=call.name,
+        hint=f"is it the registry that image.name means? curl -i {call.scheme}://{call.host}/v2/",
+    )
 
 
 def _denied(call: _Call, login: Credentials | None = None) -> Forbidden:
@@ -259,14 +430,6 @@ def _no_answer(call: _Call, error: httpx.TransportError) -> RegistryUnreachable 
         where=call.name,
         hint=f"try again; from this machine: curl -i {call.scheme}://{call.host}/v2/",
     )
-
-
-def _is_loopback(host: str) -> bool:
-    name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
-    try:
-        return ipaddress.ip_address(name.strip("[]")).is_loopback
-    except ValueError:
-        return name == "localhost"
 
 
 def _auth_files() -> Iterator[Path]:
@@ -365,4 +528,13 @@ def _ask_helper(helper: str, server: str) -> Credentials | None:
     return Credentials("" if username == "<token>" else username, secret, program)
 
 
-__all__ = ["Credentials", "credentials", "find_digest", "login_hint", "speaks_http", "split"]
+__all__ = [
+    "REVISION",
+    "Credentials",
+    "credentials",
+    "find_digest",
+    "find_revision",
+    "login_hint",
+    "speaks_http",
+    "split",
+]

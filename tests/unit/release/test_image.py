@@ -19,6 +19,7 @@ from prefect_cd.pipeline.models import ImageSettings
 from prefect_cd.release import image
 from prefect_cd.release.image import choose_builder, find_image
 from prefect_cd.release.model import Commit
+from tests import oci
 from tests.images import build
 
 DIGEST = f"sha256:{'a' * 64}"
@@ -62,6 +63,7 @@ class Registry:
 
     def __init__(self) -> None:
         self.tags: dict[str, str] = {}
+        self.contents: dict[str, bytes] = {}
         self.requests: list[str] = []
         registry = self
 
@@ -75,6 +77,13 @@ class Registry:
                 self.send_response(200 if digest else 404)
                 self.send_header("Docker-Content-Digest", digest or "")
                 self.end_headers()
+
+            def do_GET(self) -> None:
+                content = registry.contents[self.path.rpartition("/")[2]]
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.name = f"127.0.0.1:{self.server.server_port}/acme/shop"
@@ -234,9 +243,10 @@ def test_the_digest_comes_from_the_registry_when_the_builder_does_not_print_it(
 
 def test_an_existing_image_is_found_and_nothing_is_built(install: Install, registry: Registry, tree: Path) -> None:
     notes = install("docker", build="exit 1")
-    registry.tags = {COMMIT.sha: DIGEST}
+    digest, registry.contents = oci.image(**{oci.REVISION: COMMIT.sha})
+    registry.tags = {COMMIT.sha: digest}
     built = build(ImageSettings(name=registry.name), COMMIT, tree)
-    assert (built.digest, built.built) == (DIGEST, False)
+    assert (built.digest, built.built) == (digest, False)
     assert registry.requests == [f"/v2/acme/shop/manifests/{COMMIT.sha}"]
     assert not list(notes.iterdir())
 

@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -266,7 +267,7 @@ def test_a_registry_that_denies_access_is_forbidden() -> None:
         find_digest(f"{host}/acme/shop", TAG)
 
 
-def test_a_redirect_to_another_host_does_not_get_the_credentials(home: Path) -> None:
+def test_a_redirect_to_another_host_is_not_followed(home: Path) -> None:
     with serving(has_manifest) as (target, requests):
 
         def rule(request: Request) -> Answer:
@@ -276,8 +277,20 @@ def test_a_redirect_to_another_host_does_not_get_the_credentials(home: Path) -> 
 
         with serving(rule) as (host, _):
             log_in(home, {"auths": {host: entry("ada", "right"), target: entry("ada", "right")}})
-            assert find_digest(f"{host}/acme/shop", TAG) == DIGEST
-    assert [(request.path, request.authorization) for request in requests] == [("/elsewhere", None)]
+            with pytest.raises(RegistryUnreachable, match="redirects to"):
+                find_digest(f"{host}/acme/shop", TAG)
+    assert requests == []
+
+
+def test_a_redirect_within_the_registry_is_followed(home: Path) -> None:
+    def rule(request: Request) -> Answer:
+        if request.authorization != basic("ada", "right"):
+            return Answer(401, {"WWW-Authenticate": 'Basic realm="registry"'})
+        return has_manifest(request) if request.path == "/moved" else Answer(307, {"Location": "/moved"})
+
+    with serving(rule) as (host, _):
+        log_in(home, {"auths": {host: entry("ada", "right")}})
+        assert find_digest(f"{host}/acme/shop", TAG) == DIGEST
 
 
 @pytest.mark.parametrize("kind", [entry("ada", "right"), {"identitytoken": "right"}], ids=["password", "identity"])
@@ -297,8 +310,8 @@ def test_a_redirect_of_a_token_service_is_not_followed(home: Path, kind: dict[st
 
 
 def test_a_registry_with_tls_must_have_a_token_service_with_tls() -> None:
-    with serving(has_manifest) as (target, requests), registry.httpx.Client() as client:
-        call = registry._Call(client, "registry.example.org", "acme/shop", "https")
+    with serving(has_manifest) as (target, requests):
+        call = registry._Call("registry.example.org", "acme/shop", "https", time.monotonic() + 5)
         with pytest.raises(RegistryUnreachable, match="which is not https"):
             registry._token(call, {"realm": f"http://{target}/token"}, None)
     assert requests == []
