@@ -26,7 +26,7 @@ from prefect_cd.rollout.watch.report import PodRow, Report, WorkloadRow
 from prefect_cd.tasks.stage import log
 from prefect_cd.untrusted_text import one_line, visible
 from tests.effects.test_watch import deployment, pod
-from tests.tasks.examples import HeldLock, config_map, image
+from tests.tasks.examples import HeldLock, image
 from tests.unit.fake_api import FakeApi
 from tests.unit.test_status_command import kubeconfig_of, pipeline_file
 
@@ -97,9 +97,7 @@ async def _store(api: FakeApi) -> None:
     decision = Decision(approved=True, name=ATTACK, comment=ATTACK, decided_at=NOW, content="c")
     async with connect(LoadedKubeconfig(api.kubeconfig)) as cluster:
         store, lock = RecordStore(cluster, Ownership("shop", "production", "shop")), HeldLock()
-        record: Record = new_record(
-            Ownership("shop", "production", "shop"), release, [config_map()], NOW, decision=decision
-        )
+        record: Record = new_record(Ownership("shop", "production", "shop"), release, [], NOW, decision=decision)
         started = await store.start(record, guard=lock.guard)
         started = await store.move(started, State.APPLYING, guard=lock.guard)
         await store.move(started, State.ROLLBACK_FAILED, reason=ATTACK, guard=lock.guard)

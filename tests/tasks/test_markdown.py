@@ -234,9 +234,9 @@ def test_the_form_says_what_changes_where_and_what_is_rolled_back_to() -> None:
 def test_the_form_says_whether_the_image_was_built_or_found() -> None:
     candidate = release()
     image = candidate.image.model_copy(update={"built": False})
-    assert f"`{image.digest}`, **built** by this run" in approval(release=candidate)
+    assert f"`{image.digest[:19]}…`, **built** by this run" in approval(release=candidate)
     page = approval(release=candidate.model_copy(update={"image": image}))
-    assert f"`{image.digest}`, **found** in the registry and not built by this run" in page
+    assert f"`{image.digest[:19]}…`, **found** in the registry and not built by this run" in page
 
 
 def test_the_form_says_why_a_rollback_would_not_work() -> None:
