@@ -21,7 +21,7 @@ from typing import NamedTuple
 import httpx
 
 from prefect_cd_local.dockerfile import Refused
-from prefect_cd_local.images import CONFIG, LAYER, MANIFEST, Layout, is_loopback
+from prefect_cd_local.images import CONFIG, LAYER, MANIFEST, Layout, is_loopback, is_repository
 from prefect_cd_local.python_environment import report
 from prefect_cd_local.recipe import Recipe
 
@@ -50,6 +50,8 @@ def parse(text: str) -> Name:
     if not is_loopback(host):
         raise Refused(f"{text}: the builder embedded makes images for the embedded cluster of this machine only; "
                       f"{host} is not on this machine")  # fmt: skip
+    if not is_repository(repository):
+        raise Refused(f"{text}: {repository!r} is not the name of a repository")
     return Name(host, repository, tag or "latest")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -22,11 +23,19 @@ MACHINE_LABEL = "dev.prefect-cd.embedded"  # the folders of the machine that an 
 _TAG_KEY = "org.opencontainers.image.ref.name"
 Entry = dict[str, Any]
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")  # distribution-spec, "Pulling manifests"
+_TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 
 
 def digest_of(content: bytes) -> str:
     """Return the digest of some content."""
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def is_repository(name: str) -> bool:
+    """Return whether a text can be the name of a repository, and so a path below a folder of repositories."""
+    return bool(_NAME.fullmatch(name))
 
 
 def is_loopback(host: str) -> bool:
@@ -42,7 +51,13 @@ class Layout:
         self.folder = folder
 
     def blob(self, digest: str) -> Path:
-        """Return the path of a blob, whether it exists or not."""
+        """Return the path of a blob, whether it exists or not.
+
+        Raises:
+            ValueError: that is no digest.
+        """
+        if not _DIGEST.fullmatch(digest):
+            raise ValueError(f"{digest!r} is no digest of SHA-256")
         algorithm, _, name = digest.partition(":")
         return self.folder / "blobs" / algorithm / name
 
@@ -109,7 +124,7 @@ class Registry:
             OSError: the port is in use.
         """
         name = "/v2/{name:[a-z0-9._/-]+?}"
-        application = web.Application(client_max_size=1 << 30)
+        application = web.Application(client_max_size=1 << 30, middlewares=[_with_valid_names])
         application.add_routes([
             web.get("/v2/", _here),  # also HEAD
             web.get(name + "/tags/list", self._tags),
@@ -195,10 +210,24 @@ class Registry:
     async def _blob(self, request: web.Request) -> web.StreamResponse:
         digest = request.match_info["digest"]
         file = self._of(request).blob(digest)
-        if not (_DIGEST.fullmatch(digest) and file.is_file()):
+        if not file.is_file():
             return _error(404, "BLOB_UNKNOWN", f"blob unknown: {digest}")
         headers = {"Docker-Content-Digest": digest, "Content-Type": "application/octet-stream"}
         return web.FileResponse(file, headers=headers)
+
+
+@web.middleware
+async def _with_valid_names(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse names that are none, after their percent-escapes are decoded: they become paths."""
+    parts = request.match_info
+    if not is_repository(parts.get("name", "a")):
+        return _error(400, "NAME_INVALID", "invalid repository name")
+    if not _DIGEST.fullmatch(parts.get("digest", f"sha256:{'0' * 64}")):
+        return _error(400, "DIGEST_INVALID", "invalid digest")
+    reference = parts.get("reference", "latest")
+    if not (_DIGEST.fullmatch(reference) or _TAG.fullmatch(reference)):
+        return _error(400, "TAG_INVALID", "invalid tag")
+    return await handler(request)
 
 
 async def _here(_: web.Request) -> web.Response:

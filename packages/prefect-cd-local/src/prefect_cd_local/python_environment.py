@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import io
 import os
+import posixpath
 import re
 import shlex
 import subprocess
@@ -19,6 +20,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
+from prefect_cd_local.archives import OutsideError, inside, unpack
 from prefect_cd_local.dockerfile import Instruction, substituted
 
 _UNDERSTOOD = frozenset({
@@ -45,11 +47,11 @@ def provide(step: Instruction, layers: list[bytes], workdir: str, variables: Map
     with tempfile.TemporaryDirectory(prefix="prefect-cd-") as folder:
         for layer in layers:
             with tarfile.open(fileobj=io.BytesIO(layer)) as archive:
-                archive.extractall(folder)  # noqa: S202 - our own archive
-        place = Path(folder, workdir.lstrip("/"))
+                unpack(archive, Path(folder))
+        place = _in_the_image(step, Path(folder), workdir)
         place.mkdir(parents=True, exist_ok=True)
         for flag, file in pairwise(words):
-            if flag in _WITH_FILE and not (place / file).is_file():
+            if flag in _WITH_FILE and not _in_the_image(step, Path(folder), posixpath.join(workdir, file)).is_file():
                 raise step.refuse(f"{workdir}/{file} is not in the image: COPY it first")
         if _pip(sys.executable, ["--dry-run", "--no-index", "--quiet", *words], place).returncode == 0:
             report(f"{step.where}: {sys.executable} has all of these packages: nothing is downloaded")
@@ -58,6 +60,14 @@ def provide(step: Instruction, layers: list[bytes], workdir: str, variables: Map
         environment = _cache() / name.hexdigest()[:24]
         _make(step, environment, words, place)
     return environment
+
+
+def _in_the_image(step: Instruction, folder: Path, path: str) -> Path:
+    """A path of the image in the folder that the image was unpacked to."""
+    try:
+        return inside(folder, posixpath.normpath(path))
+    except OutsideError as error:
+        raise step.refuse(str(error)) from error
 
 
 def report(text: str) -> None:

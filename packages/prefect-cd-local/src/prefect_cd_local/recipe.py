@@ -52,6 +52,8 @@ class Recipe:
         Raises:
             Refused: this builder does not support one of them.
         """
+        if dockerfile.is_relative_to(self._context) and not dockerfile.resolve().is_relative_to(self._context):
+            raise Refused(f"{dockerfile.name} is a link out of the context")
         for step in read(dockerfile.read_text(encoding="utf-8"), dockerfile.name):
             if not self._started and step.name not in ("ARG", "FROM"):
                 raise step.refuse("FROM must come first")
@@ -142,6 +144,9 @@ class Recipe:
                 raise step.refuse(f"{pattern} is outside the context")
             whole = relative == "."
             paths = [self._context] if whole else [path for path in self._context.glob(relative) if not out(path)]
+            for path in paths:
+                if not path.parent.resolve().is_relative_to(self._context.resolve()) and not whole:
+                    raise step.refuse(f"{path.relative_to(self._context)} is behind a link out of the context")
             if not paths:
                 raise step.refuse(f"{pattern} is not in the context, or .dockerignore excludes it")
             into = target.endswith(("/", ".")) or len(sources) + len(paths) > 2  # noqa: PLR2004 - one source and the target
@@ -166,6 +171,8 @@ def ignored(context: Path) -> Callable[[Path], bool]:
     Its patterns are those of .gitignore with one difference: they are relative to the context's top.
     """
     file = context / ".dockerignore"
+    if not file.resolve().is_relative_to(context.resolve()):
+        raise Refused(f"{file.name} is a link out of the context")
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     rules = GitIgnoreSpec.from_lines(_from_the_top(line.strip()) for line in lines)
     return lambda path: rules.match_file(path.relative_to(context).as_posix())

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from prefect_cd_local.archives import OutsideError, inside, unpack
 from prefect_cd_local.node import kernel
 
 _OWN = ("tmp", "run", "dev", "proc")
@@ -38,12 +39,7 @@ def extract(layers: Iterable[str], into: Path) -> None:
     into.mkdir(parents=True, exist_ok=True)
     for layer in layers:
         with tarfile.open(layer) as archive:
-            for member in archive.getmembers():
-                parts = Path(member.name).parts
-                if ".." in parts or member.name.startswith("/") or member.isdev():
-                    raise OSError(f"the image contains {member.name!r}, which does not belong there")
-                member.uid, member.gid, member.uname, member.gname = os.getuid(), os.getgid(), "", ""
-            archive.extractall(into)  # noqa: S202 - names were checked, links stay inside the container
+            unpack(archive, into)
 
 
 def isolate(*, processes: bool, mounts: bool, hostname: str = "") -> None:
@@ -79,13 +75,13 @@ def build(
     targets = [Bind(bind.source, os.path.realpath(bind.target), bind.read_only) for bind in binds]
     touched = {bind.target.split("/")[1] for bind in targets} | {bind.name for bind in image.iterdir()}
     if not Path(cwd).is_dir():
-        (image / cwd.lstrip("/")).mkdir(parents=True, exist_ok=True)
+        inside(image, cwd).mkdir(parents=True, exist_ok=True)
         touched.add(cwd.split("/")[1])
     for name in sorted({*(entry.name for entry in Path("/").iterdir()), *touched}):
         _build_top_level_entry(name, root, image, work, touched=name in touched)
     kept = [Bind(path, path, read_only=True) for path in keep if not (root / path.lstrip("/")).exists()]
     for bind in [*kept, *targets]:
-        _make_mount_point(Path(bind.source), root / bind.target.lstrip("/"))
+        _make_mount_point(Path(bind.source), inside(root, bind.target))
     if read_only:
         kernel.make_read_only(str(root))
     for bind in [*kept, *targets]:
@@ -103,6 +99,10 @@ def _build_top_level_entry(name: str, root: Path, image: Path, work: Path, *, to
         _own(name, target, upper)
     elif source.is_symlink() and not upper.is_dir():
         target.symlink_to(source.readlink())
+    elif upper.is_symlink():  # never followed here, where it would be a path of the machine
+        if source.exists():
+            raise OutsideError(f"the image has a link in place of /{name}")
+        target.symlink_to(upper.readlink())
     elif source.is_dir() and touched:
         for folder in (target, upper, work / name):
             folder.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ def _own(name: str, target: Path, upper: Path) -> None:
     """Make a folder that belongs to the container alone."""
     target.mkdir()
     target.chmod(0o1777 if name == "tmp" else 0o755)
-    if upper.is_dir():
+    if upper.is_dir() and not upper.is_symlink():
         kernel.mount(str(upper), str(target), flags=kernel.BIND)
     if name == "dev":
         _devices(target)

@@ -126,6 +126,8 @@ class Puller:
             began = time.monotonic()
             try:
                 image = self._present[reference] = await self._fetch(reference)
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                raise reference.failed(f"invalid manifest: {error}") from error
             except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
                 message = f'failed to do request: Head "{reference.url("manifests")}/{reference.version}"'
                 raise reference.failed(f"failed to resolve image: {message}: {_why(reference, error)}") from error

@@ -21,6 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
+from prefect_cd_local.archives import inside
 from prefect_cd_local.node import addresses, features, filesystem, kernel
 
 _OUTPUT_KEPT = 10 * 1024  # bytes of a probe's output, as in the kubelet
@@ -67,7 +68,7 @@ class Supervisor:
         place = Path(spec["place"])
         if not features["mounts"]:
             filesystem.extract(spec["layers"], place)
-            spec["cwd"] = str(place / spec["cwd"].lstrip("/"))
+            spec["cwd"] = str(inside(place, spec["cwd"]))
             Path(spec["cwd"]).mkdir(parents=True, exist_ok=True)
         else:
             binds = [filesystem.Bind(**bind) for bind in spec["binds"]]

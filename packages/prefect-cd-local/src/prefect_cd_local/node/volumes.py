@@ -8,6 +8,7 @@ Source: kubernetes.io/docs/concepts/storage/volumes; messages were recorded on K
 import secrets
 from pathlib import Path
 
+from prefect_cd_local.archives import OutsideError, inside
 from prefect_cd_local.client import ApiError, Client, Object
 from prefect_cd_local.node.environment import ConfigError, contents, field, resource
 from prefect_cd_local.node.filesystem import Bind
@@ -29,7 +30,7 @@ class Volumes:
             ConfigError: why it cannot be provided.
         """
         name = volume["name"]
-        folder = self.places[name] = self._folder / name
+        folder = self.places[name] = _inside(self._folder, name)
         kind = next((key for key in volume if key != "name"), "emptyDir")
         if kind == "emptyDir":
             folder.mkdir(parents=True, exist_ok=True)
@@ -91,18 +92,25 @@ class Volumes:
         for mount in sorted(container.get("volumeMounts") or [], key=lambda entry: str(entry["mountPath"])):
             source = self.places[mount["name"]]
             if mount.get("subPath"):
-                source = source / mount["subPath"]
+                source = _inside(source, mount["subPath"])
                 if not source.exists():
                     source.mkdir(parents=True)
             result.append(Bind(str(source), mount["mountPath"], bool(mount.get("readOnly"))))
         return result
 
 
+def _inside(folder: Path, name: str) -> Path:
+    try:
+        return inside(folder, name)
+    except OutsideError as error:
+        raise ConfigError(f"invalid path of a volume: {error}") from error
+
+
 def _write(folder: Path, files: dict[str, bytes], mode: int) -> None:
     """Replace files atomically, so that a reader sees the old or the new one; remove all others."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        file = folder / name
+        file = _inside(folder, name)
         if file.is_file() and file.read_bytes() == content:
             continue
         file.parent.mkdir(parents=True, exist_ok=True)

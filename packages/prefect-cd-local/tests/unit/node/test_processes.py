@@ -4,9 +4,10 @@ import asyncio
 import os
 import socket
 import sys
+import tarfile
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import count
 from pathlib import Path
 
@@ -44,13 +45,18 @@ class Machine:
         self.processes, self.folder, self.network = processes, folder, network
 
     async def start(
-        self, *argv: str, binds: tuple[Bind, ...] = (), read_only: bool = False, cwd: str = "/"
+        self,
+        *argv: str,
+        layers: tuple[str, ...] = (),
+        binds: tuple[Bind, ...] = (),
+        read_only: bool = False,
+        cwd: str = "/",
     ) -> Container:
         number = next(_NUMBERS)
         self.address, loopback = self.network.pod(number)
         spec = Spec(
             argv=list(argv), env={"PATH": "/usr/bin:/bin"}, cwd=cwd, place=str(self.folder / f"p{number}"),
-            pod_ip=self.address, loopback_ip=loopback, binds=list(binds),
+            pod_ip=self.address, loopback_ip=loopback, layers=list(layers), binds=list(binds),
             keep=[sys.prefix, sys.base_prefix], read_only=read_only,
         )  # fmt: skip
         return await self.processes.run(spec, Log(self.folder / f"log{number}"))
@@ -157,6 +163,26 @@ def test_a_read_only_root_is_read_only_but_for_volumes(tmp_path: Path) -> None:
         binds = (Bind(str(tmp_path / "volume"), "/data"),)
         output = await machine.output("sh", "-c", f"exec 2>/dev/null; {script}", binds=binds, read_only=True)
         assert output.splitlines() == ["closed", "open", "device"]
+
+    on_a_machine(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("name", ["srv-of-the-image", "etc", "tmp"])
+def test_a_link_of_an_image_leads_nowhere_on_the_machine(tmp_path: Path, name: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    with tarfile.open(tmp_path / "layer", "w") as archive:
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = tarfile.SYMTYPE, str(outside)
+        archive.addfile(member)
+    (tmp_path / "volume").mkdir()
+    volume = Bind(str(tmp_path / "volume"), f"/{name}/made")
+
+    async def scenario(machine: Machine) -> None:
+        for more in ({}, {"cwd": f"/{name}/made"}, {"binds": (volume,)}):
+            with suppress(StartError):
+                await machine.output("sh", "-c", f"touch /{name}/x", layers=(str(tmp_path / "layer"),), **more)
+        assert list(outside.iterdir()) == []
 
     on_a_machine(tmp_path, scenario)
 
