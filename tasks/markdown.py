@@ -182,7 +182,8 @@ def _origin(image: BuiltImage) -> str:
     """Who built the image, as far as we know."""
     if image.built:
         return "**built** by this run"
-    return "**found** in the registry and not built by this run: whoever pushed it says that it is of this commit"
+    says = "its label says that it is of this commit" if image.revision else "nothing in it says of which commit it is"
+    return f"**found** in the registry and not built by this run: {says}"
 
 
 def outcome(record: Record) -> str:

@@ -231,8 +231,9 @@ def pipeline_page() -> str:
 - **Private repository**: `source.credentials: github-credentials/NAME`, also GitLab, Bitbucket, or a token in
   `secret/NAME`.
 - **Registry**: prefect-cd uses the login of docker or podman on the machine that serves. It reaches loopback addresses
-  by plain HTTP, and others if `image.insecure` is true. An image that the registry has under the commit's tag is used
-  if its label `org.opencontainers.image.revision` is the commit's SHA; a builder elsewhere has to set it.
+  by plain HTTP, and others if `image.insecure` is true. An image that the registry has under the commit's tag is used,
+  and the form says that it was found and not built. If its label `org.opencontainers.image.revision` names another
+  commit, it is refused.
 - **URL**: `service/NAME[:PORT]` needs no ingress. Inside the cluster it is the Service's DNS name; elsewhere the
   address of its load balancer, else a node port, else a port-forward.
 

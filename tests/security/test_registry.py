@@ -216,10 +216,21 @@ def test_an_image_of_this_commit_is_found_also_behind_an_index() -> None:
         with serving(contents, tag) as name:
             image = find_image(ImageSettings(name=name), commit())
             assert image is not None
-            assert (image.digest, image.built) == (tag, False)
+            assert (image.digest, image.built, image.revision) == (tag, False, SHA)
 
 
-@pytest.mark.parametrize("labels", [{}, {oci.REVISION: "f" * 40}, {oci.REVISION: ""}, {oci.REVISION: SHA[:12]}])
+@pytest.mark.parametrize("labels", [{}, {oci.REVISION: ""}])
+def test_an_image_that_does_not_name_its_commit_is_found_and_not_taken_for_one_that_does(
+    labels: dict[str, str],
+) -> None:
+    digest, contents = oci.image(**labels)
+    with serving(contents, digest) as name:
+        image = find_image(ImageSettings(name=name), commit())
+    assert image is not None
+    assert (image.digest, image.built, image.revision) == (digest, False, "")
+
+
+@pytest.mark.parametrize("labels", [{oci.REVISION: "f" * 40}, {oci.REVISION: SHA[:12]}])
 def test_an_image_of_another_commit_under_this_ones_tag_is_refused(labels: dict[str, str]) -> None:
     digest, contents = oci.image(**labels)
     with serving(contents, digest) as name, pytest.raises(Invalid, match="was not built from it") as caught:

@@ -236,7 +236,11 @@ def test_the_form_says_whether_the_image_was_built_or_found() -> None:
     image = candidate.image.model_copy(update={"built": False})
     assert f"`{image.digest[:19]}…`, **built** by this run" in approval(release=candidate)
     page = approval(release=candidate.model_copy(update={"image": image}))
-    assert f"`{image.digest[:19]}…`, **found** in the registry and not built by this run" in page
+    assert f"`{image.digest[:19]}…`, **found** in the registry and not built by this run: nothing in it says" in page
+    labelled = image.model_copy(update={"revision": candidate.commit.sha})
+    assert "its label says that it is of this commit" in approval(
+        release=candidate.model_copy(update={"image": labelled})
+    )
 
 
 def test_the_form_says_why_a_rollback_would_not_work() -> None:

@@ -128,13 +128,13 @@ def choose_builder(settings: ImageSettings) -> Builder:
 
 
 def find_image(settings: ImageSettings, commit: Commit) -> BuiltImage | None:
-    """The commit's image if the registry has it, and the image says that it was built from this commit.
+    """The commit's image if the registry has it.
 
-    A tag can be moved to anything. The label cannot be on another image by mistake, but whoever may push to the
-    repository can write it, so what is found is called found, and not built.
+    A tag can be moved to anything, so an image whose label names another commit is refused. Without a label, nothing is
+    known; and whoever may push to the repository can write one. So what is found is called found, and not built.
 
     Raises:
-        Invalid: the image with the commit's tag says that it was built from another one, or does not say it.
+        Invalid: the image with the commit's tag says that it was built from another one.
         RegistryUnreachable, Forbidden, Invalid: as `registry.find_digest`.
     """
     name, insecure, token_service = settings.name, settings.insecure, settings.token_service
@@ -142,15 +142,15 @@ def find_image(settings: ImageSettings, commit: Commit) -> BuiltImage | None:
     if digest is None:
         return None
     revision = registry.find_revision(name, digest, insecure=insecure, token_service=token_service)
-    if revision != commit.sha:
-        label = f"its label {registry.REVISION} is {revision[:80]!r}" if revision else f"no label {registry.REVISION}"
+    if revision not in {None, commit.sha}:
         raise Invalid(
-            f"the registry has an image with the tag of this commit that was not built from it: {label}",
+            "the registry has an image with the tag of this commit that was not built from it: "
+            f"its label {registry.REVISION} is {str(revision)[:80]!r}",
             where=f"{settings.name}:{commit.sha} ({digest})",
             hint="find out who pushed it, and remove the tag, so that it is built here; a builder elsewhere has to set "
-            f"the label: --label {registry.REVISION}={commit.sha}",
+            f"the right label: --label {registry.REVISION}={commit.sha}",
         )
-    return BuiltImage(name=settings.name, digest=digest, built=False)
+    return BuiltImage(name=settings.name, digest=digest, built=False, revision=revision or "")
 
 
 def builder_named(name: str) -> Builder:

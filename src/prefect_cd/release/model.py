@@ -42,6 +42,7 @@ class BuiltImage(Result):
     name: str = Field(description="repository without tag, for example registry.example.com/acme/shop")
     digest: str = Field(pattern="^sha256:[0-9a-f]{64}$")
     built: bool = Field(description="False when the commit's image was found and nothing was built")
+    revision: str = Field(default="", description="of an image that was found: the commit that its label names")
 
     @property
     def reference(self) -> str:
