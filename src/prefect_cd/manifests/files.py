@@ -4,6 +4,8 @@ from pathlib import Path
 
 from prefect_cd.errors import InvalidManifest
 
+LARGEST = 10_000_000  # bytes; reading as much YAML takes some seconds
+
 
 def shown(path: Path, top: Path) -> str:
     r"""A path relative to the checkout, for messages: `a\xff.yaml` where its name is not UTF-8.
@@ -29,17 +31,32 @@ def is_inside(path: Path, top: Path) -> bool:
         return False
 
 
+def refuse_too_large(size: int, location: str) -> None:
+    """Refuse a text of more bytes than all manifests of an environment together may have.
+
+    Raises:
+        InvalidManifest: it is too large.
+    """
+    if size > LARGEST:
+        raise InvalidManifest(
+            f"larger than {LARGEST // 1_000_000} MB", where=location, hint="a release has to fit into a Secret of 1 MiB"
+        )
+
+
 def read_text(path: Path, top: Path) -> str:
     """The text of a file.
 
     Raises:
-        InvalidManifest: it is a link out of the commit, or cannot be read, or is not UTF-8.
+        InvalidManifest: it is a link out of the commit, or cannot be read, or is too large, or is not UTF-8.
     """
     location = shown(path, top)
     if not is_inside(path, top):
         raise InvalidManifest("a link that leads out of the commit", where=location)
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        refuse_too_large(len(content), location)
+        return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise InvalidManifest(f"not UTF-8: {error.reason} at byte {error.start}", where=location) from None
     except OSError as error:

@@ -2,6 +2,8 @@
 
 kustomize refuses files outside of an overlay's folder, but follows folders anywhere on the disk and downloads URLs. So
 each kustomization is read before the build, with those that it refers to: what they name must be in the checkout.
+The build itself has no network, where the machine allows to take it away, and a folder that is included again and
+again, which would fill the memory, is refused.
 kustomize itself refuses keys that it does not know, so that the keys below are all that can name a file or folder
 (`api/types/kustomization.go` of kubernetes-sigs/kustomize).
 """
@@ -12,20 +14,25 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from prefect_cd.errors import Errored, InvalidManifest, MissingTool
-from prefect_cd.manifests.files import is_inside, printable, read_text, shown
+from prefect_cd.manifests.files import is_inside, printable, read_text, refuse_too_large, shown
 from prefect_cd.manifests.yaml_reader import Document, read
 from prefect_cd.process import clean_environment, run
 
 _NAMES = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 _TOOLS = (("kustomize", "build"), ("kubectl", "kustomize"))  # in the order of preference
 _TIMEOUT = timedelta(minutes=2)
-# The build reads no network: whatever refers to it in a way that is not known here fails.
+_MOST_FOLDERS = 500  # of an overlay, counted as often as they are included
+_DEEPEST = 50  # from an overlay to the last of its bases
+# A network of its own, in which nothing is up, not even the loopback; the second way needs no root.
+_WITHOUT_NETWORK = (("unshare", "--net"), ("unshare", "--user", "--map-current-user", "--net"))
+# Where the machine allows neither, most of what is not known here fails nevertheless.
 _OFFLINE = {
     "GIT_ALLOW_PROTOCOL": "none",
     **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9"),
@@ -53,7 +60,7 @@ def build(folder: Path, top: Path) -> str:
         Errored: kustomize did not end in time.
     """
     location = shown(folder, top)
-    _Walk(top).check_folder(folder.resolve())
+    _Walk(top).check_folder(folder.resolve(), lambda: location)
     tool = next((tool for tool in _TOOLS if shutil.which(tool[0])), None)
     if tool is None:
         raise MissingTool(
@@ -62,7 +69,7 @@ def build(folder: Path, top: Path) -> str:
             hint="install kustomize or kubectl where the release runs, or commit plain manifests",
         )
     finished = run(
-        [*tool, str(folder.absolute())],
+        [*_without_network(), *tool, str(folder.absolute())],
         cwd=top,
         env=clean_environment(_OFFLINE),
         timeout=_TIMEOUT,
@@ -78,7 +85,21 @@ def build(folder: Path, top: Path) -> str:
         raise InvalidManifest(
             f"{tool[0]} cannot build this overlay", where=location, detail=finished.output, hint="correct the overlay"
         )
+    refuse_too_large(len(finished.stdout), location)
     return finished.stdout
+
+
+@cache
+def _without_network() -> tuple[str, ...]:
+    """The command before a command that takes the network away from it; none where this machine does not allow it."""
+    for command in _WITHOUT_NETWORK:
+        try:
+            finished = run([*command, "true"], cwd=Path("/"), env=clean_environment(), timeout=timedelta(seconds=10))
+        except MissingTool:
+            return ()
+        if finished.code == 0:
+            return command
+    return ()
 
 
 @dataclass(frozen=True)
@@ -96,49 +117,75 @@ class _Walk:
 
     Attributes:
         top: the checkout.
-        visited: folders that were read.
+        visited: folders that were read, and how many folders kustomize reads for each, itself included.
+        depth: of the folder that is being read.
     """
 
     top: Path
-    visited: set[Path] = field(default_factory=set)
+    visited: dict[Path, int] = field(default_factory=dict)
+    depth: int = 0
 
-    def check_folder(self, folder: Path) -> None:
-        """Refuse an overlay's folder that refers to anything outside of the checkout.
+    def check_folder(self, folder: Path, where: Callable[[], str]) -> int:
+        """Refuse an overlay's folder that refers to anything outside of the checkout, or to too much in it.
 
         Args:
             folder: without links in its path, as kustomize resolves it.
+            where: gives the file:line that refers to it; called for an error only, because it takes time.
+
+        Returns:
+            How many folders kustomize reads for it.
         """
         if folder in self.visited:
-            return
-        self.visited.add(folder)
-        for path in (folder / name for name in _NAMES):
-            if path.is_file():
-                self._check_file(path, _entries, folder)
+            return self.visited[folder]
+        self.visited[folder] = 0  # of a circle, which kustomize refuses
+        self.depth += 1
+        count = 1
+        if self.depth <= _DEEPEST:
+            for path in (folder / name for name in _NAMES):
+                if path.is_file():
+                    count += self._check_file(path, _entries, folder)
+        if self.depth > _DEEPEST or count > _MOST_FOLDERS:
+            raise InvalidManifest(
+                f"the overlay includes more than {_MOST_FOLDERS} folders, or deeper than {_DEEPEST}",
+                where=where(),
+                hint="include each base once",
+            )
+        self.depth -= 1
+        self.visited[folder] = count
+        return count
 
-    def _check_file(self, path: Path, entries: Callable[[object], Iterator[_Entry]], folder: Path) -> None:
-        """Refuse a file of which an entry is not in the checkout."""
+    def _check_file(self, path: Path, entries: Callable[[object], Iterator[_Entry]], folder: Path) -> int:
+        """Refuse a file of which an entry is not in the checkout; returns how many folders it includes."""
         file = shown(path, self.top.resolve())
-        for document in read(read_text(path, self.top), file):
-            for entry in entries(document.value):
-                self._check(entry, folder, f"{file}:{_line(document, entry.text)}")
 
-    def _check(self, entry: _Entry, folder: Path, where: str) -> None:
-        """Refuse an entry that is not in the checkout; read what a folder refers to in turn."""
+        def where(document: Document, entry: _Entry) -> str:
+            return f"{file}:{_line(document, entry.text)}"
+
+        return sum(
+            self._check(entry, folder, partial(where, document, entry))
+            for document in read(read_text(path, self.top), file)
+            for entry in entries(document.value)
+        )
+
+    def _check(self, entry: _Entry, folder: Path, where: Callable[[], str]) -> int:
+        """Refuse an entry that is not in the checkout; read what a folder refers to in turn, and count the folders."""
         if "://" in entry.text:
-            raise _outside(entry, "a URL", where)
+            raise _outside(entry, "a URL", where())
         path = Path(os.path.normpath(folder / entry.text))  # as kustomize joins them, before links are followed
         if not (path.is_relative_to(self.top.resolve()) and is_inside(path, self.top)):
-            raise _outside(entry, "a path that leaves the commit", where)
+            raise _outside(entry, "a path that leaves the commit", where())
         is_file = os.path.isfile(path)  # noqa: PTH113  Path.is_file raises for a name that is too long
         if entry.is_plugin and is_file:
             self._check_file(path, _plugin_entries, folder)
         if not entry.may_be_folder or is_file:
-            return
+            return 0
         if _REMOTE.match(entry.text):
-            raise _outside(entry, "a repository", where)
+            raise _outside(entry, "a repository", where())
         if not os.path.isdir(path):  # noqa: PTH112  likewise
-            raise InvalidManifest(f"{printable(entry.text)} is not in the commit", where=where, hint="correct the path")
-        self.check_folder(path.resolve())
+            raise InvalidManifest(
+                f"{printable(entry.text)} is not in the commit", where=where(), hint="correct the path"
+            )
+        return self.check_folder(path.resolve(), where)
 
 
 def _outside(entry: _Entry, kind: str, where: str) -> InvalidManifest:

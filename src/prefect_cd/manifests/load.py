@@ -13,7 +13,7 @@ from prefect_cd.errors import InvalidManifest
 from prefect_cd.kube.objects import Object
 from prefect_cd.manifests import kustomize
 from prefect_cd.manifests.diff import SERVER_METADATA
-from prefect_cd.manifests.files import is_inside, read_text, shown
+from prefect_cd.manifests.files import is_inside, read_text, refuse_too_large, shown
 from prefect_cd.manifests.reserved import reserved
 from prefect_cd.manifests.yaml_reader import Document, line_below, read
 from prefect_cd.untrusted_text import has_controls
@@ -54,9 +54,12 @@ def load(folder: Path, top: Path) -> tuple[Manifest, ...]:
     if kustomize.is_overlay(folder):
         manifests = _parse(kustomize.build(folder, top), f"{location} (kustomize)")
     else:
-        manifests = []
+        manifests, size = [], 0
         for path in _files(folder, top):
-            manifests += _parse(read_text(path, top), shown(path, top))
+            text = read_text(path, top)
+            size += len(text)
+            refuse_too_large(size, location)
+            manifests += _parse(text, shown(path, top))
     if not manifests:
         raise InvalidManifest("no objects in this folder", where=location, hint="put at least one manifest into it")
     refuse_duplicates(manifests)
