@@ -8,12 +8,14 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from prefect_cd.kube.objects import Object
 
 _SEGMENT = re.compile(r'\.?([\w-]+)|(\[\])|\["([^"\]]+)"\]')
 _PLAIN_KEY = re.compile(r"[\w-]+")
+_HUBS = ("docker.io", "index.docker.io", "registry-1.docker.io")
 _TAG, _DIGEST = r":\w(?:[\w.-]{0,126}\w)?", r"@\w[\w+.-]*:[0-9a-fA-F]{32,}"  # distribution/reference, `reference.go`
 
 
@@ -26,7 +28,7 @@ class Reference(NamedTuple):
 
 @dataclass(frozen=True)
 class ImagePattern:
-    """Recognises references to one image, under any tag or digest.
+    """Recognises references to one image, under any tag or digest, and in any spelling of its name.
 
     Attributes:
         name: the image's repository, without a tag.
@@ -37,22 +39,53 @@ class ImagePattern:
     def is_reference(self, text: str) -> bool:
         """Whether the whole text is a reference: `host:5000/name:tag@sha256:…` has the repository `host:5000/name`."""
         head, slash, last = text.partition("@")[0].rpartition("/")
-        return head + slash + last.partition(":")[0] == self.name
+        host, below, path = (head + slash + last.partition(":")[0]).partition("/")
+        return (host.lower() + below + path if below else host) in self.spellings
+
+    def is_name(self, text: str) -> bool:
+        """Whether the whole text is the image's name, without a tag or digest."""
+        return text in self.spellings
 
     def replace(self, text: str, reference: str) -> str:
         """The text with `reference` in place of every reference to the image in it."""
-        return self._inside.sub(lambda _: reference, text) if self.name in text else text
+        return self._inside.sub(lambda _: reference, text) if self._may_have_one(text) else text
 
     def moving(self, text: str) -> list[str]:
         """The references in a text that have a tag and no digest, so that what they mean may change."""
-        matches = self._inside.finditer(text) if self.name in text else ()
+        matches = self._inside.finditer(text) if self._may_have_one(text) else ()
         return [match[0] for match in matches if match["tag"] and not match["digest"]]
 
     @property
     def _inside(self) -> re.Pattern[str]:
         """The image's name with its tag and digest; not a part of a longer name, but after `oci://`, too."""
         before, after = r"(?<![\w.@-])(?<![^/]/)", r"(?![\w/:@-]|\.\w)"
-        return re.compile(f"{before}{re.escape(self.name)}(?P<tag>{_TAG})?(?P<digest>{_DIGEST})?{after}")
+        names = "|".join(map(re.escape, self._spellings_in_texts))
+        return re.compile(f"{before}(?:{names})(?P<tag>{_TAG})?(?P<digest>{_DIGEST})?{after}")
+
+    @cached_property
+    def spellings(self) -> frozenset[str]:
+        """All names of the repository, as docker and containers read names (distribution/reference, `normalize.go`).
+
+        A name without a host is one of Docker Hub, and one without a slash one of its `library`; 443 is the usual port.
+        """
+        host, slash, path = self.name.partition("/")
+        if not slash or not ("." in host or ":" in host or host == "localhost"):
+            host, path = _HUBS[0], self.name
+        if host not in _HUBS:
+            plain = host.removesuffix(":443")
+            return frozenset({self.name, f"{plain}/{path}", *([] if ":" in plain else [f"{plain}:443/{path}"])})
+        short = path.removeprefix("library/")
+        paths = {short, f"library/{short}"} if "/" not in short else {path}
+        return frozenset({*paths, *(f"{hub}/{path}" for hub in _HUBS for path in paths)})
+
+    @property
+    def _spellings_in_texts(self) -> list[str]:
+        """The names that are recognised inside of texts, longest first: a single word may mean anything there."""
+        return sorted((name for name in self.spellings if "/" in name), key=lambda name: (-len(name), name))
+
+    def _may_have_one(self, text: str) -> bool:
+        """A quick check before the slow one: every spelling ends with the same words."""
+        return self.name.rpartition("/")[2] in text
 
 
 @dataclass(frozen=True)
@@ -100,7 +133,9 @@ def moving_references(item: Object, image: str) -> Iterator[Reference]:
         found = dict.fromkeys(
             Reference(path, reference)
             for path, text in _texts(item, "")
-            for reference in ([text] if text == image and path.lower().endswith("image") else pattern.moving(text))
+            for reference in (
+                [text] if pattern.is_name(text) and path.lower().endswith("image") else pattern.moving(text)
+            )
         )
         yield from found
 
