@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 _LEFT_OUT = pytest.StashKey[dict[str, None]]()  # a line for the summary -> None, in order
 _NEEDED = ("KUBECONFIG", "REGISTRY")
@@ -17,6 +18,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(resource, …): what `kubectl api-resources` of the cluster must list")
     config.addinivalue_line("markers", "lacks(what): leave the test out, and say that this is missing")
     config.stash[_LEFT_OUT] = {}
+    # on a busy machine, the time that an example takes says nothing; the rest is that of the current profile
+    settings.register_profile("without-deadline", deadline=None)
+    settings.load_profile("without-deadline")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
