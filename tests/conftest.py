@@ -10,9 +10,13 @@ if TYPE_CHECKING:
     from tests.cluster.harness import Server
 
 
+_NOT_WANTED = ("SCHEDULER", "PAUSE_EXPIRATIONS", "CANCELLATION_CLEANUP")
+"""Services that would change runs beside the tests: only the code under test ends an approval that has expired."""
+
+
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Server"]:
-    """A Prefect server for the whole session, for flows and clients in the process of the tests. It schedules nothing.
+    """A Prefect server for the whole session, for flows and clients in the tests' process. It changes no run by itself.
 
     Prefect's own `prefect_test_harness` migrates a new database each time, and keeps no log of its server.
     """
@@ -26,7 +30,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Server
 
     from tests.cluster.harness import Server  # noqa: PLC0415
 
-    with Server(tmp_path_factory.mktemp("prefect"), services_off=["SCHEDULER"]).running() as server:
+    with Server(tmp_path_factory.mktemp("prefect"), services_off=_NOT_WANTED).running() as server:
         settings = {
             PREFECT_API_URL: f"{server.url}/api",
             PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # its thread sleeps in steps of 1 s; each run waits for its end

@@ -22,7 +22,7 @@ from prefect_cd.flows.release import release
 from prefect_cd.flows.rollback import rollback
 from prefect_cd.pipeline.load import load
 from prefect_cd.tasks.approval import GRACE
-from tests.cluster.harness import Server
+from tests.cluster.harness import Server, wait_for
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("prefect_server")]
 NOW = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
@@ -100,6 +100,12 @@ def test_a_failure_starts_a_recovery_only_where_the_run_did_not_put_things_right
     assert len(recoveries(client, deployments) - before) == count
 
 
+def name_of(client: SyncPrefectClient, run: FlowRun) -> str:
+    """The name of the run's state."""
+    state = client.read_flow_run(run.id).state
+    return str(state.name) if state else ""
+
+
 def test_a_background_job_that_fails_is_repeated_and_stops_no_other(
     client: SyncPrefectClient, deployments: dict[str, UUID], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,10 +121,7 @@ def test_a_background_job_that_fails_is_repeated_and_stops_no_other(
     with background.BackgroundJobs(["shop"]):
         assert attempts.acquire(timeout=50)
         assert attempts.acquire(timeout=50)
-        while True:
-            state = client.read_flow_run(run.id).state
-            if state and state.name == "Expired":
-                break
+        wait_for(lambda: name_of(client, run) == "Expired", lambda: name_of(client, run), 100)
 
 
 def test_the_crash_of_a_run_without_a_deployment_starts_no_recovery(client: SyncPrefectClient) -> None:
