@@ -6,7 +6,6 @@ The attacker writes to the API server itself. What the operator's commands do ne
 import asyncio
 import json
 from collections.abc import Callable
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +35,10 @@ from prefect_cd.errors import Invalid
 from prefect_cd.kube.client import connect
 from prefect_cd.kube.kubeconfig import LoadedKubeconfig
 from prefect_cd.kube.objects import Object
+from tests.records import record
 from tests.unit.fake_api import FakeApi
 
 STAGING = Ownership("shop", "staging", "shop-staging")
-NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 KEY = "5" * 64
 
 
@@ -56,24 +55,6 @@ def cluster_role(**metadata: object) -> Object:
         "metadata": {"name": "mine", **metadata},
         "rules": rules,
     }
-
-
-def record(number: int, state: State, *objects: Object, **fields: Any) -> Record:  # noqa: ANN401
-    return Record(
-        **{
-            "number": number,
-            "application": "shop",
-            "environment": "staging",
-            "state": state,
-            "release_id": f"release-{number}",
-            "release_hash": str(number) * 64,
-            "commit": None,
-            "image": None,
-            "objects": objects,
-            "started_at": NOW,
-            **fields,
-        }
-    )
 
 
 def put(api: FakeApi, item: Object) -> None:

@@ -23,6 +23,7 @@ from prefect_cd.tasks.changes import Plan
 from prefect_cd.tasks.objects import Applied
 from prefect_cd.tasks.record import record_applying, record_verifying
 from prefect_cd.tasks.target import Target, Version, id_of
+from tests import records
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 IMAGE = "registry.example.org/shop"
@@ -77,19 +78,8 @@ def record(number: int, state: State = State.KNOWN_GOOD, **changes: Any) -> Reco
     labels = {**ours, "prefect-cd.dev/environment": "staging"}
     item = config_map(greeting=f"hello from {number}")
     placed = {**item, "metadata": {"name": "shop", "namespace": "shop", "labels": labels}}
-    fields: dict[str, Any] = {
-        "number": number,
-        "application": "shop",
-        "environment": "staging",
-        "state": state,
-        "release_id": f"release-{number}",
-        "release_hash": str(number) * 64,
-        "commit": commit(),
-        "image": image(),
-        "objects": (placed,),
-        "started_at": NOW,
-    }
-    return Record(**{**fields, **changes})
+    fields: dict[str, Any] = {"commit": commit(), "image": image(), "objects": (placed,), "started_at": NOW}
+    return records.record(number, state, **{**fields, **changes})
 
 
 def evidence(gate: str = "smoke", outcome: Outcome = Outcome.PASSED, **changes: Any) -> Evidence:  # noqa: ANN401

@@ -43,7 +43,7 @@ from prefect_cd.environment.record_format import (
     record_ref,
     state_of,
 )
-from prefect_cd.environment.record_key import load_record_key
+from prefect_cd.environment.record_key import RecordKey, load_record_key
 from prefect_cd.environment.scope import scope_problem
 from prefect_cd.errors import DeliveryError, EnvironmentBusy, Errored, Invalid, LockLost
 from prefect_cd.kube.client import ABSENT, Cluster, Conflict, Guard, unguarded
@@ -112,13 +112,17 @@ class RecordStore:
         secret = await self._cluster.get(self._ref(number))
         if secret is None:
             raise Invalid(f"{self._ownership.environment} has no record {number}", where=str(self._ref(number)))
-        parts = await parallel(self._cluster.get(self._part_ref(name)) for name in part_names(secret))
-        record = decode(self._ownership, secret, parts, self._key)
+        record = await self._decoded(secret, self._key)
         if isinstance(record, Damage):  # it may decide: the journal, which does not see types, has an entry of it
             return record.model_copy(update={"hides": True})
-        return await self._in_scope(secret, record)
+        return record
 
-    async def _in_scope(self, secret: Object, record: Record) -> Record | Damage:
+    async def _decoded(self, secret: Object, key: RecordKey | None) -> Record | Damage:
+        """The record in a Secret with all that belongs to it, or what is wrong with it; signed, if there is a key."""
+        parts = await parallel(self._cluster.get(self._part_ref(name)) for name in part_names(secret))
+        record = decode(self._ownership, secret, parts, key)
+        if isinstance(record, Damage):
+            return record
         problem = await scope_problem(self._cluster, self._ownership, record)
         return out_of_scope(secret, problem.reason) if problem else record
 
@@ -249,12 +253,7 @@ class RecordStore:
         signed: list[Record] = []
         for number in sorted(number for number in numbers if number is not None):
             secret = await self._cluster.get(self._ref(number))
-            if secret is None:
-                continue
-            parts = await parallel(self._cluster.get(self._part_ref(name)) for name in part_names(secret))
-            record = decode(self._ownership, secret, parts)
-            if isinstance(record, Record):
-                record = await self._in_scope(secret, record)
+            record = await self._decoded(secret, None) if secret else None
             if isinstance(record, Record):
                 await self._overwrite(record, guard)
                 signed.append(record)

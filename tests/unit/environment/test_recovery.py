@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -21,9 +21,9 @@ from prefect_cd.kube.client import Cluster
 from prefect_cd.kube.objects import Object
 from prefect_cd.pipeline.models import RolloutSettings
 from prefect_cd.rollout.watch.loop import watch
+from tests.records import record
 from tests.unit.fake_api import FakeApi
 
-NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 SHOP = Ownership("shop", "staging", "shop")
 SETTINGS = RolloutSettings(settle=timedelta(), timeout=timedelta(seconds=20))
 
@@ -54,22 +54,6 @@ LOCK: Any = Lock()
 def config_map(name: str, **data: str) -> Object:
     metadata = {"name": name, "namespace": "shop"}
     return SHOP.label({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
-
-
-def record(number: int, state: State, *objects: Object, **changes: Any) -> Record:  # noqa: ANN401
-    fields: dict[str, Any] = {
-        "number": number,
-        "application": "shop",
-        "environment": "staging",
-        "state": state,
-        "release_id": f"release-{number}",
-        "release_hash": str(number) * 64,
-        "commit": None,
-        "image": None,
-        "objects": objects,
-        "started_at": NOW,
-    }
-    return Record(**{**fields, **changes})
 
 
 OLD = (config_map("settings", greeting="old"), config_map("removed"))
