@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         "--sign-records",
         action="store_true",
         help="first sign the records of ENVIRONMENT that have no signature: those from before its record_key was set, "
-        "if you know that nobody else wrote them; `prefect-cd status` names them",
+        "only if you are sure that prefect-cd wrote them; `prefect-cd status` lists them",
     )
     _add_output(recover)
     recover.set_defaults(run=_load_later("recover_command", "run"))
