@@ -1,12 +1,14 @@
 """Files of a run on the worker's disk: the checkout, made when a stage needs it, and the evidence of gates.
 
-A run that resumes on another machine makes its own. Runs on one machine share lock files only.
+A run that resumes on another machine makes its own. Runs on one machine share lock files only. Other users of the
+machine can read none of it.
 """
 
 import fcntl
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +30,8 @@ def folder() -> Path:
     runs = _home() / "runs"
     mine = runs / str(flow_run.id or "no-run")
     if not mine.exists():
-        mine.mkdir(parents=True)
+        _make_private(runs)
+        _make_private(mine)
         old = sorted(runs.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)[_RUNS_KEPT:]
         for folder_of_a_run in old:
             shutil.rmtree(folder_of_a_run, ignore_errors=True)
@@ -39,6 +42,19 @@ def _home() -> Path:
     return Path(os.environ.get("PREFECT_CD_HOME") or "~/.cache/prefect-cd").expanduser()
 
 
+def _make_private(path: Path) -> None:
+    """Make a folder that only this user can enter, also where it was there for all.
+
+    Raises:
+        Invalid: another user has made it, and could change what is in it.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        raise Invalid(f"{path} is a link, or belongs to another user", hint="remove it, or set PREFECT_CD_HOME")
+    path.chmod(0o700)
+
+
 @contextmanager
 def alone(name: str) -> Iterator[None]:
     """Wait until no other run of this user on this machine is in a block of this name, and keep them out of it.
@@ -46,7 +62,7 @@ def alone(name: str) -> Iterator[None]:
     The kernel releases the lock of a process that dies.
     """
     path = _home() / "locks" / hashlib.sha256(name.encode()).hexdigest()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_private(path.parent)
     while True:
         with path.open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -72,7 +88,9 @@ def repository(settings: SourceSettings) -> git_module.Repository:
     Raises:
         Invalid: no such block, or one that holds no git credentials.
     """
-    return git_module.Repository(settings.repository, _authenticated(settings), settings.submodules)
+    return git_module.Repository(
+        settings.repository, _authenticated(settings), settings.submodules, settings.credentials_for
+    )
 
 
 def _authenticated(settings: SourceSettings) -> str | None:

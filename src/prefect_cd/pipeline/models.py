@@ -48,6 +48,13 @@ class SourceSettings(Settings):
         Field(description="Prefect block for a private repository, for example github-credentials/acme"),
     ] = None
     submodules: Annotated[bool, Field(description="also check out submodules")] = False
+    credentials_for: Annotated[
+        tuple[str, ...],
+        Field(
+            description="URLs of submodules that are read with the credentials or the ssh key, too; without this, a "
+            "commit could name any repository that they can read"
+        ),
+    ] = ()
     timeout: Annotated[
         Timeout, Field(description="time limit for resolving the revision, and again for the checkout")
     ] = 5 * _MINUTE

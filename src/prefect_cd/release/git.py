@@ -3,6 +3,9 @@
 Decides which commit a name stands for (an ambiguous name is refused), and which commits are accepted: those that a
 branch or a tag of the repository contains. Knows nothing of images, pipelines or Prefect; runs git and nothing else.
 
+A commit names submodules and servers of Git LFS, and is not trusted: they get neither the credentials nor the ssh key
+unless the operator lists them, and are reached by https only, or at the repository's own server.
+
 Why not Prefect's `GitRepository`: it needs 40 digits for a commit, cannot check out submodules together with a commit,
 has no log, and puts the credentials on command lines, where every user of the machine can read them.
 """
@@ -36,8 +39,10 @@ _FULL = re.compile(r"[0-9a-f]{40}")
 _SHORT = re.compile(r"[0-9a-fA-F]{7,39}")
 _NAME = re.compile(r"(?!-)(?!.*(\.\.|@\{))[^\x00-\x20\x7f~^:?*\[\\]+")  # git help check-ref-format
 _LOCAL_TIMEOUT = timedelta(minutes=1)  # for calls that read a checkout without the network
-_LOG_LINE = re.compile(r"([0-9a-f]{40})\0([^\0]*)\0(\d+)\0(.*)")
-_LOG_FORMAT = "--format=%H%x00%an%x00%ct%x00%s"
+_SUBMODULE_MODE = "160000 "
+_DEEPEST_SUBMODULE = 5
+_LOG_FORMAT = "--format=%H%x00%an%x00%ct%x00%s%x00"
+_LONGEST_TEXT = 300  # characters of a subject or a name; anybody can write them
 
 
 @dataclass(frozen=True)
@@ -48,11 +53,13 @@ class Repository:
         url: https or ssh URL, or an absolute path; credentials in an http(s) URL are moved out of it.
         authenticated_url: the same with credentials; secret, never shown.
         submodules: check submodules out, too.
+        credentials_for: URLs of submodules that are read with the credentials or the ssh key, too.
     """
 
     url: str
     authenticated_url: str | None = field(default=None, repr=False)
     submodules: bool = False
+    credentials_for: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         plain = _without_userinfo(self.url)
@@ -183,24 +190,23 @@ class _Git:
     repository: Repository
     deadline: float
 
-    def __call__(self, *arguments: str, at: Path, online: bool = True) -> list[str]:
+    def __call__(self, *arguments: str, at: Path, online: bool = True, lfs: bool = True) -> list[str]:
         """Run git and return its lines; raise a typed error when it fails."""
-        finished, lines = self.attempt(*arguments, at=at, online=online)
+        finished, lines = self.attempt(*arguments, at=at, online=online, lfs=lfs)
         if finished.code or finished.timed_out:
             raise _git_error(finished, self.repository)
         return lines
 
-    def attempt(self, *arguments: str, at: Path, online: bool = True) -> tuple[Finished, list[str]]:
+    def attempt(self, *arguments: str, at: Path, online: bool = True, lfs: bool = True) -> tuple[Finished, list[str]]:
         """Run git and return how it ended, and its lines."""
-        lines: list[str] = []
         finished = run(
             ["git", *arguments],
             cwd=at,
-            env=_environment(self.repository, online=online),
+            env=_environment(self.repository, online=online, lfs=lfs),
             timeout=timedelta(seconds=max(self.deadline - time.monotonic(), 0.1)),
-            on_line=lines.append,
+            separate_stdout=True,
         )
-        return finished, lines
+        return finished, finished.stdout.removesuffix("\n").split("\n") if finished.stdout else []
 
 
 def _deadline(timeout: timedelta) -> float:
@@ -253,30 +259,31 @@ _LFS_SETTINGS = {
     "filter.lfs.required": "true",
     "lfs.fetchinclude": "",  # over the .lfsconfig of the commit, which could leave files out
     "lfs.fetchexclude": "",
+    "lfs.skipdownloaderrors": "false",
 }
 _NO_LFS_SETTINGS = {**dict.fromkeys(("filter.lfs.smudge", "filter.lfs.process"), ""), "filter.lfs.required": "false"}
 _LFS_POINTER = "version https://git-lfs.github.com/spec/"
 _LFS_FILES = ":(attr:filter=lfs)"
 # A credential helper that prints variables of its environment. A URL with credentials would be an argument of git's own
-# helper programs (git-remote-https), and so be visible in the process list. git runs this helper only for the host that
-# its setting names.
+# helper programs (git-remote-https), and so be visible in the process list. git runs this helper only for the
+# repositories that its setting names: a submodule could be any other one of the same server.
 _CREDENTIAL_HELPER = (
     '!f() { test "$1" = get && printf "username=%s\\npassword=%s\\n" '
     '"$PREFECT_CD_GIT_USERNAME" "$PREFECT_CD_GIT_PASSWORD"; }; f'
 )
 
 
-def _environment(repository: Repository, *, online: bool) -> dict[str, str]:
+def _environment(repository: Repository, *, online: bool, lfs: bool = True) -> dict[str, str]:
     inherited = {
         name: value
         for name, value in os.environ.items()
         if name in _OPERATOR_VARIABLES or name.startswith("GIT_CONFIG_")
     }
     variables = {**inherited, "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": ""}
-    lfs_settings = _LFS_SETTINGS if shutil.which("git-lfs") else _NO_LFS_SETTINGS
+    lfs_settings = _LFS_SETTINGS if lfs and shutil.which("git-lfs") else _NO_LFS_SETTINGS
     settings = [*_SETTINGS.items(), *lfs_settings.items()]
     if repository.authenticated_url:
-        settings += _credential_settings(repository.url, repository.authenticated_url)
+        settings += _credential_settings(repository, repository.authenticated_url)
         variables.update(_credential_variables(repository.authenticated_url))
     if not online:
         # In a partial clone, git would fetch a missing object when a command only asks whether it is there.
@@ -291,15 +298,29 @@ def _environment(repository: Repository, *, online: bool) -> dict[str, str]:
     return clean_environment(variables)
 
 
-def _credential_settings(url: str, authenticated: str) -> list[tuple[str, str]]:
-    """Git settings for reading `url` by way of `authenticated`, without the secret in it."""
+def _credential_settings(repository: Repository, authenticated: str) -> list[tuple[str, str]]:
+    """Git settings for reading the repository by way of `authenticated`, without the secret in it."""
     plain = _without_userinfo(authenticated)
-    settings = [(f"url.{plain}.insteadOf", url)] if plain != url else []
+    settings = [(f"url.{plain}.insteadOf", repository.url)] if plain != repository.url else []
     if plain != authenticated:
-        parts = urlsplit(plain)
-        host = f"{parts.scheme}://{parts.netloc}"
-        settings += [("credential.helper", ""), (f"credential.{host}.helper", _CREDENTIAL_HELPER)]
+        settings += [("credential.helper", ""), ("credential.useHttpPath", "true")]
+        same_server = [url for url in repository.credentials_for if _server(url) == _server(plain)]
+        for url in (plain, *same_server):
+            # with .git, too: that is where the server of Git LFS is
+            settings += [
+                (f"credential.{name}.helper", _CREDENTIAL_HELPER) for name in (_bare(url), f"{_bare(url)}.git")
+            ]
     return settings
+
+
+def _server(url: str) -> tuple[str, str]:
+    parts = urlsplit(_without_userinfo(url))
+    return parts.scheme, parts.netloc.lower()
+
+
+def _bare(url: str) -> str:
+    """A URL without its ending, which servers do not need."""
+    return url.rstrip("/").removesuffix(".git")
 
 
 def _credential_variables(authenticated: str) -> dict[str, str]:
@@ -371,14 +392,74 @@ def _check_out(git: _Git, tree: Path, sha: str) -> None:
         refresh(git.repository, tree, timeout=timedelta(seconds=git.deadline - time.monotonic()))
     if not _has(git, tree, sha):
         raise _unknown(git.repository, sha, _refs(git))
-    # Without its index git compares every file, also those that update-index told it to skip.
-    (tree / ".git" / "index").unlink(missing_ok=True)
-    git("checkout", "--quiet", "--force", "--detach", sha, at=tree)
+    _write_files(git, tree, sha)
     git("clean", "--quiet", "-xdff", at=tree)
     if git.repository.submodules:
-        git("submodule", "--quiet", "deinit", "--all", "--force", at=tree)
-        git("submodule", "--quiet", "update", "--init", "--recursive", "--force", at=tree)
+        _check_out_submodules(git, tree)
     _refuse_pointers(git, tree)
+
+
+def _write_files(git: _Git, tree: Path, sha: str) -> None:
+    _refuse_lfs_server(git, tree, sha)
+    # Without its index git compares every file, also those that update-index told it to skip.
+    git("read-tree", "--empty", at=tree)
+    git("checkout", "--quiet", "--force", "--detach", sha, at=tree)
+
+
+def _check_out_submodules(git: _Git, tree: Path, depth: int = 1) -> None:
+    """Check the submodules of a checkout out, and theirs; not by `--recursive`, which reads them before we look."""
+    git("submodule", "--quiet", "deinit", "--all", "--force", at=tree)
+    git("submodule", "--quiet", "init", at=tree)
+    for name, url in _config(git, tree, "--get-regexp", r"^submodule\..*\.url$"):
+        _refuse_url(git.repository, url, f"the submodule {name.split('.', 1)[1].removesuffix('.url')!r}")
+    no_redirects = ("-c", "http.followRedirects=false")  # they may lead to a server that we have just refused
+    git(*no_redirects, "submodule", "--quiet", "update", "--force", at=tree, lfs=False)
+    entries = "\n".join(git("ls-files", "-z", "--stage", at=tree, online=False)).split("\0")
+    for entry in entries:
+        mode_and_sha, _, path = entry.partition("\t")
+        if not mode_and_sha.startswith(_SUBMODULE_MODE) or not (tree / path / ".git").exists():
+            continue
+        if depth >= _DEEPEST_SUBMODULE:
+            raise Invalid(
+                f"the commit has submodules in submodules, deeper than {_DEEPEST_SUBMODULE}", where=git.repository.url
+            )
+        _write_files(git, tree / path, mode_and_sha.split(" ")[1])
+        _check_out_submodules(git, tree / path, depth + 1)
+
+
+def _config(git: _Git, tree: Path, *arguments: str) -> list[tuple[str, str]]:
+    """Keys and values of git's settings; none where no key matches."""
+    finished, lines = git.attempt("config", "--null", *arguments, at=tree, online="--blob" in arguments)
+    if finished.code not in (0, 1):
+        raise _git_error(finished, git.repository)
+    pairs = (entry.partition("\n") for entry in "\n".join(lines).split("\0") if entry)
+    return [(key, value) for key, _, value in pairs]
+
+
+def _refuse_lfs_server(git: _Git, tree: Path, sha: str) -> None:
+    """Refuse a commit that names a server of Git LFS which we would not read a submodule from."""
+    if not git("ls-tree", sha, "--", ".lfsconfig", at=tree, online=False):
+        return
+    for key, url in _config(git, tree, "--blob", f"{sha}:.lfsconfig", "--list"):
+        if key.lower().endswith(("lfs.url", "lfs.pushurl", ".lfsurl", ".lfspushurl")):
+            _refuse_url(git.repository, url, f"{key} in .lfsconfig")
+
+
+def _refuse_url(repository: Repository, url: str, what: str) -> None:
+    """Refuse a URL of a commit that reaches other servers than by https, or would be read with the ssh key.
+
+    git itself refuses what is neither of these: paths, and commands (`ext::`).
+    """
+    if _bare(url) in map(_bare, repository.credentials_for):
+        return
+    scheme = url.partition("://")[0].lower() if "://" in url else "ssh" if re.match(r"[^/]+:", url) else "file"
+    if scheme in ("https", "file") or (scheme == "http" and _server(url) == _server(repository.url)):
+        return
+    raise Invalid(
+        f"{what} is at {_without_userinfo(url)[:200]!r}; a commit may choose https servers only, without credentials",
+        where=repository.url,
+        hint="if it belongs to the application, list it in source.credentials_for",
+    )
 
 
 def _refuse_pointers(git: _Git, tree: Path) -> None:
@@ -411,19 +492,33 @@ def _has(git: _Git, tree: Path, sha: str) -> bool:
 
 
 def _commits(git: _Git, tree: Path, *arguments: str) -> tuple[Commit, ...]:
-    lines = git("log", _LOG_FORMAT, *arguments, "--", at=tree, online=False)
+    text = "\n".join(git("log", _LOG_FORMAT, *arguments, "--", at=tree, online=False))
+    fields = [field.removeprefix("\n") for field in text.split("\0")]
     return tuple(
         Commit(
             repository=git.repository.url,
-            sha=match[1],
-            revision=match[1],
-            author=match[2],
-            committed_at=datetime.fromtimestamp(int(match[3]), tz=timezone.utc),
-            subject=match[4],
+            sha=sha,
+            revision=sha,
+            author=_one_line(author),
+            committed_at=_time(seconds),
+            subject=_one_line(subject),
         )
-        for match in map(_LOG_LINE.fullmatch, lines)
-        if match
+        for sha, author, seconds, subject in zip(fields[::4], fields[1::4], fields[2::4], fields[3::4], strict=False)
     )
+
+
+def _one_line(text: str) -> str:
+    """A text of a commit in one line, without control characters."""
+    printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
+    return printable if len(printable) <= _LONGEST_TEXT else f"{printable[:_LONGEST_TEXT]}…"
+
+
+def _time(seconds: str) -> datetime:
+    """The time of a commit; that of one with an impossible time is 1970."""
+    try:
+        return datetime.fromtimestamp(int(seconds), tz=timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(0, tz=timezone.utc)
 
 
 def _unknown(repository: Repository, revision: str, refs: Iterable[str]) -> UnknownRevision:
@@ -457,6 +552,12 @@ _KNOWN_FAILURES: tuple[tuple[str, type[DeliveryError], str, str], ...] = (
         Invalid,
         "git refuses this kind of URL, here or in a submodule",
         "use https or ssh; a submodule cannot be a path",
+    ),
+    (
+        r"No url found for submodule path|may be interpreted as a command-line option|invalid submodule name",
+        Invalid,
+        "a submodule has no name, path or URL that git accepts",
+        "correct .gitmodules in the commit, or set source.submodules: false",
     ),
     (
         r"Host key verification failed|REMOTE HOST IDENTIFICATION HAS CHANGED",

@@ -6,9 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -25,9 +23,9 @@ from prefect_cd.errors import (
 )
 from prefect_cd.release import git as git_module
 from prefect_cd.release.git import Repository, checkout, is_ancestor, log, refresh, resolve
+from tests.git_server import SECRET, git_over_http, serving
 
 TIME = timedelta(seconds=50)
-SECRET = "s3cret/with@signs"  # noqa: S105
 QUOTED = "s3cret%2Fwith%40signs"
 
 
@@ -462,59 +460,6 @@ def test_a_repository_of_another_user_is_refused_with_the_command_that_allows_it
     with pytest.raises(Invalid, match="another user owns it") as caught:
         resolve(repository, "main", timeout=TIME)
     assert f"safe.directory {origin}" in caught.value.hint
-
-
-@contextmanager
-def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def git_over_http(root: Path, seen: list[str | None]) -> type[http.server.BaseHTTPRequestHandler]:
-    """git http-backend for the repositories below `root`; only for bob with the secret, whose header is recorded."""
-    expected = "Basic " + base64.b64encode(f"bob:{SECRET}".encode()).decode()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def log_message(self, *_arguments: object) -> None:
-            pass
-
-        def do_GET(self) -> None:
-            seen.append(self.headers["Authorization"])
-            if self.headers["Authorization"] != expected:
-                self.send_response(401)
-                self.send_header("WWW-Authenticate", 'Basic realm="git"')
-                self.end_headers()
-                return
-            path, _, query = self.path.partition("?")
-            body = self.rfile.read(int(self.headers["Content-Length"] or 0))
-            environment = {
-                "PATH": os.environ["PATH"], "GIT_PROJECT_ROOT": str(root), "GIT_HTTP_EXPORT_ALL": "1",
-                "PATH_INFO": path, "QUERY_STRING": query, "REQUEST_METHOD": self.command,
-                "CONTENT_TYPE": self.headers["Content-Type"] or "", "CONTENT_LENGTH": str(len(body)),
-                "HTTP_CONTENT_ENCODING": self.headers["Content-Encoding"] or "",
-                "GIT_PROTOCOL": self.headers["Git-Protocol"] or "", "REMOTE_USER": "bob",
-            }  # fmt: skip
-            response = subprocess.run(
-                ["git", "http-backend"], input=body, env=environment, capture_output=True, check=True
-            )
-            head, _, content = response.stdout.partition(b"\r\n\r\n")
-            fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
-            self.send_response(int(fields.pop("Status", "200").split()[0]))
-            for name, value in fields.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(content)
-
-        do_POST = do_GET  # noqa: N815
-
-    return Handler
 
 
 @pytest.fixture
