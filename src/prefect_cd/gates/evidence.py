@@ -20,6 +20,7 @@ LONGEST_MESSAGE = 4000
 REPORT_HINT = "make the command write a JUnit XML report there"
 _LONGEST_OUTPUT = 8000
 _TESTS_QUOTED = 5
+_MOST_CASES, _LONGEST_MESSAGES = 1000, 500_000  # of one gate, kept for its page; all are counted
 _LINES_QUOTED = 30
 _NO_TESTS_RAN = 5  # pytest's exit code, https://docs.pytest.org/en/stable/reference/exit-codes.html
 # Killed by SIGKILL or SIGTERM, which says nothing about the tests. A shell reports signal n as exit code 128 + n.
@@ -33,6 +34,9 @@ class Outcome(str, Enum):
     FAILED = "failed"
     ERRORED = "errored"
     SKIPPED = "skipped"
+
+
+_BAD = frozenset({Outcome.FAILED, Outcome.ERRORED})
 
 
 class TestCase(Result):
@@ -72,7 +76,7 @@ class Evidence(Result):
     summary: str = Field(description="one line, for example: 5 passed, 1 failed in 3.2 s")
     hint: str = Field(default="", description="what to do about it; empty when it passed")
     seconds: float = Field(ge=0)
-    cases: tuple[TestCase, ...] = ()
+    cases: tuple[TestCase, ...] = Field(default=(), description="at most 1000 of them, those that did not pass first")
     pictures: tuple[Picture, ...] = ()
     console: tuple[str, ...] = Field(default=(), description="console errors, page errors, failed requests")
     trace: str | None = Field(default=None, description="path of a zip for `playwright show-trace`")
@@ -103,9 +107,19 @@ def evaluate(gate: str, finished: Finished, cases: Sequence[TestCase] | None, *,
         summary=f"{answer.reason} in {finished.seconds:.1f} s",
         hint=answer.hint,
         seconds=finished.seconds,
-        cases=tuple(cases or ()),
+        cases=tuple(_kept(cases or ())),
         output=finished.output[-_LONGEST_OUTPUT:],
     )
+
+
+def _kept(cases: Sequence[TestCase]) -> Iterator[TestCase]:
+    """As many cases, and as much of their messages, as a page can show; in their order."""
+    by_interest = sorted(range(len(cases)), key=lambda number: cases[number].outcome not in _BAD)
+    left = _LONGEST_MESSAGES
+    for number in sorted(by_interest[:_MOST_CASES]):
+        message = cases[number].message[:left]
+        left -= len(message)
+        yield cases[number].model_copy(update={"message": message})
 
 
 def require_passed(evidence: Evidence) -> None:

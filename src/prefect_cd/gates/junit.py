@@ -1,10 +1,11 @@
 """JUnit XML reports as test cases.
 
-The commit's own code writes these reports, so they are untrusted input: size and nesting are bounded, and document
-types (entities, external files) are refused.
+The commit's own code writes these reports, so they are untrusted input: size, elements and nesting are bounded, and
+document types (entities, external files) are refused.
 """
 
 import math
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,10 @@ from prefect_cd.gates.evidence import LONGEST_MESSAGE, REPORT_HINT, Outcome, Tes
 
 LARGEST_REPORT = 20_000_000  # bytes
 _DEEPEST_NESTING = 50
+_MOST_ELEMENTS = 400_000  # each takes a hundred bytes and more, however short it is in the report
+_LARGEST_TAG = 1_000_000  # bytes; a tag with its attributes is read in one piece
+_CHUNK = 65536  # bytes
+_LONGEST_NAME = 300  # characters
 
 
 def read_junit(path: Path) -> tuple[TestCase, ...]:
@@ -35,10 +40,11 @@ def read_junit(path: Path) -> tuple[TestCase, ...]:
 
 def _root(path: Path) -> ElementTree.Element:
     try:
-        # lstat, so that a symbolic link of the commit is not followed out of the checkout
+        # A symbolic link of the commit is not followed out of the checkout. Should a process of the commit put another
+        # file there in between, a link is still not followed, and a pipe not waited for.
         if not stat.S_ISREG(path.lstat().st_mode):
             _refuse(path, "is not a regular file")
-        with path.open("rb") as file:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             data = file.read(LARGEST_REPORT + 1)
         if len(data) > LARGEST_REPORT:
             _refuse(path, f"is larger than {LARGEST_REPORT // 1_000_000} MB")
@@ -53,34 +59,48 @@ def _root(path: Path) -> ElementTree.Element:
 
 
 def _refuse_unsafe(path: Path, data: bytes) -> None:
-    """Refuse a document type (entity expansion, included files) and excessive nesting.
+    """Refuse a document type (entity expansion, included files), excessive nesting, and too many elements.
 
     A document type can only precede the first element. Up to there the parser gets pieces that end at `>`, so that it
     stops at the declaration, before it expands an entity.
     """
-    parser, depth, deepest = expat.ParserCreate(), 0, 0
+    parser, depth, elements, parsed = expat.ParserCreate(), 0, 0, 0
 
     def start(*_: object) -> None:
-        nonlocal depth, deepest
+        nonlocal depth, elements
         depth += 1
-        deepest = max(deepest, depth)
+        elements += 1
+        note()
         if depth > _DEEPEST_NESTING:
             _refuse(path, "is nested too deeply")
+        if elements > _MOST_ELEMENTS:
+            _refuse(path, f"has more than {_MOST_ELEMENTS} elements")
 
     def end(*_: object) -> None:
         nonlocal depth
         depth -= 1
+        note()
+
+    def note(*_: object) -> None:
+        nonlocal parsed
+        parsed = parser.CurrentByteIndex
 
     def doctype(*_: object) -> None:
         _refuse(path, "has a document type, which no JUnit report needs")
 
     parser.StartElementHandler, parser.EndElementHandler = start, end
     parser.StartDoctypeDeclHandler = doctype
+    parser.CharacterDataHandler = parser.CommentHandler = parser.ProcessingInstructionHandler = note
     position = 0
-    while not deepest and (close := data.find(b">", position)) >= 0:
-        parser.Parse(data[position : close + 1], False)
-        position = close + 1
-    parser.Parse(data[position:], True)
+    while position < len(data):
+        piece = data[position : position + _CHUNK]
+        if not elements:
+            piece = piece[: piece.find(b">") + 1] or piece
+        parser.Parse(piece, False)
+        position += len(piece)
+        if position - parsed > _LARGEST_TAG:
+            _refuse(path, f"has a tag of more than {_LARGEST_TAG // 1_000_000} MB")
+    parser.Parse(b"", True)
 
 
 def _refuse(path: Path, reason: str) -> NoReturn:
@@ -105,8 +125,8 @@ def _case(element: ElementTree.Element, suite: str) -> TestCase:
     elif case.is_skipped:
         outcome = Outcome.SKIPPED
     return TestCase(
-        name=case.name or "",
-        suite=case.classname or suite,
+        name=(case.name or "")[:_LONGEST_NAME],
+        suite=(case.classname or suite)[:_LONGEST_NAME],
         outcome=outcome,
         seconds=_seconds(case),
         message="\n".join(_message(result.message, result.text) for result in case.result)[:LONGEST_MESSAGE],

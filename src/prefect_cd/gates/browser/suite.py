@@ -36,6 +36,7 @@ _LARGEST_BROWSER_LOG = 5_000_000  # bytes
 _LARGEST_PICTURE = 150_000  # bytes
 _MOST_PICTURES = 30
 _MOST_CONSOLE_LINES = 100
+_LONGEST_CONSOLE_LINE, _LONGEST_TITLE = 2000, 300  # characters
 
 _LogEntry = Mapping[str, str]
 """A line of the browser log, see `plugin`: `kind` (console, picture, trace), `test`, and `text` or `file`."""
@@ -160,7 +161,11 @@ def _read_regular_file(path: Path, largest: int) -> bytes:
 
 
 def _console(log: Sequence[_LogEntry]) -> list[str]:
-    lines = [f"{entry.get('test', '')}: {entry.get('text', '')}" for entry in log if entry.get("kind") == "console"]
+    lines = [
+        f"{entry.get('test', '')}: {entry.get('text', '')}"[:_LONGEST_CONSOLE_LINE]
+        for entry in log
+        if entry.get("kind") == "console"
+    ]
     unique = list(dict.fromkeys(lines))
     more = len(unique) - _MOST_CONSOLE_LINES
     return unique[:_MOST_CONSOLE_LINES] + ([f"and {more} more"] if more > 0 else [])
@@ -170,7 +175,7 @@ def _pictures(log: Sequence[_LogEntry], folder: Path, cases: Sequence[TestCase])
     for entry in _failing_tests_first(log, "picture", cases)[:_MOST_PICTURES]:
         jpeg = _read_regular_file(folder / Path(entry.get("file", "")).name, _LARGEST_PICTURE)
         if jpeg.startswith(b"\xff\xd8\xff"):  # every JPEG begins with these bytes
-            title = re.sub(r"\[chromium\]$", "", entry.get("test", ""))
+            title = re.sub(r"\[chromium\]$", "", entry.get("test", ""))[:_LONGEST_TITLE]
             yield Picture(title=title, jpeg=base64.b64encode(jpeg).decode())
 
 
