@@ -187,7 +187,7 @@ URL = "https://… or service/NAME[:PORT]; gates test this URL, for example serv
             2,
             (
                 "source: must be a mapping (key: value), not 'here'; "
-                "possible keys: branch, credentials, repository, submodules, timeout"
+                "possible keys: branch, credentials, credentials_for, repository, submodules, timeout"
             ),
         ),
         ("  branch: main", "  submodules: maybe", 4, "source.submodules: must be true or false, not 'maybe'"),
