@@ -19,6 +19,7 @@ from prefect_cd.errors import (
     Superseded,
     Vetoed,
 )
+from prefect_cd.flows.results import reading_json_only
 from prefect_cd.tasks import workspace
 from prefect_cd.tasks.connection import CONNECTIONS
 from prefect_cd.tasks.stage import log
@@ -67,10 +68,14 @@ class Outcome:
 
 @contextmanager
 def returning_state() -> Iterator[Outcome]:
-    """Turn the error that ends a flow into its state; at the end, remove checkouts and close connections."""
+    """Turn the error that ends a flow into its state; at the end, remove checkouts and close connections.
+
+    Stored results are read as JSON only.
+    """
     outcome = Outcome()
     try:
-        yield outcome
+        with reading_json_only():
+            yield outcome
     except DeliveryError as error:
         log().error("%s", error)
         outcome.state = Failed(name=state_name(error), message=summary(error))
