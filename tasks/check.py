@@ -7,6 +7,7 @@ from prefect_cd.gates.evidence import Evidence, require_passed
 from prefect_cd.pipeline.models import Check, Pipeline
 from prefect_cd.release.model import BuiltImage, Commit
 from prefect_cd.tasks import artifacts, workspace
+from prefect_cd.tasks.isolation import isolation_of
 from prefect_cd.tasks.stage import PERSISTED, live
 
 
@@ -25,7 +26,9 @@ def run_check(pipeline: Pipeline, commit: Commit, image: BuiltImage, check: Chec
         GateErrored: it ended without an answer.
     """
     with_image = check.model_copy(update={"environment": {"IMAGE": image.reference, **check.environment}})
-    evidence = runner.run_check(with_image, workspace.tree(pipeline.source, commit), on_line=live())
+    evidence = runner.run_check(
+        with_image, workspace.tree(pipeline.source, commit), on_line=live(), isolation=isolation_of(pipeline, check)
+    )
     artifacts.evidence(pipeline.application, evidence)
     require_passed(evidence)
     return evidence

@@ -8,6 +8,7 @@ from prefect_cd.gates.evidence import Evidence, require_passed
 from prefect_cd.pipeline.models import Gate, Pipeline
 from prefect_cd.rollout.watch.report import Report
 from prefect_cd.tasks import artifacts, workspace
+from prefect_cd.tasks.isolation import isolation_of
 from prefect_cd.tasks.objects import Applied
 from prefect_cd.tasks.stage import RETRIES, live, log
 
@@ -40,7 +41,9 @@ def run_gate(pipeline: Pipeline, applied: Applied, report: Report, gate: Gate) -
 
     with target.url() as url:
         log().info("%s against %s", gate.name, url)
-        evidence = runner.run_gate(gate, tree, url, keep, on_line=live(), variables=variables)
+        evidence = runner.run_gate(
+            gate, tree, url, keep, on_line=live(), variables=variables, isolation=isolation_of(pipeline, gate)
+        )
     artifacts.evidence(target.application, evidence, target.name)
     log().info("%s: %s", gate.name, evidence.summary)
     require_passed(evidence)

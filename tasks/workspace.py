@@ -27,7 +27,7 @@ _RUNS_KEPT = 20
 
 def folder() -> Path:
     """The folder of the current flow run (or `no-run`); removes all but the newest twenty."""
-    runs = _home() / "runs"
+    runs = home() / "runs"
     mine = runs / str(flow_run.id or "no-run")
     if not mine.exists():
         _make_private(runs)
@@ -38,7 +38,8 @@ def folder() -> Path:
     return mine
 
 
-def _home() -> Path:
+def home() -> Path:
+    """Where all runs of this user keep their files."""
     return Path(os.environ.get("PREFECT_CD_HOME") or "~/.cache/prefect-cd").expanduser()
 
 
@@ -61,7 +62,7 @@ def alone(name: str) -> Iterator[None]:
 
     The kernel releases the lock of a process that dies.
     """
-    path = _home() / "locks" / hashlib.sha256(name.encode()).hexdigest()
+    path = home() / "locks" / hashlib.sha256(name.encode()).hexdigest()
     _make_private(path.parent)
     while True:
         with path.open("w") as file:

@@ -29,6 +29,7 @@ TEXTS = {
     "kube": "alone talks to Kubernetes",
     "pipeline": "the pipeline file",
     "process": "alone runs programs",
+    "launcher": "isolates a program",
     "http_client": "bounded answers of strangers",
     "errors": "what may go wrong, by code",
     "untrusted_text": "makes control characters visible",

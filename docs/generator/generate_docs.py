@@ -32,6 +32,7 @@ from prefect_cd.pipeline.models import (
     Probe,
     ProbeLimits,
     RolloutSettings,
+    Security,
     Settings,
     SourceSettings,
 )
@@ -255,6 +256,7 @@ SECTIONS: dict[str, type[Settings]] = {
     "environments[].rollout.patience": PatienceSettings,
     "environments[].probe": Probe,
     "environments[].probe.limits": ProbeLimits,
+    "security": Security,
 }
 """The sections of the file and their models."""
 

@@ -1,23 +1,30 @@
 """Run another program: its lines as they come, a time limit, and no process left behind.
 
-Decides when a program has ended and which environment variables it gets. Knows nothing of what the program is for: git,
-builders, checks and test suites are all run here, and their modules interpret the exit code.
+Decides when a program has ended, which environment variables it gets, and how it is isolated (`launcher` does that).
+Knows nothing of what the program is for: git, builders, checks and test suites are all run here, and their modules
+interpret the exit code.
 """
 
 import codecs
+import ctypes
 import errno
 import io
+import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, Literal
 
 from prefect_cd.errors import Invalid, MissingTool
 
@@ -40,6 +47,40 @@ _PASSED_ON = frozenset(
     PLAYWRIGHT_BROWSERS_PATH
     """.split()  # noqa: SIM905 - a line of words is easier to read than a column of 40 strings
 )
+
+
+_LAUNCHER = Path(__file__).with_name("launcher.py")
+_LAUNCHER_GRACE = timedelta(seconds=3)  # the launcher ends the program's processes itself; we end it after this time
+_TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108  nothing is written there: an isolated program gets empty ones
+_CACHES = (".cache", ".npm", ".m2", ".gradle", ".cargo", ".nuget", "go")
+"""Below HOME: where package managers keep downloads."""
+_SET_DUMPABLE = 4
+
+IsolationLevel = Literal["none", "processes", "network"]
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """How a program of a commit is kept apart.
+
+    Attributes:
+        level: what is required. `none`: nothing; its processes are ended with it. `processes`: also, it sees no other
+            processes, and all files are read-only to it except `writable`, package caches below HOME, and temporary
+            folders of its own. `network`: also, it has no network. None: `processes` where the machine allows it, else
+            `none`.
+        writable: existing folders that it may write, even below a temporary folder or a hidden one.
+        read_only: files and folders below writable ones that it must not change.
+        hidden: files and folders whose content it must not see.
+    """
+
+    level: IsolationLevel | None = None
+    writable: tuple[Path, ...] = ()
+    read_only: tuple[Path, ...] = ()
+    hidden: tuple[Path, ...] = ()
+
+
+BEST_ISOLATION = Isolation()
+"""The best that the machine allows."""
 
 
 def ignore(_line: str) -> None:
@@ -79,6 +120,7 @@ def run(
     on_line: Callable[[str], None] = ignore,
     stdin: str = "",
     separate_stdout: bool = False,
+    isolation: Isolation | None = None,
 ) -> Finished:
     """Run a program to its end and pass on its lines as they come.
 
@@ -86,7 +128,7 @@ def run(
     cannot ask questions on a terminal. Files that it makes have the usual modes, whatever our own umask is. The
     whole process group gets SIGTERM and, five seconds later, SIGKILL when the time limit is over, when the program
     has ended but its children have not, and when any exception interrupts the caller (Prefect cancels with a
-    BaseException). Only a child that created a session of its own escapes.
+    BaseException). Only a child that created a session of its own escapes, and none of an isolated program.
 
     Args:
         command: program and arguments.
@@ -97,22 +139,31 @@ def run(
         stdin: what the program reads, at most 4096 bytes (512 on some systems).
         separate_stdout: keep standard output apart, in full; `on_line` and `Finished.output` then have only standard
             error.
+        isolation: for a program that comes from a commit, or that executes what a commit contains. `on_line` then gets
+            a first line that says how it is isolated, unless the level is `none`.
 
     Raises:
-        MissingTool: the program does not exist or cannot be executed.
+        MissingTool: the program does not exist or cannot be executed, or the machine does not allow the isolation.
         Invalid: the folder to start in does not exist, or separated standard output is larger than 64 MiB.
     """
     started = time.monotonic()
-    process = _start(command, cwd, env, stdin, separate_stdout=separate_stdout)
-    output = _Output(command[0], process, on_line)
-    ended = False
-    try:
-        ended = _follow(process, output, started + timeout.total_seconds())
-    except BaseException:
-        output.on_line = ignore
-        raise
-    finally:
-        _end(process, output)
+    with ExitStack() as stack:
+        if isolation is None:
+            process, grace = _start(command, cwd, env, stdin, separate_stdout=separate_stdout), _GRACE
+        else:
+            process = stack.enter_context(
+                _isolated(command, cwd, env, stdin, isolation, on_line, separate_stdout=separate_stdout)
+            )
+            grace = _GRACE + _LAUNCHER_GRACE
+        output = _Output(command[0], process, on_line)
+        ended = False
+        try:
+            ended = _follow(process, output, started + timeout.total_seconds())
+        except BaseException:
+            output.on_line = ignore
+            raise
+        finally:
+            _end(process, output, grace)
     return Finished(
         code=process.returncode,
         output="\n".join(output.kept),
@@ -120,6 +171,15 @@ def run(
         timed_out=not ended,
         stdout=output.stdout.decode(errors="replace"),
     )
+
+
+def protect_this_process() -> None:
+    """Close `/proc/PID` and the memory of this process to other processes of the same user, where this is Linux.
+
+    They hold our environment variables. Forks inherit it, other programs that are started do not.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def clean_environment(extra: Mapping[str, str] = {}) -> dict[str, str]:
@@ -222,7 +282,13 @@ def _cut(line: str) -> list[str]:
 
 
 def _start(
-    command: Sequence[str], cwd: Path, env: Mapping[str, str], stdin: str, *, separate_stdout: bool
+    command: Sequence[str],
+    cwd: Path,
+    env: Mapping[str, str],
+    stdin: str,
+    *,
+    separate_stdout: bool,
+    descriptors: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     if not cwd.is_dir():
         raise Invalid(f"there is no folder {cwd} to run {command[0]!r} in", hint="correct the directory")
@@ -238,17 +304,147 @@ def _start(
             start_new_session=True,
             umask=_UMASK,
             bufsize=0,
+            pass_fds=descriptors,
         )
     except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR):
-            raise
-        raise MissingTool(
-            f"{command[0]!r} cannot be run: {os.strerror(error.errno)}",
-            hint=f"install {command[0]}, put its folder on PATH, or make it executable with a #! line",
-        ) from error
+        raise _cannot_run(command[0], error) from error
     finally:
         if reader != subprocess.DEVNULL:
             os.close(reader)
+
+
+def _cannot_run(program: str, error: OSError) -> Exception:
+    if error.errno not in (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR):
+        return error
+    return MissingTool(
+        f"{program!r} cannot be run: {os.strerror(error.errno)}",
+        hint=f"install {program}, put its folder on PATH, or make it executable with a #! line",
+    )
+
+
+@contextmanager
+def _isolated(
+    command: Sequence[str],
+    cwd: Path,
+    env: Mapping[str, str],
+    stdin: str,
+    isolation: Isolation,
+    on_line: Callable[[str], None],
+    *,
+    separate_stdout: bool,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a program by the launcher, with the best isolation that is allowed here; its temporary folders end with it.
+
+    A program whose isolation fails has not been started.
+    """
+    if not cwd.is_dir():
+        raise Invalid(f"there is no folder {cwd} to run {command[0]!r} in", hint="correct the directory")
+    protect_this_process()
+    scratch = Path(tempfile.mkdtemp(prefix="prefect-cd-")).resolve()
+    refused = "" if sys.platform == "linux" else "not Linux"
+    try:
+        for level in (isolation.level,) if isolation.level else ("processes", "none"):
+            if refused and level != "none":
+                continue
+            options = _launcher_options(command, cwd, env, isolation, level, scratch)
+            process, report = _launch(options, cwd, env, stdin, separate_stdout=separate_stdout)
+            if "refused" in report:
+                refused = str(report["refused"])
+                continue
+            if "errno" in report:
+                raise _cannot_run(command[0], OSError(report["errno"], os.strerror(report["errno"])))
+            if isolation.level != "none":
+                on_line(f"isolation: {level}{f' ({refused})' if refused else ''}")
+            yield process
+            return
+        raise MissingTool(
+            f"{command[0]!r} cannot be isolated as required: {refused}",
+            where=f"security.isolation: {isolation.level}",
+            hint="allow user namespaces on this machine (in a container, they need its runtime's permission), or "
+            "require less in the pipeline file",
+        )
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _launch(
+    options: dict[str, Any], cwd: Path, env: Mapping[str, str], stdin: str, *, separate_stdout: bool
+) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
+    """Start the launcher; returns when it has started the program, or could not, with its report."""
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as reports:
+        try:
+            command = [sys.executable, "-I", "-S", str(_LAUNCHER), json.dumps({**options, "report": writer})]
+            process = _start(command, cwd, env, stdin, separate_stdout=separate_stdout, descriptors=[writer])
+        finally:
+            os.close(writer)
+        report: dict[str, Any] = {}
+        for line in reports:  # until the program is executed, which closes its end of the pipe
+            report |= json.loads(line)
+    if not report:
+        report["refused"] = "the launcher of programs does not run"
+    if report.keys() & {"refused", "errno"}:
+        for pipe in (process.stdout, process.stderr):
+            if pipe:
+                pipe.close()
+        process.wait()
+    return process, report
+
+
+def _launcher_options(
+    command: Sequence[str],
+    cwd: Path,
+    env: Mapping[str, str],
+    isolation: Isolation,
+    level: IsolationLevel,
+    scratch: Path,
+) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "command": list(command),
+        "cwd": str(cwd.resolve()),
+        "variables": list(env),
+        "isolation": level,
+        "grace": _GRACE.total_seconds(),
+        "parent": os.getpid(),
+    }
+    if level == "none":
+        return options
+    home = Path(env.get("HOME") or Path.home())
+    caches = [home / name for name in _CACHES] + [
+        Path(value) for name, value in env.items() if name.upper().endswith("_CACHE_DIR") or name == "XDG_CACHE_HOME"
+    ]
+    temporary = {path: scratch / str(number) for number, path in enumerate(_temporary_folders(env, isolation))}
+    for folder in temporary.values():
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o1777)
+    return options | {
+        "writable": _existing(isolation.writable),
+        "read_only": _existing(isolation.read_only),
+        "hidden": _existing(isolation.hidden),
+        "visible": _existing(_python_folders()),
+        "caches": _existing(caches),
+        "temporary": {str(path): str(folder) for path, folder in temporary.items()},
+    }
+
+
+def _temporary_folders(env: Mapping[str, str], isolation: Isolation) -> list[Path]:
+    own = [Path(env["TMPDIR"])] if env.get("TMPDIR") else []
+    folders = [Path(path).resolve() for path in (*map(Path, _TEMPORARY), *own)]
+    writable = {path.resolve() for path in isolation.writable}
+    return [path for path in dict.fromkeys(folders) if path.is_dir() and path not in writable]
+
+
+def _python_folders() -> list[Path]:
+    """The folders of the running Python and of its packages, which may be below a temporary folder."""
+    modules = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] == __package__]
+    files = [module.__file__ for module in modules if getattr(module, "__file__", None)]
+    ours = {Path(file).resolve().parent for file in files if file}
+    return [Path(sys.prefix), Path(sys.base_prefix), *map(Path, filter(None, sys.path)), *ours]
+
+
+def _existing(paths: Iterable[Path]) -> list[str]:
+    """The existing ones, without symbolic links, outer folders first."""
+    return sorted({str(path.resolve()) for path in paths if path.exists()})
 
 
 def _filled_pipe(content: bytes) -> int:
@@ -273,12 +469,12 @@ def _follow(process: subprocess.Popen[bytes], output: _Output, deadline: float) 
     return False
 
 
-def _end(process: subprocess.Popen[bytes], output: _Output) -> None:
+def _end(process: subprocess.Popen[bytes], output: _Output, grace: timedelta) -> None:
     """End the whole process group, read the rest of the output, and reap the program."""
     try:
         _signal(process, signal.SIGTERM)
         # Children that inherited the output keep it open: it is at its end when they have ended, too.
-        deadline = time.monotonic() + _GRACE.total_seconds()
+        deadline = time.monotonic() + grace.total_seconds()
         while (left := deadline - time.monotonic()) > 0 and (output.open or not _has_ended(process)):
             if output.open:
                 output.read(min(left, _POLL))
@@ -308,4 +504,13 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
         return True  # other code in this process reaps all children (a SIGCHLD handler, for example)
 
 
-__all__ = ["Finished", "clean_environment", "ignore", "run"]
+__all__ = [
+    "BEST_ISOLATION",
+    "Finished",
+    "Isolation",
+    "IsolationLevel",
+    "clean_environment",
+    "ignore",
+    "protect_this_process",
+    "run",
+]

@@ -17,7 +17,7 @@ import pytest
 
 from prefect_cd import process as process_module
 from prefect_cd.errors import Invalid, MissingTool
-from prefect_cd.process import Finished, clean_environment, run
+from prefect_cd.process import Finished, Isolation, IsolationLevel, clean_environment, run
 
 LONG = timedelta(seconds=60)
 
@@ -27,9 +27,14 @@ class Interrupted(BaseException):
 
 
 def sh(
-    script: str, cwd: Path, timeout: timedelta = LONG, on_line: Callable[[str], None] = process_module.ignore
+    script: str,
+    cwd: Path,
+    timeout: timedelta = LONG,
+    on_line: Callable[[str], None] = process_module.ignore,
+    isolation: Isolation | None = None,
 ) -> Finished:
-    return run(["/bin/sh", "-c", script], cwd=cwd, env=clean_environment(), timeout=timeout, on_line=on_line)
+    command = ["/bin/sh", "-c", script]
+    return run(command, cwd=cwd, env=clean_environment(), timeout=timeout, on_line=on_line, isolation=isolation)
 
 
 def is_alive(pid: int) -> bool:
@@ -337,6 +342,111 @@ def test_a_signal_handler_that_raises_ends_a_silent_program(tmp_path: Path, monk
         sender.join()
         signal.signal(signal.SIGUSR1, before)
     wait_for(lambda: not is_alive(int(pid.read_text())))
+
+
+# ---------------------------------------------------------------------------------------------- isolated programs
+
+both = pytest.mark.parametrize("level", ["none", "processes"])
+
+
+def isolation(level: IsolationLevel, cwd: Path) -> Isolation:
+    return Isolation(level, writable=(cwd,))
+
+
+@both
+def test_an_isolated_program_ends_with_its_own_exit_code_and_output(tmp_path: Path, level: IsolationLevel) -> None:
+    finished = sh("pwd; echo two >&2; exit 3", tmp_path, isolation=isolation(level, tmp_path))
+    assert (finished.code, finished.output, finished.timed_out) == (3, f"{tmp_path}\ntwo", False)
+
+
+@both
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGPIPE])
+def test_an_isolated_program_that_a_signal_ended_is_known_by_the_signal(
+    tmp_path: Path, level: IsolationLevel, number: signal.Signals
+) -> None:
+    assert sh(f"kill -{int(number)} $$", tmp_path, isolation=isolation(level, tmp_path)).code == -number
+
+
+@both
+def test_an_isolated_program_gets_exactly_the_given_environment_and_input(
+    tmp_path: Path, level: IsolationLevel
+) -> None:
+    finished = run(
+        ["/bin/sh", "-c", "/usr/bin/env; cat"],
+        cwd=tmp_path,
+        env={"ONLY": "this"},
+        timeout=LONG,
+        stdin="typed",
+        separate_stdout=True,
+        isolation=isolation(level, tmp_path),
+    )
+    assert set(finished.stdout.splitlines()) - {f"PWD={tmp_path}"} == {"ONLY=this", "typed"}
+
+
+@both
+def test_an_isolated_program_that_does_not_exist_is_a_missing_tool(tmp_path: Path, level: IsolationLevel) -> None:
+    with pytest.raises(MissingTool, match=r"'\./tool' cannot be run"):
+        run(["./tool"], cwd=tmp_path, env={}, timeout=LONG, isolation=isolation(level, tmp_path))
+
+
+@both
+def test_an_isolated_program_over_its_time_limit_cleans_up_and_all_its_sessions_end(
+    tmp_path: Path, over: Listener, level: IsolationLevel
+) -> None:
+    lines: list[str] = []
+
+    def on_line(line: str) -> None:
+        lines.append(line)
+        if line == "started":
+            over(line)
+
+    program = "trap 'echo cleaned up; exit 7' TERM; setsid sleep 1000 & echo started; while :; do sleep 0.01; done"
+    finished = sh(program, tmp_path, on_line=on_line, isolation=isolation(level, tmp_path))
+    assert (finished.timed_out, finished.code) == (True, 7)
+    announced = [] if level == "none" else [f"isolation: {level}"]
+    assert (lines[: len(announced) + 1], lines[-1]) == ([*announced, "started"], "cleaned up")
+
+
+@both
+def test_an_interrupted_caller_leaves_no_session_of_an_isolated_program_behind(
+    tmp_path: Path, level: IsolationLevel
+) -> None:
+    def interrupt(line: str) -> None:
+        if line == "ready":
+            raise Interrupted
+
+    mark = f"PREFECT_CD_TEST={tmp_path}"
+    with pytest.raises(Interrupted):
+        sh(
+            f"export {mark}; setsid sh -c 'echo ready; exec sleep 1000'",
+            tmp_path,
+            LONG,
+            interrupt,
+            isolation(level, tmp_path),
+        )
+    environments = [path for path in Path("/proc").glob("[0-9]*/environ") if os.access(path, os.R_OK)]
+    wait_for(lambda: not any(mark.encode() in content(path) for path in environments))
+
+
+def content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def test_where_namespaces_are_not_allowed_the_program_runs_and_the_log_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = tmp_path / "launcher.py"
+    original = process_module._LAUNCHER.read_text()
+    launcher.write_text(
+        original.replace("    _require_recursive_read_only()\n", '    raise OSError("not allowed")\n', 1)
+    )
+    monkeypatch.setattr(process_module, "_LAUNCHER", launcher)
+    lines: list[str] = []
+    assert sh("echo done", tmp_path, on_line=lines.append, isolation=Isolation()).code == 0
+    assert lines == ["isolation: none (not allowed)", "done"]
 
 
 def test_a_clean_environment_has_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,13 @@
-"""Paths inside a checkout. The commit is untrusted: its symbolic links must not lead a gate out of its own tree."""
+"""Paths inside a checkout, and what a program of the commit may write of it.
 
+The commit is untrusted: its symbolic links must not lead a gate out of its own tree.
+"""
+
+from dataclasses import replace
 from pathlib import Path
 
 from prefect_cd.errors import MissingSuite
+from prefect_cd.process import Isolation
 
 
 def checkout_path(checkout: Path, path: str, gate: str) -> Path:
@@ -26,4 +31,17 @@ def checkout_path(checkout: Path, path: str, gate: str) -> Path:
     return resolved
 
 
-__all__ = ["checkout_path"]
+def in_checkout(isolation: Isolation, checkout: Path, *writable: Path) -> Isolation:
+    """The isolation of a program that may also write the checkout and the given folders.
+
+    It may not write `.git`: later commands of git, which are not isolated, would execute what its settings name.
+    """
+    git = (checkout / ".git").absolute()
+    return replace(
+        isolation,
+        writable=(*isolation.writable, checkout, *writable),
+        read_only=(*isolation.read_only, *([] if git.is_symlink() else [git])),
+    )
+
+
+__all__ = ["checkout_path", "in_checkout"]

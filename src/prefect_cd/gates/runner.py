@@ -13,12 +13,12 @@ import httpx
 
 from prefect_cd.errors import GateErrored
 from prefect_cd.gates.browser.suite import run_suite
-from prefect_cd.gates.checkout import checkout_path
+from prefect_cd.gates.checkout import checkout_path, in_checkout
 from prefect_cd.gates.evidence import Evidence, Outcome, TestCase, evaluate
 from prefect_cd.gates.junit import read_junit
 from prefect_cd.http_client import Response, send
 from prefect_cd.pipeline.models import Check, Gate, HttpCheck
-from prefect_cd.process import clean_environment, ignore, run
+from prefect_cd.process import BEST_ISOLATION, Isolation, clean_environment, ignore, run
 
 # A connection that could not be made, or that broke before a response. A wrong response is an answer: no retry.
 _RETRIED = (httpx.NetworkError, httpx.ConnectTimeout, httpx.RemoteProtocolError)
@@ -28,19 +28,22 @@ _BODY_SHOWN = 500  # characters
 _LOCATION_SHOWN = 200  # characters
 
 
-def run_check(check: Check, checkout: Path, *, on_line: Callable[[str], None] = ignore) -> Evidence:
+def run_check(
+    check: Check, checkout: Path, *, on_line: Callable[[str], None] = ignore, isolation: Isolation = BEST_ISOLATION
+) -> Evidence:
     """Run a check's command in the checkout.
 
     Args:
         check: from the pipeline file.
         checkout: the folder of the checkout.
         on_line: called with each line of output.
+        isolation: of the command, which may write the checkout, too.
 
     Raises:
         MissingSuite: the commit does not have the check's directory.
         MissingTool: the program is not installed.
     """
-    return _run_command(check, check.run, checkout, check.environment, on_line)
+    return _run_command(check, check.run, checkout, check.environment, on_line, isolation)
 
 
 def run_gate(
@@ -51,6 +54,7 @@ def run_gate(
     *,
     on_line: Callable[[str], None] = ignore,
     variables: Mapping[str, str] = {},
+    isolation: Isolation = BEST_ISOLATION,
 ) -> Evidence:
     """Test a running environment.
 
@@ -61,17 +65,21 @@ def run_gate(
         evidence_folder: for the pictures, traces and reports of browser suites; those of an earlier run are removed.
         on_line: called with each line of output.
         variables: for commands and suites; the gate's own variables take precedence.
+        isolation: of a command or suite, which may write the checkout, and a suite its evidence, too.
 
     Raises:
         MissingSuite: the commit does not have the gate's suite or directory.
         MissingTool: a program or browser is not installed.
     """
     if gate.browser is not None:
-        return run_suite(gate, checkout, url, evidence_folder, on_line=on_line, variables=variables)
+        return run_suite(
+            gate, checkout, url, evidence_folder, on_line=on_line, variables=variables, isolation=isolation
+        )
     if gate.http is not None:
         return _run_http_check(gate, gate.http, url, on_line)
     if gate.run is not None:
-        return _run_command(gate, gate.run, checkout, {**variables, **gate.environment, "BASE_URL": url}, on_line)
+        variables = {**variables, **gate.environment, "BASE_URL": url}
+        return _run_command(gate, gate.run, checkout, variables, on_line, isolation)
     raise AssertionError("a gate is exactly one of browser, http or run")
 
 
@@ -81,12 +89,20 @@ def _run_command(
     checkout: Path,
     variables: Mapping[str, str],
     on_line: Callable[[str], None],
+    isolation: Isolation,
 ) -> Evidence:
     directory = checkout_path(checkout, test.directory, test.name)
     report = directory / test.report if test.report else None
     if report:
         _remove_stale(report, checkout)
-    finished = run(command, cwd=directory, env=clean_environment(variables), timeout=test.timeout, on_line=on_line)
+    finished = run(
+        command,
+        cwd=directory,
+        env=clean_environment(variables),
+        timeout=test.timeout,
+        on_line=on_line,
+        isolation=in_checkout(isolation, checkout),
+    )
     if report is None:
         return evaluate(test.name, finished, None)
     try:

@@ -104,6 +104,28 @@ class ImageSettings(Settings):
     timeout: Annotated[Timeout, Field(description="time limit for build and push together")] = 30 * _MINUTE
 
 
+class Security(Settings):
+    """What protects the releases of this application from the commits that are released."""
+
+    isolation: Annotated[
+        Literal["none", "processes", "network"] | None,
+        Field(
+            description="required for checks, and gates with browser or run. processes: a program sees no other "
+            "processes, none of its own outlives it, all files are read-only to it except its checkout, temporary "
+            "folders and package caches, and credentials are hidden. network: also, a check has no network (gates do). "
+            "none: only its processes are ended with it. Default: processes where the machine allows it, else none; "
+            "the log says which"
+        ),
+    ] = None
+    unauthenticated_server: Annotated[
+        Literal["refuse", "allow"],
+        Field(
+            description="what `serve` does when an environment has an approval and Prefect's server answers without "
+            "credentials: everyone who reaches that server, and so every program of a commit, can approve"
+        ),
+    ] = "refuse"
+
+
 class Check(Settings):
     """A command that must pass before anything is deployed."""
 
@@ -121,6 +143,10 @@ class Check(Settings):
         ),
     ] = {}
     timeout: Annotated[Timeout, Field(description="a check that takes longer is errored")] = 15 * _MINUTE
+    isolation: Annotated[
+        Literal["none", "processes", "network"] | None,
+        Field(description="required for this check; default: security.isolation"),
+    ] = None
 
 
 class HttpCheck(Settings):
@@ -146,12 +172,18 @@ class Gate(Settings):
     directory: Annotated[RelativePath, Field(description="working directory, relative to the repository")] = "."
     environment: Annotated[dict[str, str], Field(description="additional environment variables")] = {}
     timeout: Annotated[Timeout, Field(description="a gate that takes longer is errored")] = 10 * _MINUTE
+    isolation: Annotated[
+        Literal["none", "processes"] | None,
+        Field(description="required for the program of this gate; default: security.isolation, but with network"),
+    ] = None
 
     @model_validator(mode="after")
     def _exactly_one_kind(self) -> Self:
         kinds = [kind for kind in ("browser", "http", "run") if getattr(self, kind) is not None]
         if len(kinds) != 1:
             raise ValueError(f"a gate is exactly one of browser, http or run, not {' and '.join(kinds) or 'none'}")
+        if self.isolation and self.http:
+            raise ValueError("isolation is only for a gate with browser or run; an http gate runs no program")
         if self.report and not self.run:
             raise ValueError("report is only for a gate with run; a browser gate always writes a report")
         return self
@@ -402,6 +434,7 @@ class Pipeline(Settings):
     environments: Annotated[
         tuple[Environment, ...], Field(min_length=1, description="in the order in which a release reaches them")
     ]
+    security: Security = Security()
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
@@ -446,6 +479,7 @@ __all__ = [
     "Probe",
     "ProbeLimits",
     "RolloutSettings",
+    "Security",
     "Settings",
     "SourceSettings",
 ]

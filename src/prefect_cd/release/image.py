@@ -16,12 +16,14 @@ from pathlib import Path
 from prefect_cd.errors import BuildFailed, DeliveryError, Forbidden, Invalid, MissingTool, RegistryUnreachable
 from prefect_cd.pipeline.models import ImageSettings
 from prefect_cd.pipeline.types import duration_text
-from prefect_cd.process import Finished, clean_environment, ignore, run
+from prefect_cd.process import Finished, Isolation, clean_environment, ignore, run
 from prefect_cd.release import registry
 from prefect_cd.release.model import BuiltImage, Commit
 
 _INFO_TIMEOUT = timedelta(seconds=20)
 _LINES_SHOWN = 40
+_ENDED_WITH_ALL = Isolation("none")
+"""A builder isolates what it executes of a commit itself, and needs its own files and namespaces for that."""
 
 # Variables that a builder needs, besides those that every program gets. The commit's own code runs during a build, so
 # the secrets of cloud credential helpers (docker-credential-ecr-login …) are passed to the push only.
@@ -215,7 +217,14 @@ def _context(settings: ImageSettings, tree: Path) -> Path:
 
 
 def _build(command: Sequence[str], settings: ImageSettings, deadline: float, on_line: Callable[[str], None]) -> None:
-    finished = run(command, cwd=Path("/"), env=_environment(), timeout=_remaining(deadline), on_line=on_line)
+    finished = run(
+        command,
+        cwd=Path("/"),
+        env=_environment(),
+        timeout=_remaining(deadline),
+        on_line=on_line,
+        isolation=_ENDED_WITH_ALL,
+    )
     if finished.timed_out:
         raise BuildFailed(
             f"the image did not build within {duration_text(settings.timeout)}",

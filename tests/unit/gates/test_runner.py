@@ -36,7 +36,8 @@ def test_a_check_without_a_report_is_evaluated_by_its_exit_code(tmp_path: Path) 
 def test_a_check_passes_its_output_on_line_by_line(tmp_path: Path) -> None:
     lines: list[str] = []
     run_check(python("print('a'); print('b')"), tmp_path, on_line=lines.append)
-    assert lines == ["a", "b"]
+    assert lines[0].startswith("isolation: ")
+    assert lines[1:] == ["a", "b"]
 
 
 def test_a_check_with_a_report_is_evaluated_by_the_report(tmp_path: Path) -> None:

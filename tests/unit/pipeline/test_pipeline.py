@@ -123,7 +123,7 @@ URL = "https://… or service/NAME[:PORT]; gates test this URL, for example serv
             "    timeout: 90s\n",
             "    zzz: 90s\n",
             12,
-            "unknown key 'checks[0].zzz'; possible keys: directory, environment, name, report, run, timeout",
+            "unknown key 'checks[0].zzz'; possible keys: directory, environment, isolation, name, report, run, timeout",
         ),
         ("    namespace: shop-staging\n", "", 14, "'environments[0].namespace' is missing"),
         ("application: shop\n", "", 1, "'application' is missing"),
@@ -332,7 +332,7 @@ def test_a_mistake_is_reported_once_and_with_its_line(old: str, new: str, line: 
             "- a\n",
             (
                 "p.yaml:1: must be a mapping (key: value), not a list; "
-                "possible keys: application, checks, environments, image, source"
+                "possible keys: application, checks, environments, image, security, source"
             ),
         ),
         (

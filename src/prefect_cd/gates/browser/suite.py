@@ -19,11 +19,11 @@ from time import monotonic, sleep
 
 from prefect_cd.errors import GateErrored
 from prefect_cd.gates.browser.executable import EXECUTABLE_VARIABLE, find_browser
-from prefect_cd.gates.checkout import checkout_path
+from prefect_cd.gates.checkout import checkout_path, in_checkout
 from prefect_cd.gates.evidence import Evidence, Outcome, Picture, TestCase, evaluate
 from prefect_cd.gates.junit import read_junit
 from prefect_cd.pipeline.models import Gate
-from prefect_cd.process import clean_environment, ignore, run
+from prefect_cd.process import BEST_ISOLATION, Isolation, clean_environment, ignore, run
 
 EVIDENCE_VARIABLE = "PREFECT_CD_EVIDENCE"
 BROWSER_LOG = "browser-log.jsonl"
@@ -50,6 +50,7 @@ def run_suite(
     *,
     on_line: Callable[[str], None] = ignore,
     variables: Mapping[str, str] = {},
+    isolation: Isolation = BEST_ISOLATION,
 ) -> Evidence:
     """Run a gate's pytest + Playwright suite against `url`: the part of `gates.runner.run_gate` for browser gates.
 
@@ -73,6 +74,7 @@ def run_suite(
             env=clean_environment({**_NO_BYTECODE, **variables, **gate.environment, **ours}),
             timeout=gate.timeout,
             on_line=on_line,
+            isolation=in_checkout(isolation, checkout, folder, Path(temporary)),
         )
     try:
         cases, unreadable = read_junit(report), ""
