@@ -17,7 +17,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from multiprocessing import connection, forkserver
+from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.process import _children  # type: ignore[attr-defined]
 from multiprocessing.util import is_abstract_socket_namespace
@@ -28,11 +28,19 @@ import anyio
 import anyio.abc
 from prefect.utilities.processutils import run_process
 
+from prefect_cd.deployments.protected import set_process_name
+
 _RUN_VARIABLES = "PREFECT__"
 """Prefix of the environment variables that differ from run to run."""
 _ENGINE_COMMAND = [sys.executable, "-m", "prefect.engine"]
-_PRELOADED = ["prefect.flow_engine", "prefect.task_engine", "prefect_cd.flows.recover", "prefect_cd.flows.release",
-              "prefect_cd.flows.rollback"]  # fmt: skip
+_PRELOADED = [
+    "prefect_cd.deployments.protected",  # the first, so that nobody can read the variables of the fork server
+    "prefect.flow_engine",
+    "prefect.task_engine",
+    "prefect_cd.flows.recover",
+    "prefect_cd.flows.release",
+    "prefect_cd.flows.rollback",
+]
 _TERMINATION_SECONDS = 10
 """Time between SIGTERM and SIGKILL."""
 _NAME_LENGTH = 15
@@ -105,6 +113,8 @@ class ForkServer:
     """Has the same interface as `prefect.utilities.processutils.run_process`."""
 
     def __init__(self) -> None:
+        with _without_variables():  # of a process that lives as long as we do, and needs none
+            resource_tracker.ensure_running()
         self._settings: dict[str, str] | None = None
         """Environment variables of the fork server. Prefect reads its settings when it is imported there."""
         self._lock = asyncio.Lock()
@@ -172,6 +182,17 @@ def _start(process: ForkServerProcess) -> None:
 
 
 @contextmanager
+def _without_variables() -> Iterator[None]:
+    """Have no environment variables while the block starts a process: others of the same user can read those of it."""
+    before = dict(os.environ)
+    os.environ.clear()
+    try:
+        yield
+    finally:
+        os.environ.update(before)
+
+
+@contextmanager
 def _exported(settings: Mapping[str, str]) -> Iterator[None]:
     """Set environment variables for a process that is started in the block and inherits them."""
     before = dict(os.environ)
@@ -190,8 +211,7 @@ def run_engine(env: Mapping[str, str], cwd: str) -> None:
     os.environ.update(env)
     if cwd:
         os.chdir(cwd)
-    with suppress(OSError):  # /proc may be read-only; the process then keeps the name of the fork server
-        Path("/proc/self/comm").write_text(env.get("PREFECT__FLOW_RUN_ID", "")[:_NAME_LENGTH])
+    set_process_name(env.get("PREFECT__FLOW_RUN_ID", "")[:_NAME_LENGTH])
     del sys.argv[1:]  # the arguments of `prefect-cd`; the engine would take the first one for the id of the run
     sys.modules.pop("prefect.engine", None)
     try:

@@ -13,6 +13,7 @@ from prefect.settings import get_current_settings
 from prefect.types.entrypoint import EntrypointType
 
 from prefect_cd.deployments import run_starter
+from prefect_cd.deployments.authentication import require_authentication
 from prefect_cd.deployments.background import BackgroundJobs
 from prefect_cd.errors import Invalid, InvalidPipeline
 from prefect_cd.flows.recover import recover
@@ -22,6 +23,7 @@ from prefect_cd.flows.served import PIPELINES
 from prefect_cd.pipeline.describe import describe
 from prefect_cd.pipeline.load import load
 from prefect_cd.pipeline.models import Pipeline
+from prefect_cd.process import protect_this_process
 from prefect_cd.tasks.markdown_text import fenced
 
 RECOVER_EVERY = timedelta(minutes=10)
@@ -39,8 +41,10 @@ def serve(files: Sequence[Path]) -> None:
 
     Raises:
         InvalidPipeline: a file has mistakes, or two files describe the same application.
-        Invalid: no Prefect server is configured.
+        Invalid: no Prefect server is configured, or everyone who reaches it could approve.
+        Errored: Prefect's server does not answer.
     """
+    protect_this_process()  # our environment variables may hold the credentials of Prefect's server
     pipelines = _load(files)
     if not get_current_settings().api.url:
         raise Invalid(
@@ -49,6 +53,7 @@ def serve(files: Sequence[Path]) -> None:
             hint="start one with `prefect server start`, then `prefect config set "
             "PREFECT_API_URL=http://127.0.0.1:4200/api`",
         )
+    require_authentication(pipelines)
     # The processes of runs inherit it. A run must not choose its pipeline file by a parameter: the operator does here.
     os.environ[PIPELINES] = os.pathsep.join(str(path.resolve()) for path in files)
     loggers = [name for name in os.environ.get(_LOGGERS, "").split(",") if name]

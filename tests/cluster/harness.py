@@ -266,6 +266,7 @@ def hello_pipeline(name: str, repository: Path, **changes: Any) -> dict[str, Any
             _environment(name, "staging", "hello", answers) | staging,
             _environment(name, "production", "hello", answers) | production,
         ],
+        "security": {"unauthenticated_server": "allow"},
         **changes,
     }
 

@@ -8,6 +8,7 @@ PIPELINE = """\
 application: {name}
 source: {{repository: https://example.org/{name}.git}}
 image: {{name: registry.example.org/{name}}}
+security: {{unauthenticated_server: allow}}
 environments:
   - {{name: staging, namespace: {name}-staging, manifests: k8s/staging}}
   - {{name: production, namespace: {name}, manifests: k8s/production, approval: {{expires: 1h}}}}

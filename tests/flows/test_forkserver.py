@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,9 @@ def engine(folder: Path) -> Path:
     """What a run does: it reports where and as what it runs, and exits with 3."""
     (folder / "report.json").unlink(missing_ok=True)
     (folder / "act.py").write_text(
-        "import atexit, json, os, pathlib, sys\n"
+        "import atexit, ctypes, json, os, pathlib, sys\n"
         "report = {'run': os.environ.get('PREFECT__FLOW_RUN_ID'), 'pid': os.getpid(), 'cwd': os.getcwd(),\n"
+        "          'readable': ctypes.CDLL(None).prctl(3, 0, 0, 0, 0),\n"  # PR_GET_DUMPABLE
         "          'name': pathlib.Path('/proc/self/comm').read_text().strip(),\n"
         "          'arguments': sys.argv[1:], 'loaded': 'prefect_cd.flows.release' in sys.modules}\n"
         f"atexit.register(pathlib.Path({str(folder / 'report.json')!r}).write_text, json.dumps(report))\n"
@@ -82,16 +83,42 @@ def test_a_run_is_a_fork_with_its_own_variables_folder_name_and_exit_code(engine
         )
     )
     report = json.loads((engine.parent / "report.json").read_text())  # written at exit
-    assert report == {
-        "run": RUN,
-        "pid": process.pid,
-        "cwd": str(tmp_path),
-        "name": RUN[:15],
-        "arguments": [],
-        "loaded": True,
-    }
+    assert (
+        report
+        == {
+            "run": RUN,
+            "pid": process.pid,
+            "cwd": str(tmp_path),
+            "readable": 0,  # by other processes of the user: /proc/PID/environ
+            "name": RUN[:15],
+            "arguments": [],
+            "loaded": True,
+        }
+    )
     assert process.returncode == 3
     assert [handle.pid for handle in handles] == [process.pid]
+
+
+def test_another_user_cannot_connect_to_the_fork_server(engine: Path) -> None:
+    if os.geteuid():
+        pytest.skip("needs root to become another user")
+    assert engine.exists()
+    asyncio.run(run(ForkServer(), env=environment()))
+    address = forkserver._forkserver._forkserver_address  # type: ignore[attr-defined]
+    code = f"import socket; socket.socket(socket.AF_UNIX).connect({address!r})"
+    done = subprocess.run(["python3", "-c", code], capture_output=True, text=True, check=False, user=65534, cwd="/")
+    assert "PermissionError" in done.stderr
+
+
+def test_the_helper_of_the_fork_server_that_others_can_read_has_no_variables_of_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PREFECT_API_KEY", "of-the-deployer")
+    resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
+    ForkServer()
+    helper = resource_tracker._resource_tracker._pid  # type: ignore[attr-defined]
+    assert b"of-the-deployer" not in Path(f"/proc/{helper}/environ").read_bytes()
+    assert os.environ["PREFECT_API_KEY"] == "of-the-deployer"
 
 
 def test_the_exit_code_of_a_killed_run_is_the_negative_signal(engine: Path) -> None:
