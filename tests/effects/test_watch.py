@@ -129,6 +129,19 @@ def test_a_change_is_assessed_at_once() -> None:
     assert len(api.lists("pods")) == 2  # at first, and before the verdict is final
 
 
+def test_a_run_that_is_cancelled_when_something_changes_ends() -> None:
+    async def cancelled() -> bool:
+        informers = Informers()
+        waiting = asyncio.ensure_future(informers.wait_for_change(600))
+        await asyncio.sleep(0.01)
+        informers._changed.set()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        return waiting.cancelled()
+
+    assert asyncio.run(cancelled())
+
+
 def test_an_outage_of_the_api_server_is_reported_and_waited_for() -> None:
     async def outage(api: FakeApi) -> None:
         await api.wait_for_watch("pods")

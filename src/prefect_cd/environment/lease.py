@@ -28,6 +28,7 @@ from dataclasses import astuple, dataclass, replace
 from datetime import datetime, timedelta, timezone
 from types import TracebackType
 
+import anyio
 from typing_extensions import Self
 
 from prefect_cd.environment.holder import has_ended, this_process
@@ -387,7 +388,8 @@ class Lock:
     async def _ask_whether_over(self, holder: str) -> bool:
         try:
             asking = asyncio.to_thread(self._is_over, holder)
-            return await asyncio.wait_for(asking, _IS_OVER_PATIENCE.total_seconds())
+            with anyio.fail_after(_IS_OVER_PATIENCE.total_seconds()):
+                return await asking
         except Exception as error:  # noqa: BLE001  whoever is asked may be away; the Lease expires anyway
             _log.info("nobody says whether %s is over: %r", holder, error)
             return False

@@ -4,7 +4,6 @@ Objects in, objects or our own errors out. Writes are retried only where the sam
 request is sent is the transport's business; the client decides nothing about releases.
 """
 
-import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -12,6 +11,7 @@ from datetime import timedelta
 from urllib.parse import quote
 
 import aiohttp
+import anyio
 from kubernetes_asyncio.client import ApiClient
 
 from prefect_cd.errors import ClusterUnreachable, Invalid, InvalidManifest
@@ -268,10 +268,9 @@ class Cluster:
         request = Request("GET", f"{_pod_path(namespace, pod)}/log", query=query)
         try:
             # patience alone does not limit the time: a node that is down keeps the request waiting
-            body = await asyncio.wait_for(
-                self._transport.request_body(request, patience=_LOG_PATIENCE), _LOG_PATIENCE.total_seconds()
-            )
-        except (ApiError, Invalid, ClusterUnreachable, asyncio.TimeoutError):
+            with anyio.fail_after(_LOG_PATIENCE.total_seconds()):
+                body = await self._transport.request_body(request, patience=_LOG_PATIENCE)
+        except (ApiError, Invalid, ClusterUnreachable, TimeoutError):
             return None
         text = body.decode(errors="replace")
         return None if text.startswith(_LOG_NOT_FOUND) else text

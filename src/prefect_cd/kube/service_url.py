@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from itertools import chain
 
 import aiohttp
+import anyio
 
 from prefect_cd.errors import DeliveryError, Forbidden, GateErrored, Invalid
 from prefect_cd.kube.client import Cluster
@@ -132,8 +133,9 @@ async def _first_reachable(addresses: Sequence[tuple[str, int]]) -> tuple[str, i
 
 async def _accepts(host: str, port: int) -> bool:
     try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), _CONNECT_SECONDS)
-    except (OSError, asyncio.TimeoutError):
+        with anyio.fail_after(_CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(host, port)
+    except OSError:
         return False
     writer.close()
     return True

@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
+import anyio
 import stamina
 from kubernetes_asyncio.client import ApiClient, Configuration
 
@@ -240,14 +241,15 @@ class Transport:
             await _close(websocket)
 
     async def _open_websocket(self, path: str, protocol: str) -> aiohttp.ClientWebSocketResponse:
-        connecting = self._session.ws_connect(
+        connecting: Awaitable[aiohttp.ClientWebSocketResponse] = self._session.ws_connect(
             self.server.replace("http", "ws", 1) + path,
             headers=await self._authorization(),
             protocols=(protocol,),
             max_msg_size=0,
             **self._connection,
         )
-        return await asyncio.wait_for(connecting, _READ_SECONDS)
+        with anyio.fail_after(_READ_SECONDS):
+            return await connecting
 
     # --- connection --------------------------------------------------------------------------------------------------
 

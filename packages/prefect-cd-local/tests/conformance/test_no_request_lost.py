@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import anyio
 import pytest
 import yaml
 
@@ -88,8 +89,9 @@ class Users:
 
     async def _count(self) -> None:
         try:
-            await asyncio.wait_for(self.ask(), SECONDS_TO_ANSWER)
-        except (OSError, asyncio.TimeoutError) as error:
+            with anyio.fail_after(SECONDS_TO_ANSWER):
+                await self.ask()
+        except OSError as error:
             self.lost.append(repr(error))
             self.over.set()
         else:
@@ -158,9 +160,10 @@ async def answering(users: Users) -> None:
     row = 0
     while row < 20:
         try:
-            await asyncio.wait_for(users.ask(), SECONDS_TO_ANSWER)
+            with anyio.fail_after(SECONDS_TO_ANSWER):
+                await users.ask()
             row += 1
-        except (OSError, asyncio.TimeoutError):
+        except OSError:
             row = 0
             await asyncio.sleep(0.1)
 

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import anyio
+
 from prefect_cd.kube.client import Cluster
 from prefect_cd.kube.objects import Object
 from prefect_cd.rollout.assess import Log
@@ -51,10 +53,9 @@ class CrashLogs:
 
     async def read(self, container: Container) -> str:
         """The log of one container's failed run; empty when it wrote nothing, or cannot be read soon."""
-        try:
-            return await asyncio.wait_for(asyncio.shield(self._start_reading(container)), _PATIENCE_SECONDS)
-        except asyncio.TimeoutError:
-            return ""
+        with anyio.move_on_after(_PATIENCE_SECONDS):
+            return await asyncio.shield(self._start_reading(container))
+        return ""
 
     def _start_reading(self, container: Container) -> "asyncio.Task[str]":
         run = _run_of(container)

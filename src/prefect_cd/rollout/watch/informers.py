@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
+import anyio
+
 from prefect_cd.errors import Forbidden, RolloutFailed
 from prefect_cd.kube.client import Cluster
 from prefect_cd.kube.informer import Informer, Query
@@ -150,8 +152,8 @@ class Informers:
 
     async def wait_for_change(self, seconds: float) -> None:
         """Return when something has changed, or after `seconds`."""
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), seconds)
+        with anyio.move_on_after(seconds):
+            await self._changed.wait()
         self._changed.clear()
 
     async def refresh(self) -> None:

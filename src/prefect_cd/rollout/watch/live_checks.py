@@ -10,6 +10,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import anyio
+
 from prefect_cd.errors import DeliveryError
 from prefect_cd.kube.client import Cluster
 from prefect_cd.kube.objects import Object
@@ -130,8 +132,9 @@ async def _is_admitted(cluster: Cluster, workload: Object) -> bool:
         "spec": {**template["spec"], "volumes": [*(template["spec"].get("volumes") or []), *claim_volumes]},
     }
     try:
-        await asyncio.wait_for(cluster.create(pod, dry_run=True), _DRY_RUN_SECONDS)
-    except (DeliveryError, ApiError, asyncio.TimeoutError):
+        with anyio.fail_after(_DRY_RUN_SECONDS):
+            await cluster.create(pod, dry_run=True)
+    except (DeliveryError, ApiError, TimeoutError):
         return False
     return True
 

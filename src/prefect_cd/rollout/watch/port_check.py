@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
 import aiohttp
+import anyio
 
 from prefect_cd.errors import DeliveryError, Forbidden, InvalidManifest
 from prefect_cd.kube.client import Cluster
@@ -157,16 +158,16 @@ async def _check_pod(cluster: Cluster, slots: asyncio.Semaphore, namespace: str,
     """The error message when the pod refuses; empty when it accepts; None when it cannot be found out."""
     try:
         async with slots:
-            return await asyncio.wait_for(_connect(cluster, namespace, pod, port), _POD_SECONDS)
+            with anyio.fail_after(_POD_SECONDS):
+                return await _connect(cluster, namespace, pod, port)
     except (DeliveryError, ApiError, aiohttp.ClientError, OSError, asyncio.TimeoutError):
         return None
 
 
 async def _connect(cluster: Cluster, namespace: str, pod: str, port: int) -> str:
-    try:
-        error = await asyncio.wait_for(cluster.connection_refused(namespace, pod, port), _REFUSAL_SECONDS)
-    except asyncio.TimeoutError:
-        return ""  # accepted: the program waits for a request
+    error = ""
+    with anyio.move_on_after(_REFUSAL_SECONDS):  # one that accepts waits for a request
+        error = await cluster.connection_refused(namespace, pod, port)
     if error and await _may_have_network_policy(cluster, namespace):
         return await _connect_to_loopback(cluster, namespace, pod, port)
     return error
@@ -185,11 +186,9 @@ async def _connect_to_loopback(cluster: Cluster, namespace: str, pod: str, port:
     """The node's error message when it is refused; empty when its connection is open."""
     async with cluster.port_forward(namespace, pod, port) as websocket:
         while True:
-            try:
-                message = await asyncio.wait_for(websocket.receive(), _MESSAGE_SECONDS)
-            except asyncio.TimeoutError:
-                return ""
-            if message.type is not aiohttp.WSMsgType.BINARY:
+            with anyio.move_on_after(_MESSAGE_SECONDS) as silence:
+                message = await websocket.receive()
+            if silence.cancelled_caught or message.type is not aiohttp.WSMsgType.BINARY:
                 return ""
             text = str(message.data[1:].decode(errors="replace"))
             if message.data[0] == _ERROR_CHANNEL and _REFUSED in text:

@@ -6,13 +6,14 @@ kubernetes.io/docs/concepts; messages were recorded on Kubernetes 1.36.
 """
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
+
+import anyio
 
 from prefect_cd_local.client import Object, now_text
 from prefect_cd_local.node.container_spec import specify
@@ -206,13 +207,13 @@ class ContainerWorker:
         deadline = time.monotonic() + grace
         hook = (self._spec.get("lifecycle") or {}).get("preStop")
         if hook:
-            with contextlib.suppress(asyncio.TimeoutError):
-                if not (await asyncio.wait_for(self._ask(hook, process, grace), grace)).good:
+            with anyio.move_on_after(grace):
+                if not (await self._ask(hook, process, grace)).good:
                     self._say("Warning", "FailedPreStopHook", "PreStopHook failed")
         process.signal(self._signal)
-        try:
-            await asyncio.wait_for(process.wait(), max(deadline - time.monotonic(), _LEAST_GRACE if hook else 0))
-        except asyncio.TimeoutError:
+        with anyio.move_on_after(max(deadline - time.monotonic(), _LEAST_GRACE if hook else 0)) as late:
+            await process.wait()
+        if late.cancelled_caught:
             process.signal(signal.SIGKILL)
             await process.wait()
 

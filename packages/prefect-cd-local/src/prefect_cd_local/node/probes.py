@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NamedTuple
 
 import aiohttp
+import anyio
 
 from prefect_cd_local.client import Object
 from prefect_cd_local.node.processes import Container
@@ -61,8 +62,9 @@ async def run_probe(how: Object, container: Object, process: Container, address:
         return ProbeResult(good=False, message="the embedded cluster does not support grpc probes")
     where = f"{spec.get('host') or address}:{_port(spec['port'], container)}"
     try:
-        return await asyncio.wait_for(_get(spec, where) if "httpGet" in how else _connect(where), seconds)
-    except asyncio.TimeoutError:
+        with anyio.fail_after(seconds):
+            return await (_get(spec, where) if "httpGet" in how else _connect(where))
+    except TimeoutError:
         late = "context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
         problem = late if "httpGet" in how else f"dial tcp {where}: i/o timeout"
     except (aiohttp.ClientError, OSError) as error:
@@ -80,7 +82,7 @@ def _port(port: int | str, container: Object) -> int:
 async def _execute(command: list[str], process: Container, seconds: float) -> ProbeResult:
     try:
         code, output = await process.execute(command, seconds)
-    except asyncio.TimeoutError:
+    except TimeoutError:
         return ProbeResult(good=False, message=f'command timed out: "{" ".join(command)}" timed out after {seconds:g}s')
     return ProbeResult(code == 0, output)
 

@@ -5,7 +5,6 @@ watches its process.
 """
 
 import asyncio
-import contextlib
 import itertools
 import json
 import os
@@ -14,6 +13,8 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import anyio
 
 from prefect_cd_local.node.features import Features
 from prefect_cd_local.node.filesystem import Bind
@@ -93,16 +94,18 @@ class Container:
         """Run a command in the container; returns exit code and output.
 
         Raises:
-            asyncio.TimeoutError: it took too long, and was killed.
+            TimeoutError: it took too long, and was killed.
         """
         if not self.running:
             return 1, "the container does not run"
         number = next(self._numbers)
-        answer = self._answers[number] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
+        self._answers[number] = answer
         self._send({"exec": number, "argv": argv})
         try:
-            return await asyncio.wait_for(answer, seconds)
-        except asyncio.TimeoutError:
+            with anyio.fail_after(seconds):
+                return await answer
+        except TimeoutError:
             self._send({"kill": number})
             raise
         finally:
@@ -121,8 +124,8 @@ class Container:
         self._writer.close()
         # All writers have been killed, so the output ends soon: wait, so that it is complete when the exit is reported.
         # Only an escaped descendant, on a machine without process namespaces, can keep the pipe open.
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self.log.ended.wait(), _SECONDS_TO_DRAIN)
+        with anyio.move_on_after(_SECONDS_TO_DRAIN):
+            await self.log.ended.wait()
         for future in self._answers.values():
             if not future.done():
                 future.set_result((137, ""))

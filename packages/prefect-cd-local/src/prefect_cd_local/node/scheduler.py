@@ -5,10 +5,11 @@ CPU and memory. Not supported: affinity, topology spread, priorities. The messag
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+
+import anyio
 
 from prefect_cd_local.client import PODS, STRATEGIC, ApiError, Client, Object, now_text
 from prefect_cd_local.controllers.loop import Cache
@@ -46,8 +47,8 @@ class Scheduler:
     async def run(self) -> None:
         """Schedule pods until cancelled."""
         while True:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), _RETRY_SECONDS)
+            with anyio.move_on_after(_RETRY_SECONDS):
+                await self._changed.wait()
             self._changed.clear()
             for pod in list(self._pods.all()):
                 if _is_ours(pod):

@@ -22,6 +22,8 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import anyio
+
 from prefect_cd_local.client import ENDPOINT_SLICES, SERVICES, STRATEGIC, ApiError, Client, Object, now_text
 from prefect_cd_local.controllers.loop import Caches
 from prefect_cd_local.controllers.objects import CLUSTER_IP_SERVED, NODE_PORTS_SERVED, is_withdrawn
@@ -80,8 +82,8 @@ class ServiceProxy:
         """Serve until cancelled."""
         try:
             while True:
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), _RETRY_SECONDS if self._problems else None)
+                with anyio.move_on_after(_RETRY_SECONDS if self._problems else None):
+                    await self._changed.wait()
                 await asyncio.sleep(self._lag.first)
                 self._changed.clear()
                 await self._apply()
