@@ -11,6 +11,8 @@ from prefect_cd.release.model import Commit
 from prefect_cd.tasks import artifacts, workspace
 from prefect_cd.tasks.stage import PERSISTED, RETRIES, log
 
+_LARGEST_COMPARED = 1_000_000  # bytes
+
 
 @task(name="resolve revision", task_run_name="resolve {revision}", **PERSISTED, **RETRIES)
 def resolve(pipeline: Pipeline, revision: str) -> Commit:
@@ -49,8 +51,14 @@ def compare_pipeline_file(pipeline: Pipeline, commit: Commit, file: Path) -> boo
     other = workspace.tree(pipeline.source, commit) / file.name
     if other.is_symlink() or not other.is_file():
         return False
-    served, committed = file.read_text().splitlines(), other.read_text(errors="replace").splitlines()
-    lines = unified(served, committed)
+    with other.open("rb") as committed:
+        content = committed.read(_LARGEST_COMPARED + 1)
+    if len(content) > _LARGEST_COMPARED:
+        log().warning(
+            "%s in the commit is larger than 1 MB: not compared with the served one, which is used", file.name
+        )
+        return True
+    lines = unified(file.read_text().splitlines(), content.decode(errors="replace").splitlines())
     if lines:
         log().warning("%s in the commit differs from the served one; the run uses the served one", file.name)
         named = ["--- served (used)", "+++ in the commit", *lines]

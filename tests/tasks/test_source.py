@@ -64,3 +64,12 @@ def test_i10_a_commits_own_pipeline_file_is_shown_and_not_used(
     assert page.key == "shop-pipeline-file"
     assert page.description == "shop.yaml in the commit differs from the served one, which the run uses"
     assert "-application: shop\n+application: mine" in page.data
+
+
+def test_i10_a_commits_pipeline_file_without_end_fills_no_memory(
+    repository: GitRepository, served: Path, run: Callable[[Callable[[], Any]], Run]
+) -> None:
+    commit = repository.commit({"shop.yaml": "# more\n" * 1_000_000})
+    played = run(lambda: compare(repository, commit, served))
+    assert played.result is True
+    assert played.artifacts == []

@@ -4,8 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,15 @@ from prefect_cd.environment.apply import apply
 from prefect_cd.environment.changes import compute_changes
 from prefect_cd.environment.lease import hold
 from prefect_cd.environment.ownership import Ownership
-from prefect_cd.environment.record import Record, State
+from prefect_cd.environment.record import State
+from prefect_cd.environment.record_format import encode
 from prefect_cd.environment.records import RecordStore
 from prefect_cd.kube.client import connect
 from prefect_cd.kube.objects import Object
 from prefect_cd.kube.resources import Ref
 from prefect_cd.pipeline.models import ClusterAccess
 from tests.cluster.core.conftest import Kubectl
+from tests.records import record
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 PIPELINE = """\
@@ -38,35 +39,20 @@ def config_map(ownership: Ownership, name: str, **data: str) -> Object:
     return ownership.label({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
 
 
-def record(number: int, objects: Sequence[Object], known: Sequence[Object] = ()) -> Record:
-    return Record(
-        number=number,
-        application="shop",
-        environment="staging",
-        state=State.APPLYING,
-        release_id=f"release-{number}",
-        release_hash=str(number) * 64,
-        commit=None,
-        image=None,
-        objects=tuple(objects),
-        known=tuple(map(Ref.of, known)),
-        started_at=datetime.now(timezone.utc),
-    )
-
-
 async def interrupt(ownership: Ownership) -> None:
     """Bring a version in, and begin with the next one: one object is changed, one is added, and nothing is removed."""
     old = [config_map(ownership, "settings", greeting="old"), config_map(ownership, "removed")]
     new = [config_map(ownership, "settings", greeting="new"), config_map(ownership, "added")]
+    known = tuple(map(Ref.of, old))
     async with connect(ClusterAccess()) as cluster:
         store = RecordStore(cluster, ownership)
-        good = await store.start(record(1, old))
+        good = await store.start(record(1, State.APPLYING, *old))
         await apply(cluster, ownership, old, await compute_changes(cluster, ownership, old))
         for state in (State.APPLYING, State.VERIFYING, State.KNOWN_GOOD):
             await store.move(good, state)
         holding = hold(ClusterAccess(), ownership, "killed", wait=timedelta())
         lock = await asyncio.to_thread(holding.__enter__)
-        await store.start(record(2, new, known=old), mark=lock.mark_open)
+        await store.start(record(2, State.APPLYING, *new, known=known), mark=lock.mark_open)
         await apply(cluster, ownership, new, await compute_changes(cluster, ownership, new))
         await asyncio.to_thread(holding.__exit__, None, None, None)
 
@@ -75,7 +61,12 @@ async def interrupt(ownership: Ownership) -> None:
 def interrupted(namespace: str, tmp_path: Path) -> list[str]:
     """The command that recovers an environment whose rollout was interrupted."""
     asyncio.run(interrupt(Ownership("shop", "staging", namespace)))
-    file = tmp_path / "pipeline.yaml"
+    return recover(namespace, tmp_path)
+
+
+def recover(namespace: str, folder: Path) -> list[str]:
+    """The command that recovers the environment of this namespace."""
+    file = folder / "pipeline.yaml"
     file.write_text(PIPELINE.format(namespace=namespace))
     return [sys.executable, "-m", "prefect_cd.deployments.cli", "recover", str(file), "-o", "json"]
 
@@ -117,3 +108,25 @@ def test_i4_a_rollout_whose_record_was_deleted_is_undone(
     assert done.returncode == 0, done.stdout + done.stderr
     assert settings(kubectl, namespace) == {**WHOLE, "our-copy": None}
     assert entry(done.stdout)["newest"]["state"] == "rolled-back"
+
+
+@pytest.mark.parametrize("kind", ["ConfigMap", "ClusterRole"])
+def test_i1_a_forged_record_brings_nothing_out_of_its_namespace(
+    kind: str, namespace: str, no_namespace: str, tmp_path: Path, kubectl: Kubectl
+) -> None:
+    """A commit of staging, or a pod there that may write Secrets, forges what a recovery would bring back."""
+    kubectl("create", "namespace", no_namespace)
+    ownership = Ownership("shop", "staging", namespace)
+    forged: Object = ownership.label({"apiVersion": "v1", "kind": kind, "metadata": {"name": namespace}})
+    if kind == "ClusterRole":
+        rules = [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]
+        forged |= {"apiVersion": "rbac.authorization.k8s.io/v1", "rules": rules}
+    else:
+        forged["metadata"]["namespace"] = no_namespace
+    for item in (record(1, State.KNOWN_GOOD, forged), record(2, State.APPLYING)):
+        kubectl("create", "-f", "-", stdin=json.dumps(encode(ownership, item, 1)[0]))
+    done = subprocess.run(recover(namespace, tmp_path), capture_output=True, text=True, check=False)
+    assert done.returncode != 0, done.stdout
+    assert f"{kind}/{namespace}" in done.stdout
+    assert "cluster-scoped" in done.stdout or f"is in namespace '{no_namespace}'" in done.stdout
+    assert kubectl("-n", no_namespace, "get", kind.lower(), namespace, "--ignore-not-found") == ""
