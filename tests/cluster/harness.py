@@ -25,6 +25,7 @@ from typing import Any
 
 import httpx
 import yaml
+from typing_extensions import Self
 
 PROGRAMS = Path(sys.executable).parent
 REPOSITORY = Path(__file__).parents[2]
@@ -58,6 +59,43 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+class Switch:
+    """Something outside of the isolation of a commit's programs that they can see: a local port, open or not.
+
+    The port is ours as long as the block runs, so that nobody else opens it.
+    """
+
+    def __init__(self) -> None:
+        self._socket = self._bound(0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    @property
+    def test(self) -> str:
+        """A command for bash that succeeds while it is open."""
+        return f"true 2>/dev/null </dev/tcp/127.0.0.1/{self._socket.getsockname()[1]}"
+
+    def open(self) -> None:
+        self._socket.listen()
+
+    def close(self) -> None:
+        """Close it; it can be opened again."""
+        port = self._socket.getsockname()[1]
+        self._socket.close()
+        self._socket = self._bound(port)
+
+    @staticmethod
+    def _bound(port: int) -> socket.socket:
+        bound = socket.socket()
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(("127.0.0.1", port))
+        return bound
 
 
 # ---------------------------------------------------------------------------------------------------- Kubernetes

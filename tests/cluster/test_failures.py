@@ -13,6 +13,7 @@ from tests.cluster.harness import (
     Application,
     Repository,
     Server,
+    Switch,
     create_namespace,
     get,
     hello_files,
@@ -139,22 +140,29 @@ def test_a_crash_fails_early_with_the_last_line_of_the_traceback(
         assert any(tag for tag in tags(f"{REGISTRY}/test/shop"))
 
 
+@pytest.fixture
+def outside() -> Iterator[Switch]:
+    with Switch() as switch:
+        yield switch
+
+
 def test_i4_a_gate_that_fails_on_the_known_good_too_is_evidence_and_freezes_nothing(
-    server: Server, tmp_path: Path
+    server: Server, tmp_path: Path, outside: Switch
 ) -> None:
-    repository, obstacle = Repository(tmp_path / "repository"), tmp_path / "obstacle"
+    repository = Repository(tmp_path / "repository")
     repository.commit(hello_files(), "Say hello")
-    gate = {"name": "outside world", "run": ["sh", "-c", f"test ! -e {obstacle}"]}
     pipeline = hello_pipeline("evidence", repository.path)
+    gate = {"name": "outside world", "run": ["bash", "-c", outside.test]}
     pipeline["environments"] = [pipeline["environments"][0] | {"gates": [gate]}]
+    outside.open()
     with server.serving(pipeline) as (application,):
         application.release("main").wait("Completed")
-        obstacle.touch()
+        outside.close()
         second = repository.commit({STAGING: hello_manifests(greeting="second")}, "Second")
         run = application.release(second).wait("Rolled back")
         assert "look at staging, too: not all gates pass on what it runs again" in run.message
         assert states(application.staging) == ["known-good", "rolled-back"]
-        obstacle.unlink()
+        outside.open()
         vetoed = application.release(second).wait("Vetoed")
         assert "was rolled back in staging (record 2)" in vetoed.message
         assert states(application.staging) == ["known-good", "rolled-back"]

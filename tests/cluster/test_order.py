@@ -8,6 +8,7 @@ from tests.cluster.harness import (
     Application,
     Repository,
     Server,
+    Switch,
     get,
     hello_files,
     hello_manifests,
@@ -79,20 +80,25 @@ def test_i8_a_newer_release_asks_in_place_of_an_older_one_that_waits(
     assert states(application.production) == ["known-good"]
 
 
+@pytest.fixture
+def go_on() -> Iterator[Switch]:
+    with Switch() as switch:
+        yield switch
+
+
 def test_i8_an_older_release_that_did_not_know_of_a_newer_one_stops_before_production(
-    server: Server, tmp_path_factory: pytest.TempPathFactory
+    server: Server, tmp_path_factory: pytest.TempPathFactory, go_on: Switch
 ) -> None:
     """The newer commit is pushed after the older one was checked out, and overtakes it."""
     repository = Repository(tmp_path_factory.mktemp("overtaken") / "repository")
-    older_commit = repository.commit({**hello_files(), "wait": ""}, "Wait for the file")
-    gate = repository.path.parent / "go-on"
-    wait = f"test $(git rev-parse HEAD) != {older_commit} || until test -e {gate}; do sleep 0.2; done"
-    check = {"name": "slow check", "run": ["sh", "-c", wait]}
+    older_commit = repository.commit({**hello_files(), "wait": ""}, "Wait for the switch")
+    wait = f"test $(git rev-parse HEAD) != {older_commit} || until {go_on.test}; do sleep 0.2; done"
+    check = {"name": "slow check", "run": ["bash", "-c", wait]}
     with server.serving(hello_pipeline("overtaken", repository.path, checks=[check])) as (application,):
         older = application.release(older_commit)
         older.wait_for_log("/test/hello@sha256")
         newer_commit = repository.commit({"www/index.html": "hello, newer\n"}, "Overtake")
         application.release(newer_commit).wait("Completed")
-        gate.touch()
+        go_on.open()
         older.wait("Superseded")
         assert [record["commit"]["sha"] for record in records(application.production)] == [newer_commit]

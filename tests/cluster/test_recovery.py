@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from tests.cluster.harness import (
     Repository,
     Run,
     Server,
+    Switch,
     get,
     hello_files,
     hello_manifests,
@@ -37,17 +37,17 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 
 
 @pytest.fixture(scope="module")
-def go_on(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """While it is there, releases of "queued" come to their end in production."""
-    file = tmp_path_factory.mktemp("queued") / "go-on"
-    file.touch()
-    return file
+def go_on() -> Iterator[Switch]:
+    """While it is open, releases of "queued" come to their end in production."""
+    with Switch() as switch:
+        switch.open()
+        yield switch
 
 
 @pytest.fixture(scope="module")
-def applications(server: Server, repository: Repository, go_on: Path) -> Iterator[dict[str, Application]]:
+def applications(server: Server, repository: Repository, go_on: Switch) -> Iterator[dict[str, Application]]:
     """Four applications; all but "first" run version 1 everywhere."""
-    gate = {"name": "go on", "run": ["sh", "-c", f"until test -e {go_on}; do sleep 0.2; done"]}
+    gate = {"name": "go on", "run": ["bash", "-c", f"until {go_on.test}; do sleep 0.2; done"]}
     pipelines = [hello_pipeline(name, repository.path) for name in ("killed", "cancelled")]
     pipelines.append(hello_pipeline("queued", repository.path, production={"gates": [gate]}))
     pipelines.append(hello_pipeline("first", repository.path))
@@ -166,17 +166,17 @@ def test_i4_a_damaged_record_of_one_environment_keeps_no_other_one_from_recovery
 
 
 def test_i3_a_second_release_waits_for_the_first_ones_rollout(
-    applications: dict[str, Application], repository: Repository, go_on: Path
+    applications: dict[str, Application], repository: Repository, go_on: Switch
 ) -> None:
     application = applications["queued"]
     first = repository.commit({PRODUCTION: hello_manifests(greeting="slow")}, "Take some care")
     second = repository.commit({PRODUCTION: hello_manifests(greeting="second")}, "Take none")
-    go_on.unlink()
+    go_on.close()
     one = in_the_middle(application, application.release(first))
     two = application.release(second)
     two.wait_for_log("waiting for the lock of production")
     assert one.id in holder(application.production)
-    go_on.touch()
+    go_on.open()
     one.wait("Completed")
     two.wait("Completed")
     history = records(application.production)

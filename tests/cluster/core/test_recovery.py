@@ -127,6 +127,6 @@ def test_i1_a_forged_record_brings_nothing_out_of_its_namespace(
         kubectl("create", "-f", "-", stdin=json.dumps(encode(ownership, item, 1)[0]))
     done = subprocess.run(recover(namespace, tmp_path), capture_output=True, text=True, check=False)
     assert done.returncode != 0, done.stdout
-    assert f"{kind}/{namespace}" in done.stdout
-    assert "cluster-scoped" in done.stdout or f"is in namespace '{no_namespace}'" in done.stdout
+    where = "is cluster-scoped" if kind == "ClusterRole" else f"is in namespace '{no_namespace}'"
+    assert f"it is not one of this environment: {kind} {namespace} {where}" in entry(done.stdout)["error"]
     assert kubectl("-n", no_namespace, "get", kind.lower(), namespace, "--ignore-not-found") == ""
