@@ -39,7 +39,7 @@ def refuse_too_large(size: int, location: str) -> None:
     """
     if size > LARGEST:
         raise InvalidManifest(
-            f"larger than {LARGEST // 1_000_000} MB", where=location, hint="a release has to fit into a Secret of 1 MiB"
+            f"larger than {LARGEST // 1_000_000} MB", where=location, hint="split it over several applications"
         )
 
 
