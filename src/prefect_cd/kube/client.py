@@ -5,6 +5,7 @@ request is sent is the transport's business; the client decides nothing about re
 """
 
 import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -40,8 +41,15 @@ _METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=
 _PAGE = 500
 _LOG_BYTES = 256 * 1024
 _LOG_PATIENCE = timedelta(seconds=3)
-_LOG_NOT_FOUND = "unable to retrieve container logs for "
-"""What the kubelet answers, with status 200, when the node has removed the container."""
+_LOG_NOT_FOUND = re.compile(
+    r"unable to retrieve container logs for "
+    r'|failed to (try resolving symlinks in path|open log file) "[^"\n]+/\d+\.log": '
+    r"[^\n]+: no such file or directory\s*\Z"
+)
+"""What the kubelet answers, with status 200, when the node has removed the container or its log.
+
+Source: pkg/kubelet/kuberuntime of Kubernetes.
+"""
 
 
 @asynccontextmanager
@@ -273,7 +281,7 @@ class Cluster:
         except (ApiError, Invalid, ClusterUnreachable, TimeoutError):
             return None
         text = body.decode(errors="replace")
-        return None if text.startswith(_LOG_NOT_FOUND) else text
+        return None if _LOG_NOT_FOUND.match(text) else text
 
     # --- writing -----------------------------------------------------------------------------------------------------
 

@@ -532,6 +532,28 @@ async def test_a_list_whose_continue_token_has_expired_starts_over(scripted: Cal
     assert [item["metadata"]["name"] for item in items] == ["b", "c"]
 
 
+_LOG_FILE = "/var/log/pods/shop_shop-679bc_a74a9917/shop/1.log"
+_GONE = f"lstat {_LOG_FILE}: no such file or directory"
+OPENED = 'failed to open log file "/data/a.log": open /data/a.log: permission denied\n'
+
+
+@pytest.mark.parametrize(
+    ("answer", "log"),
+    [
+        ("unable to retrieve container logs for containerd://1f2e", None),
+        (f'failed to try resolving symlinks in path "{_LOG_FILE}": {_GONE}', None),
+        (f'failed to open log file "{_LOG_FILE}": open {_LOG_FILE}: no such file or directory\n', None),
+        (OPENED, OPENED),  # the application's own words
+        (f"{OPENED}bye", f"{OPENED}bye"),
+    ],
+)
+async def test_what_the_kubelet_says_of_a_removed_log_is_no_log(
+    scripted: Callable[..., Scripted], answer: str, log: str | None
+) -> None:
+    async with connect(LoadedKubeconfig(kubeconfig(scripted((200, answer)).url))) as cluster:
+        assert await cluster.logs("n", "p", "c") == log
+
+
 async def test_logs_neither_fail_nor_take_long_when_the_node_is_down(scripted: Callable[..., Scripted]) -> None:
     server = scripted((500, '{"message": "Get https://node:10250: connection refused"}'))
     started = time.monotonic()
