@@ -201,7 +201,7 @@ def main() -> int:
     parser.add_argument("--cluster", default="real", help="how it is called in the table: embedded or real")
     parser.add_argument("--at-once", type=int, default=4, help="trials side by side (default: 4)")
     parser.add_argument("--most", type=int, default=200, help="trials of one scenario (default: 200)")
-    parser.add_argument("--minutes", type=float, default=30, help="no trial starts later (default: 30)")
+    parser.add_argument("--minutes", type=float, default=90, help="no trial starts later (default: 90)")
     parser.add_argument("--seed", type=int, default=1, help="of the sample, where there are more than --most")
     parser.add_argument("--only", default="", help="scenarios with this in their name")
     parser.add_argument("--mutants", nargs="*", metavar="NAME", help=f"faults: {', '.join(MUTANTS)} (default: all)")

@@ -40,6 +40,10 @@ _PATHS = {
 }
 
 
+_http = httpx.Client(trust_env=False, timeout=60, headers={"Connection": "close"})
+"""For all threads, since a new client reads certificates for some milliseconds."""
+
+
 def kubectl(*arguments: str) -> str:
     done = subprocess.run(["kubectl", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -115,29 +119,29 @@ class Objects:
     namespace: str
 
     def get(self, kind: str, name: str) -> Object | None:
-        answer = httpx.get(self._url(kind, name), trust_env=False, timeout=60)
+        answer = _http.get(self._url(kind, name))
         return dict(answer.json()) if answer.is_success else None
 
     def records(self) -> list[Object]:
-        answer = httpx.get(self._url("Secret"), params={"labelSelector": _RECORD}, trust_env=False, timeout=60)
+        answer = _http.get(self._url("Secret"), params={"labelSelector": _RECORD})
         return list(answer.raise_for_status().json()["items"])
 
     def create(self, item: Object) -> None:
         content = json.dumps({key: value for key, value in item.items() if key != "status"})
-        httpx.post(self._url(item["kind"]), content=content, trust_env=False, timeout=60).raise_for_status()
+        _http.post(self._url(item["kind"]), content=content).raise_for_status()
 
     def apply(self, item: Object, manager: str) -> None:
         """As a manager with this name applies the object."""
         headers = {"Content-Type": "application/apply-patch+yaml"}
         url, parameters = self._url(item["kind"], item["metadata"]["name"]), {"fieldManager": manager}
         content = json.dumps(item)
-        answer = httpx.patch(url, params=parameters, content=content, headers=headers, trust_env=False, timeout=60)
+        answer = _http.patch(url, params=parameters, content=content, headers=headers)
         answer.raise_for_status()
 
     def merge(self, kind: str, name: str, patch: Object) -> None:
         headers = {"Content-Type": "application/merge-patch+json"}
         content = json.dumps(patch)
-        httpx.patch(self._url(kind, name), content=content, headers=headers, trust_env=False, timeout=60)
+        _http.patch(self._url(kind, name), content=content, headers=headers)
 
     def _url(self, kind: str, name: str = "") -> str:
         path = _PATHS[kind].format(self.namespace)
