@@ -183,12 +183,12 @@ def _arrange_files(options: dict[str, Any]) -> None:
     # opened before anything covers them
     writable = {path: os.open(path, os.O_PATH) for path in options["writable"]}
     visible = {path: os.open(path, os.O_PATH) for path in options["visible"]}
+    caches = {path: os.open(path, os.O_PATH) for path in options["caches"]}
     temporary = {path: os.open(folder, os.O_PATH) for path, folder in options["temporary"].items()}
-    for path in options["caches"]:
-        _mount(path, path, flags=_BIND)
-    for path, descriptor in temporary.items():
+    own = {**caches, **temporary}
+    for path in sorted(own):  # one may be below another: HOME in a temporary folder, TMPDIR in a cache
         os.makedirs(path, exist_ok=True)
-        _mount(f"/proc/self/fd/{descriptor}", path, flags=_BIND)
+        _mount(f"/proc/self/fd/{own[path]}", path, flags=_BIND)
     _mount("tmpfs", _SHARED_MEMORY, "tmpfs", _NO_SUID | _NO_DEVICES, "mode=1777")
     for path in options["hidden"]:
         _hide(path)
@@ -199,9 +199,9 @@ def _arrange_files(options: dict[str, Any]) -> None:
     for path in options["read_only"]:  # below a writable one
         _mount(path, path, flags=_BIND | _RECURSIVE)
     _set_read_only("/", recursive=True)
-    for path in (*options["caches"], *options["writable"], *options["temporary"], _SHARED_MEMORY):
+    for path in (*own, *options["writable"], _SHARED_MEMORY):
         _set_read_only(path, clear=True)
-    for descriptor in (*writable.values(), *visible.values(), *temporary.values()):
+    for descriptor in (*writable.values(), *visible.values(), *caches.values(), *temporary.values()):
         os.close(descriptor)
 
 

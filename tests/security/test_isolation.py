@@ -313,6 +313,34 @@ def test_a_check_cannot_show_itself_what_is_hidden(tree: Path, tmp_path: Path) -
     assert "of-the-deployer" not in evidence.output
 
 
+@pytest.mark.parametrize("name", ["HOME", "TMPDIR"])
+def test_a_home_in_a_temporary_folder_or_one_in_a_cache_is_no_way_out_of_isolation(
+    tree: Path, tmp_path: Path, name: str
+) -> None:
+    """The caches of such a home stay, its other files are not there; what is hidden in a cache stays hidden."""
+    home = tmp_path / "home"
+    (home / ".cache" / "ours").mkdir(parents=True)
+    (home / ".cache" / "package").write_text("kept")
+    (home / ".cache" / "ours" / "secret").write_text("of-the-deployer")
+    (home / "other").write_text("of-the-deployer")
+    variables = {"HOME": str(home), **({"TMPDIR": str(home / ".cache" / "tmp")} if name == "TMPDIR" else {})}
+    (home / ".cache" / "tmp").mkdir()
+    attack = (
+        "import os, pathlib, tempfile\n"
+        "home = pathlib.Path.home()\n"
+        "print((home / '.cache' / 'package').read_text())\n"
+        "(home / '.cache' / 'new').write_text('written')\n"
+        "tempfile.NamedTemporaryFile()\n"
+        "for path in (home / 'other', home / '.cache' / 'ours' / 'secret'):\n"
+        "    assert not path.exists(), path\n"
+    )
+    hidden = (home / ".cache" / "ours",)
+    evidence = check(tree, attack, Isolation("processes", hidden=hidden), **variables)
+    assert evidence.outcome is Outcome.PASSED, evidence.output
+    assert "kept" in evidence.output
+    assert (home / ".cache" / "new").read_text() == "written"
+
+
 def test_required_isolation_that_the_machine_does_not_allow_starts_nothing(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
