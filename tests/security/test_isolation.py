@@ -23,6 +23,7 @@ from prefect_cd.gates.runner import run_check
 from prefect_cd.pipeline.models import Check, Pipeline
 from prefect_cd.process import Isolation, clean_environment
 from tests.cluster.harness import PROGRAMS, Server, free_port, process, wait_for
+from tests.isolation import LEVELS, isolated
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -73,7 +74,7 @@ urllib.request.urlopen(request)
 """
 
 
-@pytest.mark.parametrize("level", ["none", "processes"])
+@pytest.mark.parametrize("level", LEVELS)
 def test_a_process_that_a_check_leaves_behind_does_not_post_an_answer_later(
     prefect_server: Server, tree: Path, level: str
 ) -> None:
@@ -113,6 +114,7 @@ def processes_with(value: str) -> set[str]:
     return found
 
 
+@isolated
 def test_a_check_without_network_cannot_reach_prefect(prefect_server: Server, tree: Path) -> None:
     attack = "import os, urllib.request; urllib.request.urlopen(os.environ['SERVER'])"
     assert (
@@ -123,6 +125,7 @@ def test_a_check_without_network_cannot_reach_prefect(prefect_server: Server, tr
     assert "Connection refused" in evidence.output
 
 
+@isolated
 def test_a_check_without_network_can_use_its_own_loopback(tree: Path) -> None:
     program = "import socket as s; l = s.create_server(('127.0.0.1', 0)); s.create_connection(l.getsockname())"
     assert check(tree, program, Isolation("network")).outcome is Outcome.PASSED
@@ -215,7 +218,7 @@ print(evidence.output)
 """
 
 
-@pytest.mark.parametrize("level", ["none", "processes"])
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("user", [0, 65534])
 def test_a_check_does_not_read_the_environment_of_the_process_that_started_it(
     tree: Path, level: str, user: int
@@ -252,6 +255,7 @@ def open_to_all(folder: Path) -> None:
         path.chmod(0o777)
 
 
+@isolated
 def test_a_check_sees_and_signals_no_other_process(tree: Path) -> None:
     with process(["sleep", "100"], dict(os.environ), tree.parent / "log") as victim:
         attack = f"import os; print(os.listdir('/proc').count('{victim.pid}')); os.kill({victim.pid}, 9)"
@@ -263,6 +267,7 @@ def test_a_check_sees_and_signals_no_other_process(tree: Path) -> None:
 # -------------------------------------------------------------------------------- files that are executed later
 
 
+@isolated
 def test_a_check_changes_no_file_outside_of_its_checkout(tree: Path, tmp_path: Path) -> None:
     package = tmp_path / "site-packages"
     package.mkdir()
@@ -293,6 +298,7 @@ def test_a_check_changes_no_file_outside_of_its_checkout(tree: Path, tmp_path: P
     assert changed == [tree / ".git" / "config"]
 
 
+@isolated
 def test_a_check_cannot_show_itself_what_is_hidden(tree: Path, tmp_path: Path) -> None:
     secret, folder = tmp_path / "kubeconfig", tmp_path / "prefect"
     folder.mkdir()
@@ -313,6 +319,7 @@ def test_a_check_cannot_show_itself_what_is_hidden(tree: Path, tmp_path: Path) -
     assert "of-the-deployer" not in evidence.output
 
 
+@isolated
 @pytest.mark.parametrize("name", ["HOME", "TMPDIR"])
 def test_a_home_in_a_temporary_folder_or_one_in_a_cache_is_no_way_out_of_isolation(
     tree: Path, tmp_path: Path, name: str

@@ -12,6 +12,7 @@ import pytest
 from prefect_cd.errors import InvalidManifest
 from prefect_cd.manifests import kustomize
 from prefect_cd.manifests.load import load
+from tests.isolation import isolated
 from tests.security.memory import at_most
 
 pytestmark = [
@@ -94,11 +95,10 @@ def test_an_overlay_reaches_nothing_outside_of_its_commit(overlay: Path, web: tu
     assert requests == []
 
 
+@isolated
 def test_the_build_has_no_network_even_where_the_check_misses_a_url(
     overlay: Path, web: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not kustomize._without_network():
-        pytest.skip("this machine allows no network namespaces")
     url, requests = web
     monkeypatch.setattr(kustomize._Walk, "check_folder", lambda *_: 1)
     write(overlay / "kustomization.yaml", f"resources: ['{url}/all.yaml']\n")

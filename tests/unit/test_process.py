@@ -18,6 +18,7 @@ import pytest
 from prefect_cd import process as process_module
 from prefect_cd.errors import Invalid, MissingTool
 from prefect_cd.process import Finished, Isolation, IsolationLevel, clean_environment, run
+from tests.isolation import LEVELS
 
 LONG = timedelta(seconds=60)
 
@@ -346,7 +347,7 @@ def test_a_signal_handler_that_raises_ends_a_silent_program(tmp_path: Path, monk
 
 # ---------------------------------------------------------------------------------------------- isolated programs
 
-both = pytest.mark.parametrize("level", ["none", "processes"])
+both = pytest.mark.parametrize("level", LEVELS)
 
 
 def isolation(level: IsolationLevel, cwd: Path) -> Isolation:

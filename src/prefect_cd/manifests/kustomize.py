@@ -12,9 +12,10 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,14 @@ import yaml
 from prefect_cd.errors import Errored, InvalidManifest, MissingTool
 from prefect_cd.manifests.files import is_inside, printable, read_text, refuse_too_large, shown
 from prefect_cd.manifests.yaml_reader import Document, read
-from prefect_cd.process import clean_environment, run
+from prefect_cd.process import Finished, Isolation, clean_environment, run
 
 _NAMES = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 _TOOLS = (("kustomize", "build"), ("kubectl", "kustomize"))  # in the order of preference
 _TIMEOUT = timedelta(minutes=2)
 _MOST_FOLDERS = 500  # of an overlay, counted as often as they are included
 _DEEPEST = 50  # from an overlay to the last of its bases
-# A network of its own, in which nothing is up, not even the loopback; the second way needs no root.
-_WITHOUT_NETWORK = (("unshare", "--net"), ("unshare", "--user", "--map-current-user", "--net"))
-# Where the machine allows neither, most of what is not known here fails nevertheless.
+# Where the machine allows no isolation, most of what is not known here fails nevertheless.
 _OFFLINE = {
     "GIT_ALLOW_PROTOCOL": "none",
     **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9"),
@@ -68,13 +67,7 @@ def build(folder: Path, top: Path) -> str:
             where=location,
             hint="install kustomize or kubectl where the release runs, or commit plain manifests",
         )
-    finished = run(
-        [*_without_network(), *tool, str(folder.absolute())],
-        cwd=top,
-        env=clean_environment(_OFFLINE),
-        timeout=_TIMEOUT,
-        separate_stdout=True,
-    )
+    finished = _isolated([*tool, str(folder.absolute())], top)
     if finished.timed_out:
         raise Errored(
             f"{tool[0]} did not build this overlay within {_TIMEOUT.total_seconds():.0f} s",
@@ -89,17 +82,19 @@ def build(folder: Path, top: Path) -> str:
     return finished.stdout
 
 
-@cache
-def _without_network() -> tuple[str, ...]:
-    """The command before a command that takes the network away from it; none where this machine does not allow it."""
-    for command in _WITHOUT_NETWORK:
-        try:
-            finished = run([*command, "true"], cwd=Path("/"), env=clean_environment(), timeout=timedelta(seconds=10))
-        except MissingTool:
-            return ()
-        if finished.code == 0:
-            return command
-    return ()
+def _isolated(command: list[str], top: Path) -> Finished:
+    """Run a command without a network where the machine allows that; elsewhere as it is."""
+    for level in ("network", "none"):
+        with suppress(MissingTool):
+            return run(
+                command,
+                cwd=top,
+                env=clean_environment(_OFFLINE),
+                timeout=_TIMEOUT,
+                separate_stdout=True,
+                isolation=Isolation(level, writable=(top,)),
+            )
+    raise MissingTool(f"{command[0]} cannot be started", hint="correct its installation")
 
 
 @dataclass(frozen=True)
