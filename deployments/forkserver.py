@@ -34,7 +34,7 @@ _RUN_VARIABLES = "PREFECT__"
 """Prefix of the environment variables that differ from run to run."""
 _ENGINE_COMMAND = [sys.executable, "-m", "prefect.engine"]
 _PRELOADED = [
-    "prefect_cd.deployments.protected",  # the first, so that nobody can read the variables of the fork server
+    "prefect_cd.deployments.protected",  # first: no other process can read the fork server's environment
     "prefect.flow_engine",
     "prefect.task_engine",
     "prefect_cd.flows.recover",

@@ -27,17 +27,23 @@ def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
 
 
 def git_over_http(
-    root: Path, seen: list[str | None], *, public: str = "nothing", paths: list[str] | None = None
+    root: Path,
+    seen: list[str | None],
+    *,
+    public: str = "nothing",
+    paths: list[str] | None = None,
+    login: str = f"bob:{SECRET}",
 ) -> type[http.server.BaseHTTPRequestHandler]:
     """git http-backend for the repositories below `root`.
 
     Args:
         root: the folder of the repositories.
         seen: gets the Authorization header of every request.
-        public: a repository for everybody; the others are for bob with the secret.
+        public: a repository for everybody; the others are for those with the login.
         paths: gets the path of every request.
+        login: USER:PASSWORD.
     """
-    expected = "Basic " + base64.b64encode(f"bob:{SECRET}".encode()).decode()
+    expected = "Basic " + base64.b64encode(login.encode()).decode()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def log_message(self, *_arguments: object) -> None:
@@ -59,7 +65,7 @@ def git_over_http(
                 "PATH_INFO": path, "QUERY_STRING": query, "REQUEST_METHOD": self.command,
                 "CONTENT_TYPE": self.headers["Content-Type"] or "", "CONTENT_LENGTH": str(len(body)),
                 "HTTP_CONTENT_ENCODING": self.headers["Content-Encoding"] or "",
-                "GIT_PROTOCOL": self.headers["Git-Protocol"] or "", "REMOTE_USER": "bob",
+                "GIT_PROTOCOL": self.headers["Git-Protocol"] or "", "REMOTE_USER": login.partition(":")[0],
             }  # fmt: skip
             response = subprocess.run(
                 ["git", "http-backend"], input=body, env=environment, capture_output=True, check=True

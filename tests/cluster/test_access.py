@@ -2,14 +2,11 @@
 
 import base64
 import json
-import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 import yaml
@@ -30,6 +27,7 @@ from tests.cluster.harness import (
     records,
     wait_for,
 )
+from tests.git_server import git_over_http, serving
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 TOKEN = "the-token-of-the-repository"  # noqa: S105
@@ -49,41 +47,6 @@ KubernetesCredentials(cluster_config=KubernetesClusterConfig.from_file(sys.argv[
 """
 
 
-class PrivateGit(BaseHTTPRequestHandler):
-    """git http-backend for requests with the token."""
-
-    root = ""
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        if self.headers["Authorization"] != "Basic " + base64.b64encode(f"git:{TOKEN}".encode()).decode():
-            self.send_response(401)
-            self.send_header("WWW-Authenticate", 'Basic realm="git"')
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        path, _, query = self.path.partition("?")
-        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
-        environment = {
-            "PATH": os.environ["PATH"], "GIT_PROJECT_ROOT": self.root, "GIT_HTTP_EXPORT_ALL": "1", "PATH_INFO": path,
-            "QUERY_STRING": query, "REQUEST_METHOD": self.command, "CONTENT_LENGTH": str(len(body)),
-            "CONTENT_TYPE": self.headers["Content-Type"] or "", "GIT_PROTOCOL": self.headers["Git-Protocol"] or "",
-            "HTTP_CONTENT_ENCODING": self.headers["Content-Encoding"] or "", "REMOTE_USER": "git",
-        }  # fmt: skip
-        answer = subprocess.run(["git", "http-backend"], input=body, env=environment, capture_output=True, check=True)
-        head, _, content = answer.stdout.partition(b"\r\n\r\n")
-        fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
-        self.send_response(int(fields.pop("Status", "200").split()[0]))
-        for name, value in fields.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content)
-
-    do_POST = do_GET  # noqa: N815  http.server's names
-
-
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A private repository: staging is a kustomize overlay with a Secret, production a Service with a node port."""
@@ -93,13 +56,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     files = {**hello_files(), **overlay, "k8s/production/hello.yaml": with_node_port(hello_manifests())}
     del files["k8s/staging/hello.yaml"]
     Repository(root / "repository").commit(files, "Say hello")
-    PrivateGit.root = str(root)
-    with ThreadingHTTPServer(("127.0.0.1", 0), PrivateGit) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/repository/.git"
-        server.shutdown()
-        thread.join()
+    with serving(git_over_http(root, [], login=f"git:{TOKEN}")) as address:
+        yield f"{address}/repository/.git"
 
 
 def with_node_port(manifests: str) -> str:

@@ -112,13 +112,18 @@ def test_a_submodule_reaches_no_other_server_and_runs_nothing(origin: Path, tmp_
     assert not (tmp_path / "tree" / "m0" / ".git").exists()
 
 
-def test_a_repository_that_contains_itself_ends(origin: Path, tmp_path: Path, home: Path) -> None:
+def commit_itself_as_submodule(origin: Path, home: Path, name: str = "m") -> None:
+    """Commit the repository's own last commit as its submodule in the folder m; files may be read as repositories."""
     (home / ".gitconfig").write_text('[protocol "file"]\n allow = always\n')
     first = git(origin, "rev-parse", "HEAD")
-    (origin / ".gitmodules").write_text(f'[submodule "m"]\n\tpath = m\n\turl = {origin}\n')
+    (origin / ".gitmodules").write_text(f'[submodule "{name}"]\n\tpath = m\n\turl = {origin}\n')
     git(origin, "update-index", "--add", "--cacheinfo", f"160000,{first},m")
     git(origin, "add", ".gitmodules")
     git(origin, "commit", "--quiet", "--message=itself")
+
+
+def test_a_repository_that_contains_itself_ends(origin: Path, tmp_path: Path, home: Path) -> None:
+    commit_itself_as_submodule(origin, home)
     inner = git(origin, "rev-parse", "HEAD")
     for _ in range(6):
         git(origin, "update-index", "--cacheinfo", f"160000,{inner},m")
@@ -129,12 +134,7 @@ def test_a_repository_that_contains_itself_ends(origin: Path, tmp_path: Path, ho
 
 @pytest.mark.parametrize("name", ["../../evil", ".git"])
 def test_a_submodule_is_no_way_out_of_the_checkout(origin: Path, tmp_path: Path, home: Path, name: str) -> None:
-    (home / ".gitconfig").write_text('[protocol "file"]\n allow = always\n')
-    first = git(origin, "rev-parse", "HEAD")
-    (origin / ".gitmodules").write_text(f'[submodule "{name}"]\n\tpath = m\n\turl = {origin}\n')
-    git(origin, "update-index", "--add", "--cacheinfo", f"160000,{first},m")
-    git(origin, "add", ".gitmodules")
-    git(origin, "commit", "--quiet", "--message=evil")
+    commit_itself_as_submodule(origin, home, name)
     before = {path.name for path in tmp_path.iterdir()}
     try:
         checkout(
