@@ -4,6 +4,7 @@ import faulthandler
 import multiprocessing
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from http import HTTPStatus
+from multiprocessing import connection
+from multiprocessing.context import ForkServerProcess
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -58,11 +61,43 @@ class Act:
 
     def start(self) -> BaseProcess:
         """Start the process."""
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
-        process = context.Process(target=perform, args=(self,))
+        multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
+        process = ActProcess(target=perform, args=(self,))
         process.start()
         return process
+
+
+_asking = threading.Lock()
+
+
+class ActProcess(ForkServerProcess):
+    """A process that several threads may start and wait for at once.
+
+    A start asks all other processes whether they have ended. Of two threads that ask for the same exit code at once,
+    one gets it, and the other finds the pipe closed and takes the process for one that was killed: exit code 255.
+    """
+
+    def start(self) -> None:
+        """Start it."""
+        with _asking:
+            super().start()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until it has ended, for at most `timeout` seconds."""
+        connection.wait([self.sentinel], timeout)
+        with _asking:
+            super().join(0)
+
+    def is_alive(self) -> bool:
+        """Whether it has not ended."""
+        with _asking:
+            return super().is_alive()
+
+    @property
+    def exitcode(self) -> int | None:
+        """As of the base: None while it runs."""
+        with _asking:
+            return super().exitcode
 
 
 def perform(act: Act) -> None:
@@ -70,6 +105,7 @@ def perform(act: Act) -> None:
     with act.log.open("ab", buffering=0) as log:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(log.fileno(), stream.fileno())
+    faulthandler.enable()
     faulthandler.dump_traceback_later(SECONDS - 5)  # one that hangs is killed after that
     mutants.mutate(act.mutant)
     _shorten(act)

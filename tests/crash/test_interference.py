@@ -5,7 +5,6 @@ second operator starts, somebody deletes the records, etcd is full, or Prefect's
 """
 
 import asyncio
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ import pytest
 from aiohttp import web
 
 from tests.cluster.harness import Server, wait_for
-from tests.crash.actor import SECONDS, Act, perform
+from tests.crash.actor import SECONDS, Act, ActProcess, perform
 from tests.crash.proxy import WriteProxy
 from tests.crash.trial import Scene
 from tests.crash.view import View, kubectl, view_of
@@ -162,7 +161,7 @@ def test_i4_a_release_that_finds_etcd_full_ends_errored_and_is_recovered_when_th
 
 def start_as(perform_it: Callable[..., None], act: Act, *arguments: str) -> BaseProcess:
     """Start an act with other settings."""
-    process = multiprocessing.get_context("forkserver").Process(target=perform_it, args=(act, *arguments))
+    process = ActProcess(target=perform_it, args=(act, *arguments))
     process.start()
     return process
 

@@ -94,13 +94,13 @@ class Stage:
                 processes.append(act.start())
                 started = time.monotonic()
                 joined(processes[0], act)
+            failure = ""
             if not flow.by_itself:
                 started = time.monotonic()
-                recovery = self.scene.act("recover", namespace)
-                assert self.scene.play(recovery) == 0, recovery.log.read_text()
+                failure = self.scene.recovered(self.scene.act("recover", namespace))
             seconds = time.monotonic() - started
             after = view_of(namespace)
-        return Outcome(disturbance, problem(after, whole), seconds, proxies.reached)
+        return Outcome(disturbance, failure or problem(after, whole), seconds, proxies.reached)
 
     @contextmanager
     def _proxied(self, namespace: str) -> Iterator[tuple[Proxies, Act]]:
