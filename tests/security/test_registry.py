@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_cd.errors import DeliveryError, Invalid, RegistryUnreachable
+from prefect_cd.errors import DeliveryError, Invalid, InvalidManifest, RegistryUnreachable
 from prefect_cd.pipeline.models import ImageSettings
 from prefect_cd.release import registry
-from prefect_cd.release.image import find_image
+from prefect_cd.release.image import find_digest_of_other, find_image
 from prefect_cd.release.registry import find_digest, find_revision
 from tests import oci
 from tests.security.memory import at_most
@@ -236,6 +236,53 @@ def test_an_image_of_another_commit_under_this_ones_tag_is_refused(labels: dict[
     with serving(contents, digest) as name, pytest.raises(Invalid, match="was not built from it") as caught:
         find_image(ImageSettings(name=name), commit())
     assert digest in caught.value.where
+
+
+# --- images of others ------------------------------------------------------------------------------------------------
+
+
+def test_the_tag_of_a_listed_repository_becomes_a_digest() -> None:
+    digest, contents = oci.image()
+    with serving(contents, digest) as name:
+        host = name.partition("/")[0]
+        for listed in (name, host, f"{host}/acme"):
+            assert (
+                find_digest_of_other(ImageSettings(name="example.org/shop", pin=(listed,)), f"{name}:{SHA}") == digest
+            )
+
+
+def test_a_tag_that_does_not_exist_is_named_before_anything_is_written() -> None:
+    with serving({}, "") as name, pytest.raises(InvalidManifest, match=f"{name}:1 does not exist"):
+        find_digest_of_other(ImageSettings(name="example.org/shop", pin=(name,)), f"{name}:1")
+
+
+def test_a_commit_has_no_other_host_asked_than_the_listed_ones() -> None:
+    with hostile(sends(answer(b"{}"))) as server:
+        settings = ImageSettings(name="example.org/shop", pin=("docker.io", f"{server.host}/acme/shop"))
+        for reference in (
+            f"{server.host}/acme/shop2:1",
+            f"{server.host}/acme:1",
+            f"{server.host}/acme/shop@{'1' * 64}",
+        ):
+            assert find_digest_of_other(settings, reference) is None
+        assert not server.requests
+
+
+@pytest.mark.parametrize(
+    ("listed", "reference"),
+    [
+        ("docker.io/library", "busybox:1"),
+        ("docker.io", "acme/tool"),
+        ("docker.io/acme", "index.docker.io/acme/tool:2"),
+        ("docker.io/acme/tool", "acme/tool:2"),
+    ],
+)
+def test_every_spelling_of_a_listed_repository_is_that_repository(
+    listed: str, reference: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "find_digest", lambda _name, tag, **_: f"digest of {tag}")
+    tag = reference.partition(":")[2] or "latest"
+    assert find_digest_of_other(ImageSettings(name="example.org/shop", pin=(listed,)), reference) == f"digest of {tag}"
 
 
 def test_a_content_that_is_not_that_of_its_digest_is_refused() -> None:

@@ -11,6 +11,7 @@ from prefect.settings import get_current_settings
 from prefect_cd.errors import ContentChanged, InvalidManifest
 from prefect_cd.kube.objects import Object
 from prefect_cd.pipeline.models import Environment, Pipeline
+from prefect_cd.release import registry
 from prefect_cd.release.model import Commit, Release
 from prefect_cd.tasks import preconditions
 from prefect_cd.tasks.preconditions import Preflight, digest_of_manifests, preflight, read_manifests
@@ -139,3 +140,18 @@ def test_the_pipelines_fields_get_the_digest_too(repository: GitRepository, two:
         release = render.fn(two.model_copy(update=update), commit, built, checked)
         items = {item["kind"]: item for item in release.manifests["staging"]}
         assert items["Crawler"]["spec"]["image"] == expected
+
+
+def test_i5_images_of_others_get_their_digest_where_the_pipeline_file_lists_them(
+    repository: GitRepository, two: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests = {"example.org/base/sidecar": f"sha256:{'5' * 64}"}
+    monkeypatch.setattr(registry, "find_digest", lambda name, _tag, **_: digests[name])
+    item = deployment()
+    sidecars = ("example.org/base/sidecar:1", "example.org/another:1")
+    item["spec"]["template"]["spec"]["containers"] += [{"name": name[-9:-2], "image": name} for name in sidecars]
+    settings = two.model_copy(update={"image": two.image.model_copy(update={"pin": ("example.org/base",)})})
+    release = render.fn(settings, *committed(repository, settings, (item,), (deployment(),)))
+    containers = release.manifests["staging"][0]["spec"]["template"]["spec"]["containers"]
+    pinned = f"example.org/base/sidecar:1@sha256:{'5' * 64}"
+    assert [one["image"] for one in containers[1:]] == [pinned, "example.org/another:1"]

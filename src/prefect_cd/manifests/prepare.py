@@ -158,6 +158,19 @@ def pin_image(
     return tuple(pinned)
 
 
+def replace_images(objects: Sequence[Object], replacements: Mapping[str, str]) -> tuple[Object, ...]:
+    """The objects with references of containers and volumes replaced.
+
+    Args:
+        objects: of one environment.
+        replacements: the whole reference as it is -> as it shall be.
+    """
+    replaced = copy.deepcopy(tuple(objects))
+    for holder, key in _image_fields(list(replaced)):
+        holder[key] = replacements.get(holder[key], holder[key])
+    return replaced
+
+
 def images_of(item: Object) -> list[str]:
     """The image references of all containers and volumes of an object."""
     return [holder[key] for holder, key in _image_fields(item)]

@@ -89,6 +89,16 @@ class ImageSettings(Settings):
             "volumes: of custom resources, environment variables, annotations; ignored where an object lacks the field"
         ),
     ] = ()
+    pin: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^(localhost|[a-z0-9-]+(\.[a-z0-9-]+)+)(:[0-9]+)?(/[a-z0-9._-]+)*$")], ...],
+        Field(
+            description="registries and repositories, with all below them, of other images whose tags in the "
+            "manifests are replaced by digests, so that exactly what was approved runs. Each begins with its host. "
+            "Images of all others stay as they are, and the approval form names those with a tag: nothing else is "
+            "asked, because a commit could name any host",
+            examples=[["docker.io/library", "registry.example.com/base"]],
+        ),
+    ] = ()
     insecure: Annotated[
         bool | None,
         Field(description="use plain HTTP for the registry; default: only for localhost and loopback addresses"),

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from prefect_cd.errors import BuildFailed, DeliveryError, Forbidden, Invalid, MissingTool, RegistryUnreachable
+from prefect_cd.errors import (
+    BuildFailed,
+    DeliveryError,
+    Forbidden,
+    Invalid,
+    InvalidManifest,
+    MissingTool,
+    RegistryUnreachable,
+)
 from prefect_cd.pipeline.models import ImageSettings
 from prefect_cd.pipeline.types import duration_text
 from prefect_cd.process import Finished, Isolation, clean_environment, ignore, run
@@ -153,6 +161,40 @@ def find_image(settings: ImageSettings, commit: Commit) -> BuiltImage | None:
             f"the right label: --label {registry.REVISION}={commit.sha}",
         )
     return BuiltImage(name=settings.name, digest=digest, built=False, revision=revision or "")
+
+
+def find_digest_of_other(settings: ImageSettings, reference: str) -> str | None:
+    """The digest of another image that manifests name, where `pin` of the pipeline file lists its repository.
+
+    Args:
+        settings: `image` of the pipeline file.
+        reference: as it stands in a manifest.
+
+    Returns:
+        The digest; None where the reference has one already, or `pin` does not list it.
+
+    Raises:
+        InvalidManifest: there is no such image.
+        RegistryUnreachable, Forbidden, Invalid: as `registry.find_digest`.
+    """
+    name, _, digest = reference.partition("@")
+    folder, slash, last = name.rpartition("/")
+    repository, tag = folder + slash + last.partition(":")[0], last.partition(":")[2] or "latest"
+    host, path = registry.split(repository)
+    if digest or not any(f"{host}/{path}/".startswith(f"{listed}/") for listed in settings.pin):
+        return None
+    own = host == registry.split(settings.name)[0]
+    digest_of_tag = registry.find_digest(
+        repository,
+        tag,
+        insecure=settings.insecure if own else None,
+        token_service=settings.token_service if own else None,
+    )
+    if digest_of_tag is None:
+        raise InvalidManifest(
+            f"the image {reference} does not exist in its registry", hint="correct the name or tag, or push the image"
+        )
+    return digest_of_tag
 
 
 def builder_named(name: str) -> Builder:
