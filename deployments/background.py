@@ -3,8 +3,8 @@
 They start one recovery of each application, end approvals that have expired, restore forms that a killed run could not
 save, and check that recovery stays scheduled.
 
-A suspended run has no process that could end it when its approval expires. Prefect ends it as well, but later, and with
-the state name Failed.
+A suspended run has no process that could end it when its approval expires. Prefect ends it as well, but later, and
+without our outcome.
 """
 
 import contextvars
@@ -24,12 +24,13 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateName,
 )
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from typing_extensions import Self
 
 from prefect_cd.deployments.recovery_schedule import RecoverySchedule
 from prefect_cd.tasks.approval import GRACE, form_copy
+from prefect_cd.tasks.runs import end_waiting
 
 _INTERVAL_SECONDS = 2.0
 _FORM_PATIENCE = timedelta(seconds=15)
@@ -105,9 +106,8 @@ def expire(client: SyncPrefectClient, run: FlowRun, now: datetime) -> None:
     # Prefect's own timeout is later by GRACE than what the pipeline file allows
     if timeout is None or now < timeout - GRACE:
         return
-    message = "the approval expired without a decision; nothing was changed. Start the release again."
-    state: State[None] = State(type=StateType.FAILED, name="Expired", message=message)
-    client.set_flow_run_state(run.id, state, force=True)
+    message = "there was no decision in time; nothing was changed. Start the release again."
+    end_waiting(client, run, StateType.FAILED, "Expired", message)
     _log.info("%s: %s", run.name, message)
 
 

@@ -22,7 +22,15 @@ import httpx
 import yaml
 from backstage import shop
 from backstage.guard import guarded
-from backstage.outcome import RELEASED, ROLLED_BACK, Outcome, act_problems, version_name, visitor_problems
+from backstage.outcome import (
+    RELEASED,
+    ROLLED_BACK,
+    Outcome,
+    act_problems,
+    ended_as,
+    version_name,
+    visitor_problems,
+)
 from backstage.programs import DemoError, free_port, running, wait
 from backstage.runs import Runs
 from backstage.visitors import Visitors
@@ -150,9 +158,9 @@ def play(stack: ExitStack, repository: shop.Repository, runs: Runs) -> None:
         commit = repository.commit(act.title.partition(". ")[2], act.patch)
         versions[commit] = f"version {number}"
         state = runs.release(shop.NAME)
-        console.print(f"the run ended: [bold]{state['name']}[/]")
+        console.print(f"the run ended: [bold]{ended_as(state)}[/]")
         console.print(str(state["message"] or ""), style="dim", markup=False)
-        outcome = Outcome(state["name"], *shop.production(commit))
+        outcome = Outcome(ended_as(state), *shop.production(commit))
         check_act(act, act_problems(act.ends, commit, known_good, outcome), runs)
         rows.append((act.title, outcome.state, outcome.production))
         known_good = commit if act.ends == RELEASED else known_good

@@ -1,4 +1,9 @@
-"""The outcome of a run as its Prefect state: people filter on its name."""
+"""The outcome of a run: its Prefect state, a tag, the end of its name, and an event.
+
+Prefect's UI lists the runs of a deployment by the names of states that it knows, so all errors end in the state Failed.
+What kind of end it was is the first word of the state's message; people filter by the tag `outcome:…`, and automations
+wait for the event `prefect-cd.FLOW.OUTCOME`.
+"""
 
 import re
 from collections.abc import Iterator
@@ -20,11 +25,11 @@ from prefect_cd.errors import (
     Vetoed,
 )
 from prefect_cd.flows.results import reading_json_only
-from prefect_cd.tasks import workspace
+from prefect_cd.tasks import runs, workspace
 from prefect_cd.tasks.connection import CONNECTIONS
 from prefect_cd.tasks.stage import log
 
-_NAMES: tuple[tuple[type[DeliveryError], str], ...] = (
+_WORDS: tuple[tuple[type[DeliveryError], str], ...] = (
     (RolledBack, "Rolled back"),
     (RollbackFailed, "Rollback failed"),
     (Superseded, "Superseded"),
@@ -32,15 +37,15 @@ _NAMES: tuple[tuple[type[DeliveryError], str], ...] = (
     (Rejected, "Rejected"),
     (Expired, "Expired"),
     (Errored, "Errored"),
+    (DeliveryError, "Failed"),
 )
-_FINAL = {name for kind, name in _NAMES if not issubclass(kind, Errored)}
-_CODE = re.compile(r"\[[a-z]+(-[a-z]+)*] ")
-"""What messages of ours begin with; see `summary`."""
+_MESSAGE = re.compile(rf"(?P<outcome>{'|'.join(word for _, word in _WORDS)}): \[[a-z]+(-[a-z]+)*] ")
+"""What messages of ours begin with; see `message_of`."""
 
 
-def state_name(error: DeliveryError) -> str:
-    """The state's name for an error."""
-    return next((name for kind, name in _NAMES if isinstance(error, kind)), "Failed")
+def outcome_of(error: DeliveryError) -> str:
+    """The outcome that an error is, in one or two words."""
+    return next(word for kind, word in _WORDS if isinstance(error, kind))
 
 
 def summary(error: DeliveryError) -> str:
@@ -50,35 +55,57 @@ def summary(error: DeliveryError) -> str:
     return f"[{error.code}] {message}" + (f"\nhint: {error.hint}" if error.hint else "")
 
 
+def message_of(error: DeliveryError) -> str:
+    """The message of the state that a run ends in with this error."""
+    return f"{outcome_of(error)}: {summary(error)}"
+
+
 def has_final_outcome(state: State[Any]) -> bool:
     """Whether a run that failed has put right by itself what it had begun.
 
     Not where it errored, and not where it ended with an exception that is none of ours: its message is Prefect's then.
     """
-    if state.name in _FINAL:
-        return True
-    return state.name == "Failed" and bool(_CODE.match(state.message or ""))
+    message = _MESSAGE.match(state.message or "")
+    return message is not None and message["outcome"] != "Errored"
 
 
-class Outcome:
-    """Holds the state that a flow returns."""
+class Ending:
+    """How a flow ends.
+
+    Attributes:
+        state: what the flow returns.
+        outcome: in one or two words, as `outcome_of` has them; where nothing failed, `Completed`.
+    """
 
     state: State[Any]
+    outcome = "Completed"
+    _title = ""
+
+    def name_run(self, title: str) -> None:
+        """Name the run in Prefect; its outcome is added to the name when it ends in another way than completed."""
+        self._title = title
+        runs.rename(title)
+
+    def publish(self) -> None:
+        """Show the outcome where people and automations look for it."""
+        runs.end(self._title, self.outcome)
 
 
 @contextmanager
-def returning_state() -> Iterator[Outcome]:
+def returning_state() -> Iterator[Ending]:
     """Turn the error that ends a flow into its state; at the end, remove checkouts and close connections.
 
     Stored results are read as JSON only.
     """
-    outcome = Outcome()
+    ending = Ending()
     try:
         with reading_json_only():
-            yield outcome
+            yield ending
+        ending.publish()
     except DeliveryError as error:
         log().error("%s", error)
-        outcome.state = Failed(name=state_name(error), message=summary(error))
+        ending.state, ending.outcome = Failed(message=message_of(error)), outcome_of(error)
+        ending.publish()
     finally:
         workspace.remove_trees()
         CONNECTIONS.close()

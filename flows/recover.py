@@ -11,30 +11,36 @@ from prefect import Flow, flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ObjectNotFound
+from prefect.runtime import deployment
 from prefect.states import Completed, Failed
 
 from prefect_cd import tasks
 from prefect_cd.flows import served
-from prefect_cd.flows.outcome import has_final_outcome, returning_state, state_name, summary
+from prefect_cd.flows.outcome import has_final_outcome, outcome_of, returning_state, summary
 from prefect_cd.tasks import Target
 from prefect_cd.tasks.stage import log
 
 
-@flow(name="recover", persist_result=True)
+def _run_name() -> str:
+    return f"recover {deployment.name or ''}".strip()
+
+
+@flow(name="recover", flow_run_name=_run_name, persist_result=True)
 def recover() -> State[Any]:
     """Bring every environment of the served pipeline back to a whole version."""
-    with returning_state() as outcome:
+    with returning_state() as ending:
         pipeline, _ = served.pipeline()
         targets = [Target.of(pipeline, environment.name) for environment in pipeline.environments]
         errors = {target.name: error for target in targets if (error := tasks.recover(pipeline, target))}
         if errors:
             for name, error in errors.items():
                 log().error("%s: %s", name, error)
+            ending.outcome = outcome_of(next(iter(errors.values())))
             message = "\n\n".join(f"{name}: {summary(error)}" for name, error in errors.items())
-            outcome.state = Failed(name=state_name(next(iter(errors.values()))), message=message)
+            ending.state = Failed(message=f"{ending.outcome}: {message}")
         else:
-            outcome.state = Completed(message="no rollout was interrupted")
-    return outcome.state
+            ending.state = Completed(message="no rollout was interrupted")
+    return ending.state
 
 
 def start_recovery(flow: "Flow[..., Any]", flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001  Prefect's names

@@ -16,16 +16,18 @@ from prefect_cd.flows.outcome import returning_state
 from prefect_cd.flows.recover import start_recovery
 from prefect_cd.gates.evidence import Evidence
 from prefect_cd.pipeline.models import Pipeline
-from prefect_cd.release.model import Release
+from prefect_cd.release.model import Commit, Release
 from prefect_cd.tasks import Target
 from prefect_cd.tasks.changes import refuse_blocked
 from prefect_cd.tasks.deployment import deployed_by_this_run, repair
-from prefect_cd.tasks.runs import supersede_older, tag
+from prefect_cd.tasks.runs import supersede_older, tag, title_of
 from prefect_cd.tasks.stage import log
 from prefect_cd.tasks.veto import refuse_vetoed
 
 
 def _run_name() -> str:
+    if flow_run.run_count and any(one.startswith("commit:") for one in flow_run.tags):  # resumed: it has a better name
+        return str(flow_run.name)
     return f"release {flow_run.parameters.get('revision') or 'the branch'}"
 
 
@@ -44,21 +46,29 @@ def release(revision: str = "", *, again: bool = False) -> State[Any]:
         revision: branch, tag or SHA; empty: the branch of the pipeline file.
         again: bring it in even where the same release was rolled back or withdrawn. For users; triggers do not say so.
     """
-    with returning_state() as outcome:
+    with returning_state() as ending:
         pipeline, file = served.pipeline()
-        candidate, evidence = prepare(pipeline, revision or pipeline.source.branch, file)
+        commit = find_commit(pipeline, revision or pipeline.source.branch)
+        ending.name_run(title_of(commit))
+        candidate, evidence = prepare(pipeline, commit, file)
         for environment in pipeline.environments:
+            ending.name_run(title_of(candidate.commit, environment.name))
             tag(f"environment:{environment.name}")
             evidence += promote(pipeline, Target.of(pipeline, environment.name), candidate, evidence, again=again)
         last = pipeline.environments[-1].name
-        outcome.state = Completed(message=f"{candidate.application} {candidate.id} runs in {last}")
-    return outcome.state
+        ending.state = Completed(message=f"{candidate.application} {candidate.id} runs in {last}")
+    return ending.state
 
 
-def prepare(pipeline: Pipeline, revision: str, file: Path) -> tuple[Release, list[Evidence]]:
-    """Everything before the first environment: source, preflight, build, manifests, checks."""
+def find_commit(pipeline: Pipeline, revision: str) -> Commit:
+    """The commit that is released."""
     commit = tasks.resolve(pipeline, revision)
     tag(f"application:{pipeline.application}", f"commit:{commit.short}")
+    return commit
+
+
+def prepare(pipeline: Pipeline, commit: Commit, file: Path) -> tuple[Release, list[Evidence]]:
+    """Everything before the first environment: preflight, build, manifests, checks."""
     tasks.compare_pipeline_file(pipeline, commit, file)
     checked = tasks.preflight(pipeline, commit)
     image = tasks.build(pipeline, commit, checked)

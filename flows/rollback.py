@@ -38,13 +38,14 @@ def rollback(environment: str = "", to: str = "") -> State[Any]:
         environment: its name; empty: the last one of the pipeline file.
         to: release id or record number; empty: the known-good before what runs now.
     """
-    with returning_state() as outcome:
+    with returning_state() as ending:
         pipeline, _ = served.pipeline()
         target = _target(pipeline, environment)
+        ending.name_run(f"{target.name} → {to or 'the previous release'}")
         tag(f"application:{pipeline.application}", f"environment:{target.name}")
         deployed = tasks.rollback(pipeline, target, to)
-        outcome.state = Completed(message=f"{target.name} runs {deployed.release_id} again")
-    return outcome.state
+        ending.state = Completed(message=f"{target.name} runs {deployed.release_id} again")
+    return ending.state
 
 
 def _target(pipeline: Pipeline, environment: str) -> Target:

@@ -27,6 +27,7 @@ from prefect_cd.pipeline.types import duration_text
 from prefect_cd.release.model import Release
 from prefect_cd.tasks import markdown, markdown_changes
 from prefect_cd.tasks.changes import Plan, commits_between, refuse_blocked
+from prefect_cd.tasks.runs import rename, title_of, waiting_title
 from prefect_cd.tasks.stage import log
 
 GRACE = timedelta(minutes=10)
@@ -76,9 +77,11 @@ def approve(
         )
     target = planned.target
     settings = target.environment.approval or Approval()
+    title = title_of(release.commit, target.name)
     prefix = f"approve-{target.name}-"
     key = f"{prefix}{planned.content}"  # in full: of a shorter one, a commit could have two contents
-    if not note and any(asked.startswith(prefix) and not asked.startswith(key) for asked, _ in _questions()):
+    asked = [question for question, _ in _questions()]
+    if not note and any(question.startswith(prefix) and not question.startswith(key) for question in asked):
         note = f"what would be applied to {target.name} is no longer what an earlier answer was given for"
     for number in range(_MAX_QUESTIONS):
         form = markdown.approval(
@@ -98,7 +101,10 @@ def approve(
             run=flow_run.ui_url or "",
             whole=planned.page,
         )
+        if f"{key}-{number}" not in asked:  # else this run was resumed by the answer
+            rename(waiting_title(title, datetime.now(timezone.utc) + settings.expires))
         answer = _ask(f"{key}-{number}", form, settings.expires, target.name)
+        rename(title)
         note = _incomplete(answer, settings)
         if not note:
             break

@@ -1,9 +1,12 @@
-"""What a run does to runs in Prefect: tag itself, and end older ones that still wait for an approval."""
+"""What a run does to runs in Prefect: name and tag itself, and end older ones that still wait for an approval."""
 
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     DeploymentFilter,
     DeploymentFilterId,
@@ -12,6 +15,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateName,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.events import emit_event
 from prefect.runtime import deployment, flow_run
 
 from prefect_cd.pipeline.models import Pipeline
@@ -19,8 +23,12 @@ from prefect_cd.release import git
 from prefect_cd.release.model import Commit
 from prefect_cd.tasks import workspace
 from prefect_cd.tasks.stage import log
+from prefect_cd.untrusted_text import visible
 
-_COMMIT = "commit:"
+_COMMIT, _OUTCOME = "commit:", "outcome:"
+_COMPLETED = "Completed"
+_WAITS = ": approve until "
+_LONGEST_SUBJECT = 60
 
 
 def tag(*tags: str) -> None:
@@ -28,14 +36,94 @@ def tag(*tags: str) -> None:
 
     Where Prefect's server does not answer, the run goes on without them.
     """
+    _update(f"tagged with {', '.join(tags)}", tags=tags)
+
+
+def rename(name: str) -> None:
+    """Give the current flow run a name. Where Prefect's server does not answer, the run goes on without it."""
+    _update(f"named {name!r}", name=name)
+
+
+def title_of(commit: Commit, environment: str = "") -> str:
+    """The name of a run that releases a commit, and where it is.
+
+    Args:
+        commit: its subject is shortened, and control characters are made visible.
+        environment: where the release is being brought to; empty before the first.
+    """
+    subject = visible(commit.subject)
+    subject = subject if len(subject) <= _LONGEST_SUBJECT else f"{subject[:_LONGEST_SUBJECT]}…"
+    return f"{commit.short} {subject}" + (f" → {environment}" if environment else "")
+
+
+def waiting_title(title: str, until: datetime) -> str:
+    """The name of a run that waits for an approval."""
+    return f"{title}{_WAITS}{until.astimezone(timezone.utc):%b %d %H:%M} UTC (Resume)"
+
+
+def end(title: str, outcome: str) -> None:
+    """Show the outcome of the current flow run: as a tag, at the end of its name, and by an event for automations.
+
+    Args:
+        title: the run's name until now; empty: it keeps its name.
+        outcome: in one or two words; `Completed` is not shown in the name.
+    """
+    shown = f"{title}: {outcome.lower()}" if title and outcome != _COMPLETED else title
+    _update(f"shown as {outcome}", name=shown, tags=[outcome_tag(outcome)])
+    if flow_run.id and flow_run.flow_name:
+        emit_event(
+            f"prefect-cd.{flow_run.flow_name}.{_slug(outcome)}",
+            resource={
+                "prefect.resource.id": f"prefect-cd.application.{deployment.name or 'unnamed'}",
+                "prefect.resource.name": deployment.name or "unnamed",
+            },
+            related=[{"prefect.resource.id": f"prefect.flow-run.{flow_run.id}", "prefect.resource.role": "flow-run"}],
+        )
+
+
+def end_waiting(client: SyncPrefectClient, run: FlowRun, state: StateType, outcome: str, message: str) -> None:
+    """End a run that waits for an approval, and has no process that could do it.
+
+    Args:
+        client: of Prefect's server.
+        run: the run.
+        state: the type of its state.
+        outcome: in one word.
+        message: why.
+    """
+    name = f"{run.name.rpartition(_WAITS)[0] or run.name}: {outcome.lower()}"
+    ended: State[None] = State(type=state, message=f"{outcome}: {message}")
+    client.set_flow_run_state(run.id, ended, force=True)
+    client.update_flow_run(run.id, name=name, tags=_with(run.tags, [outcome_tag(outcome)]))
+
+
+def outcome_tag(outcome: str) -> str:
+    """The tag that people filter by."""
+    return f"{_OUTCOME}{_slug(outcome)}"
+
+
+def _slug(outcome: str) -> str:
+    return outcome.lower().replace(" ", "-")
+
+
+def _with(before: Iterable[str], tags: Sequence[str]) -> list[str]:
+    """The tags of a run with others added; it has one outcome at most."""
+    replaced = any(tag.startswith(_OUTCOME) for tag in tags)
+    kept = (tag for tag in before if not (replaced and tag.startswith(_OUTCOME)))
+    return sorted({*kept, *tags})
+
+
+def _update(purpose: str, *, name: str = "", tags: Sequence[str] = ()) -> None:
     if flow_run.id is None:
         return
     try:
         with get_client(sync_client=True) as client:
-            run = client.read_flow_run(UUID(flow_run.id))
-            client.update_flow_run(run.id, tags=sorted({*run.tags, *tags}))
+            changes: dict[str, Any] = {"name": name} if name else {}
+            if tags:
+                changes["tags"] = _with(client.read_flow_run(UUID(flow_run.id)).tags, tags)
+            client.update_flow_run(UUID(flow_run.id), **changes)
     except Exception as error:  # noqa: BLE001  whatever the server's client may raise
-        log().warning("the run is not tagged with %s: %s", ", ".join(tags), error)
+        log().warning("the run is not %s: %s", purpose, error)
 
 
 def supersede_older(pipeline: Pipeline, commit: Commit) -> None:
@@ -52,8 +140,7 @@ def supersede_older(pipeline: Pipeline, commit: Commit) -> None:
             older = _commit_of(run)
             if str(run.id) != flow_run.id and older and _contains(tree, older, commit):
                 message = f"{commit.short} contains {older} and asks in its place"
-                state: State[None] = State(type=StateType.CANCELLED, name="Superseded", message=message)
-                client.set_flow_run_state(run.id, state, force=True)
+                end_waiting(client, run, StateType.CANCELLED, "Superseded", message)
                 log().info("%s is superseded: %s", run.name, message)
 
 

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from draw_imports import draw_imports
 from prefect_cd.deployments.rbac_command import cluster_role, role
 from prefect_cd.errors import DeliveryError, Errored, Failed, Invalid
-from prefect_cd.flows.outcome import state_name
+from prefect_cd.flows.outcome import outcome_of
 from prefect_cd.manifests.lint import RULE_TEXTS, Rule
 from prefect_cd.pipeline.load import load
 from prefect_cd.pipeline.models import (
@@ -69,7 +69,7 @@ def generated_files() -> dict[Path, str]:
 
 def errors_page() -> str:
     """The catalogue of error codes, by the three kinds of errors."""
-    head = ("code", "class", "meaning", "retried", "the run's state", "what to do")
+    head = ("code", "class", "meaning", "retried", "outcome", "what to do")
     sections = "\n\n".join(
         f"## {kind.__name__}\n\n{table(head, map(_error_row, error_classes(kind)))}"
         for kind in (Invalid, Failed, Errored)
@@ -101,7 +101,7 @@ def error_classes(kind: type[DeliveryError]) -> Iterator[type[DeliveryError]]:
 def _error_row(error: type[DeliveryError]) -> Sequence[str]:
     meaning = _first_paragraph(error)
     retried = "yes" if is_retried(error) else "no"
-    state = state_name(error("an example"))
+    state = outcome_of(error("an example"))
     return f"`{error.code}`", f"`{error.__name__}`", meaning, retried, f"`{state}`", _sentence(error.remedy)
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-RELEASED, ROLLED_BACK = "Completed", "Rolled back"  # names of the states that a release run ends in
+RELEASED, ROLLED_BACK = "Completed", "Rolled back"  # how a release run ends
 _RECORDS = {RELEASED: "known-good", ROLLED_BACK: "rolled-back"}  # the state of the release's record in production
 _SHORT = 7  # a release id begins with these digits of the commit's SHA
 
@@ -17,7 +17,7 @@ class Outcome:
     """How an act ended.
 
     Attributes:
-        state: the name of the state that its release run ended in.
+        state: how its release run ended, as `ended_as` has it.
         production: the id of the release that production runs afterwards; empty when there is none.
         record: the state of the newest record of the act's commit in production; empty when it never got there.
     """
@@ -25,6 +25,11 @@ class Outcome:
     state: str
     production: str
     record: str
+
+
+def ended_as(state: Mapping[str, str]) -> str:
+    """How a run ended: the name of its state, or, where that is Failed, the first words of the state's message."""
+    return state["name"] if state["name"] != "Failed" else (state["message"] or "Failed").partition(": ")[0]
 
 
 def act_problems(announced: str, commit: str, known_good: str, outcome: Outcome) -> list[str]:

@@ -40,7 +40,10 @@ SESSION = f"t-{token_hex(3)}"  # begins the names of namespaces, so that session
 PATIENCE = 300.0  # seconds; what takes a few on an idle machine may take this long: the tests do not measure time
 _FIRST_POLL_SECONDS, _LAST_POLL_SECONDS = 0.1, 1.0  # frequent polling takes CPU time from what is waited for
 _ENDED = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
-_WITHOUT_ANSWER = frozenset({"Expired", "Superseded"})  # the states that a waiting run may get without an answer
+_WITHOUT_ANSWER = frozenset({"Expired", "Superseded"})  # the outcomes that a waiting run may have without an answer
+_OUTCOMES = frozenset(
+    {"Rolled back", "Rollback failed", "Superseded", "Vetoed", "Rejected", "Expired", "Errored"}
+)  # the first words of the message of a state that is called Failed or Cancelled
 
 
 def wait_for(condition: Callable[[], Any], what: Callable[[], str] | str, seconds: float = PATIENCE) -> Any:  # noqa: ANN401
@@ -638,7 +641,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return str(self.state["name"])
+        return _name_of(self.state)
 
     @property
     def message(self) -> str:
@@ -649,15 +652,15 @@ class Run:
         return self.state["type"] in _ENDED
 
     def wait(self, *names: str, seconds: float = PATIENCE) -> "Run":
-        """Return when the state has one of the names; fail, with the log, when it can no longer get one."""
+        """Return when the run's state or outcome has one of the names; fail, with the log, when it can no longer."""
 
         def is_reached() -> bool:
             state = self.state
-            if state["name"] in names:
+            if _name_of(state) in names:
                 return True
             waits = state["name"] == "Suspended" and not _WITHOUT_ANSWER.intersection(names)
             stuck = state["type"] in _ENDED or waits
-            assert not stuck, f"{state['name']} instead of {' or '.join(names)}: {state['message']}\n\n{self.log()}"
+            assert not stuck, f"{_name_of(state)} instead of {' or '.join(names)}: {state['message']}\n\n{self.log()}"
             return False
 
         wait_for(is_reached, lambda: f"{names}; the run is {self.name}\n\n{self.log()}", seconds)
@@ -716,6 +719,12 @@ class Run:
         folders = [folder for folder in Path("/proc").glob("[0-9]*") if read(folder / "comm") == name]
         assert len(folders) == 1, f"{folders} work for {self.id}; it is {self.name}"
         return int(folders[0].name)
+
+
+def _name_of(state: dict[str, Any]) -> str:
+    """The outcome of a run that ended otherwise than completed; else the name of its state."""
+    outcome = str(state["message"] or "").partition(": ")[0]
+    return outcome if state["type"] in _ENDED and outcome in _OUTCOMES else str(state["name"])
 
 
 def read(path: Path) -> bytes:

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+from prefect.states import Completed
 
 from prefect_cd import errors
 from prefect_cd.errors import DeliveryError, Errored, GateFailed, InvalidPipeline
-from prefect_cd.flows.outcome import has_final_outcome, returning_state, state_name, summary
+from prefect_cd.flows.outcome import has_final_outcome, message_of, outcome_of, returning_state, summary
 
 NAMES = {
     "RolledBack": "Rolled back",
@@ -20,9 +21,17 @@ TREE = [item for item in vars(errors).values() if isinstance(item, type) and iss
 
 
 @pytest.mark.parametrize("kind", TREE, ids=lambda kind: kind.__name__)
-def test_every_error_has_a_state_name_that_people_filter_on(kind: type[DeliveryError]) -> None:
+def test_every_error_has_an_outcome_that_people_filter_by(kind: type[DeliveryError]) -> None:
     usual = "Errored" if issubclass(kind, Errored) else "Failed"
-    assert state_name(kind("it happened")) == NAMES.get(kind.__name__, usual)
+    assert outcome_of(kind("it happened")) == NAMES.get(kind.__name__, usual)
+
+
+@pytest.mark.parametrize("kind", TREE, ids=lambda kind: kind.__name__)
+def test_every_error_ends_in_a_state_that_prefects_pages_list(kind: type[DeliveryError]) -> None:
+    with returning_state() as ending:
+        raise kind("it happened")
+    assert ending.state.name == "Failed"
+    assert (ending.state.message or "").startswith(f"{outcome_of(kind('it happened'))}: ")
 
 
 @pytest.mark.parametrize("kind", TREE, ids=lambda kind: kind.__name__)
@@ -46,7 +55,7 @@ def test_an_error_becomes_the_runs_state(home: Path) -> None:
     assert not home.exists()
     with returning_state() as ending:
         raise GateFailed("E2E failed")
-    assert (ending.state.name, ending.state.message) == ("Failed", "[gate-failed] E2E failed")
+    assert ending.state.message == message_of(GateFailed("E2E failed")) == "Failed: [gate-failed] E2E failed"
     assert ending.state.is_failed()
 
 
@@ -61,7 +70,8 @@ def test_the_checkouts_are_removed_and_the_evidence_stays(home: Path, error: Bas
     (home / "0123456789ab" / ".git").mkdir(parents=True)
     (home / "evidence" / "staging-E2E").mkdir(parents=True)
     try:
-        with returning_state():
+        with returning_state() as ending:
+            ending.state = Completed()
             if error:
                 raise error
     except KeyboardInterrupt:

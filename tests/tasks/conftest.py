@@ -81,6 +81,7 @@ class Run:
     """A flow run that has ended."""
 
     id: UUID
+    name: str
     state: State[Any]
     tags: list[str]
     artifacts: list[Artifact] = field(default_factory=list)
@@ -123,6 +124,6 @@ def run(prefect_server: Server) -> Callable[[Callable[[], Any]], Run]:  # noqa: 
             ended = client.read_flow_run(UUID(ids[0]))
             # those without a key are Prefect's own
             artifacts = [page for page in client.read_artifacts(artifact_filter=by_run) if page.key]
-        return Run(ended.id, state, ended.tags, artifacts)
+        return Run(ended.id, ended.name, state, ended.tags, artifacts)
 
     return play

@@ -1,6 +1,7 @@
 """What a run does to runs in Prefect: tags, and the end of older ones that still wait for an approval."""
 
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from typing import Any
 from uuid import UUID
 
@@ -9,12 +10,15 @@ import pytest
 from prefect import flow, tags
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.events.clients import AssertingEventsClient
+from prefect.events.worker import EventsWorker
 from prefect.states import Running, Suspended
 
 from prefect_cd.release.model import Commit
 from prefect_cd.tasks import runs
-from prefect_cd.tasks.runs import supersede_older, tag
+from prefect_cd.tasks.runs import end, rename, supersede_older, tag, title_of, waiting_title
 from tests.cluster.harness import Server
+from tests.tasks import examples
 from tests.tasks.conftest import Run
 from tests.tasks.examples import GitRepository, pipeline
 
@@ -87,8 +91,8 @@ def test_i8_an_older_release_that_waits_is_ended_and_says_by_which_commit(
     supersede_older(pipeline(repository=repository.path), newer)
     ended = client.read_flow_run(waits.id).state
     assert ended is not None
-    assert (ended.type, ended.name) == (StateType.CANCELLED, "Superseded")
-    assert ended.message == f"{newer.short} contains {older.short} and asks in its place"
+    assert (ended.type, ended.name) == (StateType.CANCELLED, "Cancelled")
+    assert ended.message == f"Superseded: {newer.short} contains {older.short} and asks in its place"
 
 
 def test_a_newer_release_the_same_commit_and_another_branch_go_on_waiting(
@@ -128,3 +132,52 @@ def test_runs_of_other_deployments_are_left_alone(
 def test_a_run_without_a_deployment_supersedes_nothing(repository: GitRepository, home: Any) -> None:  # noqa: ANN401
     supersede_older(pipeline(repository=repository.path), repository.commit({"app": "1"}))
     assert not home.exists()
+
+
+# --- the name of a run, and its outcome ------------------------------------------------------------------------------
+
+
+def test_a_run_is_named_by_commit_subject_and_environment() -> None:
+    commit = examples.commit(subject="Staff picks")
+    assert title_of(commit, "production") == f"{commit.short} Staff picks → production"
+    hostile = title_of(examples.commit(subject="\x1b[2J" + "x" * 500))
+    assert "\x1b" not in hostile
+    assert len(hostile) < 80
+
+
+def test_a_run_that_waits_says_until_when_and_what_to_press() -> None:
+    until = datetime(2026, 12, 1, 9, 5, tzinfo=timezone.utc)
+    assert (
+        waiting_title("abc Picks → production", until)
+        == "abc Picks → production: approve until Dec 01 09:05 UTC (Resume)"
+    )
+
+
+def test_the_outcome_is_in_the_name_of_a_run_and_its_only_outcome_tag(run: Callable[[Callable[[], Any]], Run]) -> None:
+    def work() -> None:
+        rename("abc Picks → production")
+        for outcome in ("Errored", "Rolled back"):  # the run was retried
+            end("abc Picks → production", outcome)
+
+    with tags("night"):
+        played = run(work)
+    assert played.name == "abc Picks → production: rolled back"
+    assert sorted(played.tags) == ["night", "outcome:rolled-back"]
+
+
+def test_a_run_that_completed_keeps_its_name(run: Callable[[Callable[[], Any]], Run]) -> None:
+    played = run(lambda: end("abc Picks → production", "Completed"))
+    assert (played.name, played.tags) == ("abc Picks → production", ["outcome:completed"])
+
+
+def test_automations_get_an_event_for_each_outcome(run: Callable[[Callable[[], Any]], Run]) -> None:
+    AssertingEventsClient.reset()
+    EventsWorker.set_client_override(AssertingEventsClient)
+    try:
+        played = run(lambda: end("abc Picks → production", "Rolled back"))
+        EventsWorker.drain_all()
+    finally:
+        EventsWorker.set_client_override(None)
+    sent = [event for client in AssertingEventsClient.all for event in client.events]
+    (event,) = [event for event in sent if event.event == "prefect-cd.tests.rolled-back"]
+    assert f"prefect.flow-run.{played.id}" in {resource.id for resource in event.related}
