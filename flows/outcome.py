@@ -81,10 +81,10 @@ class Ending:
     outcome = "Completed"
     _title = ""
 
-    def name_run(self, title: str) -> None:
-        """Name the run in Prefect; its outcome is added to the name when it ends in another way than completed."""
+    def show(self, title: str, *tags: str) -> None:
+        """Name and tag the run in Prefect; how it ends is added to the name, unless it completes."""
         self._title = title
-        runs.rename(title)
+        runs.show(title, *tags)
 
     def publish(self) -> None:
         """Show the outcome where people and automations look for it."""

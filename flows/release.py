@@ -20,7 +20,7 @@ from prefect_cd.release.model import Commit, Release
 from prefect_cd.tasks import Target
 from prefect_cd.tasks.changes import refuse_blocked
 from prefect_cd.tasks.deployment import deployed_by_this_run, repair
-from prefect_cd.tasks.runs import supersede_older, tag, title_of
+from prefect_cd.tasks.runs import supersede_older, title_of
 from prefect_cd.tasks.stage import log
 from prefect_cd.tasks.veto import refuse_vetoed
 
@@ -48,23 +48,15 @@ def release(revision: str = "", *, again: bool = False) -> State[Any]:
     """
     with returning_state() as ending:
         pipeline, file = served.pipeline()
-        commit = find_commit(pipeline, revision or pipeline.source.branch)
-        ending.name_run(title_of(commit))
+        commit = tasks.resolve(pipeline, revision or pipeline.source.branch)
+        ending.show(title_of(commit), f"application:{pipeline.application}", f"commit:{commit.short}")
         candidate, evidence = prepare(pipeline, commit, file)
         for environment in pipeline.environments:
-            ending.name_run(title_of(candidate.commit, environment.name))
-            tag(f"environment:{environment.name}")
+            ending.show(title_of(commit, environment.name), f"environment:{environment.name}")
             evidence += promote(pipeline, Target.of(pipeline, environment.name), candidate, evidence, again=again)
         last = pipeline.environments[-1].name
         ending.state = Completed(message=f"{candidate.application} {candidate.id} runs in {last}")
     return ending.state
-
-
-def find_commit(pipeline: Pipeline, revision: str) -> Commit:
-    """The commit that is released."""
-    commit = tasks.resolve(pipeline, revision)
-    tag(f"application:{pipeline.application}", f"commit:{commit.short}")
-    return commit
 
 
 def prepare(pipeline: Pipeline, commit: Commit, file: Path) -> tuple[Release, list[Evidence]]:

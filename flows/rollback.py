@@ -14,7 +14,6 @@ from prefect_cd.flows.outcome import returning_state
 from prefect_cd.flows.recover import start_recovery
 from prefect_cd.pipeline.models import Pipeline
 from prefect_cd.tasks import Target
-from prefect_cd.tasks.runs import tag
 
 
 def _run_name() -> str:
@@ -41,8 +40,8 @@ def rollback(environment: str = "", to: str = "") -> State[Any]:
     with returning_state() as ending:
         pipeline, _ = served.pipeline()
         target = _target(pipeline, environment)
-        ending.name_run(f"{target.name} → {to or 'the previous release'}")
-        tag(f"application:{pipeline.application}", f"environment:{target.name}")
+        title = f"rollback {target.name} to {to or 'the previous release'}"
+        ending.show(title, f"application:{pipeline.application}", f"environment:{target.name}")
         deployed = tasks.rollback(pipeline, target, to)
         ending.state = Completed(message=f"{target.name} runs {deployed.release_id} again")
     return ending.state

@@ -27,7 +27,7 @@ from prefect_cd.pipeline.types import duration_text
 from prefect_cd.release.model import Release
 from prefect_cd.tasks import markdown, markdown_changes
 from prefect_cd.tasks.changes import Plan, commits_between, refuse_blocked
-from prefect_cd.tasks.runs import rename, title_of, waiting_title
+from prefect_cd.tasks.runs import show, title_of, waiting_title
 from prefect_cd.tasks.stage import log
 
 GRACE = timedelta(minutes=10)
@@ -102,9 +102,9 @@ def approve(
             whole=planned.page,
         )
         if f"{key}-{number}" not in asked:  # else this run was resumed by the answer
-            rename(waiting_title(title, datetime.now(timezone.utc) + settings.expires))
+            show(waiting_title(title, datetime.now(timezone.utc) + settings.expires))
         answer = _ask(f"{key}-{number}", form, settings.expires, target.name)
-        rename(title)
+        show(title)
         note = _incomplete(answer, settings)
         if not note:
             break

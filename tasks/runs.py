@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -31,17 +30,23 @@ _WAITS = ": approve until "
 _LONGEST_SUBJECT = 60
 
 
-def tag(*tags: str) -> None:
-    """Add tags to the current flow run: people filter by application, environment and commit.
+def show(name: str, *tags: str) -> None:
+    """Name the current flow run, and add tags to it: people filter by application, environment, commit and outcome.
 
     Where Prefect's server does not answer, the run goes on without them.
+
+    Args:
+        name: of the run; empty: it keeps its name.
+        tags: of which a run has one `outcome:` at most, the newest.
     """
-    _update(f"tagged with {', '.join(tags)}", tags=tags)
-
-
-def rename(name: str) -> None:
-    """Give the current flow run a name. Where Prefect's server does not answer, the run goes on without it."""
-    _update(f"named {name!r}", name=name)
+    if flow_run.id is None:
+        return
+    try:
+        with get_client(sync_client=True) as client:
+            run = client.read_flow_run(UUID(flow_run.id))
+            client.update_flow_run(run.id, name=name or run.name, tags=_with(run.tags, tags))
+    except Exception as error:  # noqa: BLE001  whatever the server's client may raise
+        log().warning("the run is not shown as %s: %s", ", ".join(filter(None, [name, *tags])), error)
 
 
 def title_of(commit: Commit, environment: str = "") -> str:
@@ -69,7 +74,7 @@ def end(title: str, outcome: str) -> None:
         outcome: in one or two words; `Completed` is not shown in the name.
     """
     shown = f"{title}: {outcome.lower()}" if title and outcome != _COMPLETED else title
-    _update(f"shown as {outcome}", name=shown, tags=[outcome_tag(outcome)])
+    show(shown, outcome_tag(outcome))
     if flow_run.id and flow_run.flow_name:
         emit_event(
             f"prefect-cd.{flow_run.flow_name}.{_slug(outcome)}",
@@ -111,19 +116,6 @@ def _with(before: Iterable[str], tags: Sequence[str]) -> list[str]:
     replaced = any(tag.startswith(_OUTCOME) for tag in tags)
     kept = (tag for tag in before if not (replaced and tag.startswith(_OUTCOME)))
     return sorted({*kept, *tags})
-
-
-def _update(purpose: str, *, name: str = "", tags: Sequence[str] = ()) -> None:
-    if flow_run.id is None:
-        return
-    try:
-        with get_client(sync_client=True) as client:
-            changes: dict[str, Any] = {"name": name} if name else {}
-            if tags:
-                changes["tags"] = _with(client.read_flow_run(UUID(flow_run.id)).tags, tags)
-            client.update_flow_run(UUID(flow_run.id), **changes)
-    except Exception as error:  # noqa: BLE001  whatever the server's client may raise
-        log().warning("the run is not %s: %s", purpose, error)
 
 
 def supersede_older(pipeline: Pipeline, commit: Commit) -> None:

@@ -644,6 +644,15 @@ class Run:
         return _name_of(self.state)
 
     @property
+    def title(self) -> str:
+        """The name of the run itself, which lists of runs show."""
+        return str(self.application.server.get(f"/flow_runs/{self.id}")["name"])
+
+    @property
+    def tags(self) -> set[str]:
+        return set(self.application.server.get(f"/flow_runs/{self.id}")["tags"])
+
+    @property
     def message(self) -> str:
         return str(self.state["message"])
 

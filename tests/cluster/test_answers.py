@@ -1,5 +1,6 @@
 """Approvals: the answers of approvers, and a form that nobody answers."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,7 @@ from tests.cluster.harness import (
     records,
     states,
     untouched,
+    wait_for,
 )
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -46,8 +48,11 @@ def applications(server: Server, repository: Repository) -> Iterator[dict[str, A
 def test_a_rejected_release_ends_as_rejected_and_changes_nothing(applications: dict[str, Application]) -> None:
     application = applications["answers"]
     run = application.release("main").wait("Suspended")
+    assert re.fullmatch(r"[0-9a-f]{7} Say hello → production: approve until .* UTC \(Resume\)", run.title)
     run.answer("reject", comment="not on a Friday").wait("Rejected")
     assert "rejected for production by approver one: not on a Friday" in run.message
+    assert run.title.endswith("Say hello → production: rejected")
+    assert "outcome:rejected" in run.tags
     assert untouched(application.production)
     assert states(application.staging) == ["known-good"]
 
@@ -60,6 +65,8 @@ def test_an_answer_without_a_name_or_from_somebody_else_is_asked_again(applicati
     assert "a stranger is not an approver here; approvers are: approver one, approver two" in run.form()
     assert untouched(applications["answers"].production)
     run.answer(name="approver two", comment="fine").wait("Completed")
+    assert run.title.endswith("Say hello → production")
+    assert "outcome:completed" in run.tags
     (record,) = records(applications["answers"].production)
     assert (record["decision"]["name"], record["decision"]["comment"]) == ("approver two", "fine")
 
@@ -67,7 +74,8 @@ def test_an_answer_without_a_name_or_from_somebody_else_is_asked_again(applicati
 def test_a_question_that_nobody_answers_expires(applications: dict[str, Application]) -> None:
     application = applications["expiring"]
     run = application.release("main").wait("Suspended", "Expired").wait("Expired")
-    assert "expired without a decision" in run.message
+    assert "no decision in time" in run.message
+    wait_for(lambda: run.title.endswith("Say hello → production: expired"), run.title)
     assert untouched(application.production)
 
 

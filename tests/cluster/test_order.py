@@ -16,6 +16,7 @@ from tests.cluster.harness import (
     records,
     states,
     untouched,
+    wait_for,
 )
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -75,6 +76,7 @@ def test_i8_a_newer_release_asks_in_place_of_an_older_one_that_waits(
     newer = application.release(commits[1]).wait("Suspended")
     older.wait("Superseded")
     assert f"{commits[1][:7]} contains {commits[0][:7]} and asks in its place" in older.message
+    wait_for(lambda: older.title.endswith("→ production: superseded"), older.title)
     assert untouched(application.production)
     newer.answer().wait("Completed")
     assert states(application.production) == ["known-good"]

@@ -16,7 +16,7 @@ from prefect.states import Running, Suspended
 
 from prefect_cd.release.model import Commit
 from prefect_cd.tasks import runs
-from prefect_cd.tasks.runs import end, rename, supersede_older, tag, title_of, waiting_title
+from prefect_cd.tasks.runs import end, show, supersede_older, title_of, waiting_title
 from tests.cluster.harness import Server
 from tests.tasks import examples
 from tests.tasks.conftest import Run
@@ -55,8 +55,8 @@ def states(client: SyncPrefectClient, *runs: FlowRun) -> list[str | None]:
 
 def test_a_run_is_tagged_besides_the_tags_that_it_has(run: Callable[[Callable[[], Any]], Run]) -> None:
     def work() -> None:
-        tag("application:shop")
-        tag("commit:aaaaaaa", "application:shop")
+        show("", "application:shop")
+        show("", "commit:aaaaaaa", "application:shop")
 
     with tags("night"):
         played = run(work)
@@ -64,7 +64,7 @@ def test_a_run_is_tagged_besides_the_tags_that_it_has(run: Callable[[Callable[[]
 
 
 def test_outside_of_a_run_there_is_nothing_to_tag() -> None:
-    tag("application:shop")
+    show("", "application:shop")
 
 
 def test_a_run_that_prefects_server_does_not_tag_goes_on(
@@ -75,12 +75,12 @@ def test_a_run_that_prefects_server_does_not_tag_goes_on(
 
     def work() -> None:
         monkeypatch.setattr(runs, "get_client", unreachable)
-        tag("application:shop")
+        show("", "application:shop")
 
     played = run(work)
     assert played.state.is_completed()
     assert played.tags == []
-    assert "not tagged with application:shop: connection refused" in caplog.text
+    assert "not shown as application:shop: connection refused" in caplog.text
 
 
 def test_i8_an_older_release_that_waits_is_ended_and_says_by_which_commit(
@@ -155,7 +155,7 @@ def test_a_run_that_waits_says_until_when_and_what_to_press() -> None:
 
 def test_the_outcome_is_in_the_name_of_a_run_and_its_only_outcome_tag(run: Callable[[Callable[[], Any]], Run]) -> None:
     def work() -> None:
-        rename("abc Picks → production")
+        show("abc Picks → production")
         for outcome in ("Errored", "Rolled back"):  # the run was retried
             end("abc Picks → production", outcome)
 
