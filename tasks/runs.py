@@ -27,7 +27,8 @@ from prefect_cd.untrusted_text import visible
 _COMMIT, _OUTCOME = "commit:", "outcome:"
 _COMPLETED = "Completed"
 _WAITS = ": approve until "
-_LONGEST_SUBJECT = 60
+_LONGEST_SUBJECT = 32
+"""Of the name of a run: lists cut long names, and the end says how the run ended."""
 
 
 def show(name: str, *tags: str) -> None:
@@ -57,7 +58,7 @@ def title_of(commit: Commit, environment: str = "") -> str:
         environment: where the release is being brought to; empty before the first.
     """
     subject = visible(commit.subject)
-    subject = subject if len(subject) <= _LONGEST_SUBJECT else f"{subject[:_LONGEST_SUBJECT]}…"
+    subject = subject if len(subject) <= _LONGEST_SUBJECT else f"{subject[: _LONGEST_SUBJECT - 1].rstrip()}…"
     return f"{commit.short} {subject}" + (f" → {environment}" if environment else "")
 
 

@@ -142,7 +142,7 @@ def test_a_run_is_named_by_commit_subject_and_environment() -> None:
     assert title_of(commit, "production") == f"{commit.short} Staff picks → production"
     hostile = title_of(examples.commit(subject="\x1b[2J" + "x" * 500))
     assert "\x1b" not in hostile
-    assert len(hostile) < 80
+    assert len(hostile) < 45
 
 
 def test_a_run_that_waits_says_until_when_and_what_to_press() -> None:
