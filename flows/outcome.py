@@ -1,7 +1,7 @@
 """The outcome of a run: its Prefect state, a tag, the end of its name, and an event.
 
 Prefect's UI lists the runs of a deployment by the names of states that it knows, so all errors end in the state Failed.
-What kind of end it was is the first word of the state's message; people filter by the tag `outcome:…`, and automations
+What kind of end it was is the first words of the state's message; people filter by the tag `outcome:…`, and automations
 wait for the event `prefect-cd.FLOW.OUTCOME`.
 """
 

@@ -24,7 +24,7 @@ from prefect_cd.tasks import workspace
 from prefect_cd.tasks.stage import log
 from prefect_cd.untrusted_text import visible
 
-_COMMIT, _OUTCOME = "commit:", "outcome:"
+_APPLICATION, _COMMIT, _OUTCOME = "application:", "commit:", "outcome:"
 _COMPLETED = "Completed"
 _WAITS = ": approve until "
 _LONGEST_SUBJECT = 32
@@ -77,18 +77,11 @@ def end(title: str, outcome: str) -> None:
     shown = f"{title}: {outcome.lower()}" if title and outcome != _COMPLETED else title
     show(shown, outcome_tag(outcome))
     if flow_run.id and flow_run.flow_name:
-        emit_event(
-            f"prefect-cd.{flow_run.flow_name}.{_slug(outcome)}",
-            resource={
-                "prefect.resource.id": f"prefect-cd.application.{deployment.name or 'unnamed'}",
-                "prefect.resource.name": deployment.name or "unnamed",
-            },
-            related=[{"prefect.resource.id": f"prefect.flow-run.{flow_run.id}", "prefect.resource.role": "flow-run"}],
-        )
+        _send_event(flow_run.flow_name, deployment.name or "", flow_run.id, outcome)
 
 
 def end_waiting(client: SyncPrefectClient, run: FlowRun, state: StateType, outcome: str, message: str) -> None:
-    """End a run that waits for an approval, and has no process that could do it.
+    """End a release that waits for an approval, and has no process that could do it; show its outcome as `end` does.
 
     Args:
         client: of Prefect's server.
@@ -101,6 +94,15 @@ def end_waiting(client: SyncPrefectClient, run: FlowRun, state: StateType, outco
     ended: State[None] = State(type=state, message=f"{outcome}: {message}")
     client.set_flow_run_state(run.id, ended, force=True)
     client.update_flow_run(run.id, name=name, tags=_with(run.tags, [outcome_tag(outcome)]))
+    _send_event("release", _tagged(run, _APPLICATION) or "", str(run.id), outcome)
+
+
+def _send_event(flow: str, application: str, run: str, outcome: str) -> None:
+    emit_event(
+        f"prefect-cd.{flow}.{_slug(outcome)}",
+        resource={"prefect.resource.id": f"prefect-cd.application.{application or 'unnamed'}"},
+        related=[{"prefect.resource.id": f"prefect.flow-run.{run}", "prefect.resource.role": "flow-run"}],
+    )
 
 
 def outcome_tag(outcome: str) -> str:
@@ -130,15 +132,16 @@ def supersede_older(pipeline: Pipeline, commit: Commit) -> None:
             deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])),
         )
         for run in waiting:
-            older = _commit_of(run)
+            older = _tagged(run, _COMMIT)
             if str(run.id) != flow_run.id and older and _contains(tree, older, commit):
                 message = f"{commit.short} contains {older} and asks in its place"
                 end_waiting(client, run, StateType.CANCELLED, "Superseded", message)
                 log().info("%s is superseded: %s", run.name, message)
 
 
-def _commit_of(run: FlowRun) -> str | None:
-    return next((tag.removeprefix(_COMMIT) for tag in run.tags if tag.startswith(_COMMIT)), None)
+def _tagged(run: FlowRun, prefix: str) -> str | None:
+    """What a tag of a run says, such as its commit."""
+    return next((tag.removeprefix(prefix) for tag in run.tags if tag.startswith(prefix)), None)
 
 
 def _contains(tree: Path, older: str, commit: Commit) -> bool:

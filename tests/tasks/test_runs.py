@@ -16,7 +16,7 @@ from prefect.states import Running, Suspended
 
 from prefect_cd.release.model import Commit
 from prefect_cd.tasks import runs
-from prefect_cd.tasks.runs import end, show, supersede_older, title_of, waiting_title
+from prefect_cd.tasks.runs import end, end_waiting, show, supersede_older, title_of, waiting_title
 from tests.cluster.harness import Server
 from tests.tasks import examples
 from tests.tasks.conftest import Run
@@ -170,14 +170,31 @@ def test_a_run_that_completed_keeps_its_name(run: Callable[[Callable[[], Any]], 
     assert (played.name, played.tags) == ("abc Picks → production", ["outcome:completed"])
 
 
-def test_automations_get_an_event_for_each_outcome(run: Callable[[Callable[[], Any]], Run]) -> None:
+@pytest.fixture
+def events() -> Iterator[Callable[[str], list[str]]]:
+    """What automations would be told: the ids of the resources that are related to the events of this name."""
     AssertingEventsClient.reset()
     EventsWorker.set_client_override(AssertingEventsClient)
-    try:
-        played = run(lambda: end("abc Picks → production", "Rolled back"))
+
+    def related(name: str) -> list[str]:
         EventsWorker.drain_all()
-    finally:
-        EventsWorker.set_client_override(None)
-    sent = [event for client in AssertingEventsClient.all for event in client.events]
-    (event,) = [event for event in sent if event.event == "prefect-cd.tests.rolled-back"]
-    assert f"prefect.flow-run.{played.id}" in {resource.id for resource in event.related}
+        sent = [event for client in AssertingEventsClient.all for event in client.events]
+        return [resource.id for event in sent if event.event == name for resource in event.related]
+
+    yield related
+    EventsWorker.set_client_override(None)
+
+
+def test_automations_get_an_event_for_each_outcome(
+    run: Callable[[Callable[[], Any]], Run], events: Callable[[str], list[str]]
+) -> None:
+    played = run(lambda: end("abc Picks → production", "Rolled back"))
+    assert f"prefect.flow-run.{played.id}" in events("prefect-cd.tests.rolled-back")
+
+
+def test_automations_get_an_event_for_a_run_that_ends_while_it_waits(
+    client: SyncPrefectClient, deployment: UUID, events: Callable[[str], list[str]]
+) -> None:
+    waits = start(client, deployment, examples.commit())
+    end_waiting(client, waits, StateType.FAILED, "Expired", "there was no decision in time")
+    assert events("prefect-cd.release.expired") == [f"prefect.flow-run.{waits.id}"]
