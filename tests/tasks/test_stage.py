@@ -91,14 +91,14 @@ def test_a_failed_stage_is_not_tried_again(run: Callable[[Callable[[], Any]], Ru
         _ = played.result
 
 
-def test_a_stage_that_writes_or_asks_a_cluster_is_retried_and_a_test_and_a_whole_deployment_are_not() -> None:
+def test_a_stage_that_writes_or_asks_a_server_is_retried_and_a_test_and_a_whole_deployment_are_not() -> None:
     named: dict[str, Task[..., Any]] = {
         name: stage for name in tasks.__all__ if isinstance(stage := getattr(tasks, name), Task)
     }
     retried_stages = {name for name, stage in named.items() if stage.retries}
     assert retried_stages == {
         *("apply", "build", "find_record", "plan", "preflight", "prune", "read_state"),
-        *("record_outcome", "record_start", "resolve", "run_gate"),
+        *("record_outcome", "record_start", "render", "resolve", "run_gate"),
     }
     assert all(named[name].retry_condition_fn is may_heal for name in retried_stages)
 
