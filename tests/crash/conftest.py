@@ -16,7 +16,6 @@ from tests.crash.whole_flow import Flow, open_stage
 SEED = int(os.environ.get("CRASH_SEED", "1"))
 SIDE_BY_SIDE = 4  # they wait most of the time
 KILLS, FAULTS = 1, 1  # of each scenario, beside those that are always played
-FLOWS = 1  # of each way to disturb whole flows
 Played = Callable[[Scenario | Flow], list[Outcome]]
 Trial = Callable[[Disturbance], Outcome]
 
@@ -46,8 +45,9 @@ def _play(scene: Scene, scenario: Scenario | Flow, room: threading.Semaphore) ->
         stage = open_stage(scene)
         with room:
             trace, whole = stage.undisturbed(scenario)
-        chosen = _sample(chance, trace, scenario.events, FLOWS)
-        return _side_by_side(room, chosen, partial(stage.trial, scenario, whole))
+        return _until_one_is_reached(
+            room, _sample(chance, trace, scenario.events), partial(stage.trial, scenario, whole)
+        )
     with room:
         trace, whole = scene.undisturbed(scenario)
     chosen = _sample(chance, trace, tuple(Moment), KILLS)
@@ -61,6 +61,17 @@ def _sample(
 ) -> list[Disturbance]:
     every = [Disturbance(boundary, event) for boundary in trace for event in events]
     return chance.sample(every, len(every) if count is None else count)
+
+
+def _until_one_is_reached(room: threading.Semaphore, chosen: Sequence[Disturbance], trial: Trial) -> list[Outcome]:
+    """A run need not repeat a write that a busy Prefect server had refused in the run that nobody disturbed."""
+    outcomes: list[Outcome] = []
+    for disturbance in chosen:
+        with room:
+            outcomes.append(trial(disturbance))
+        if outcomes[-1].reached:
+            break
+    return outcomes
 
 
 def _side_by_side(room: threading.Semaphore, chosen: Sequence[Disturbance], trial: Trial) -> list[Outcome]:
