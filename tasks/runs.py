@@ -75,7 +75,7 @@ def end(title: str, outcome: str) -> None:
         outcome: in one or two words; `Completed` is not shown in the name.
     """
     shown = f"{title}: {outcome.lower()}" if title and outcome != _COMPLETED else title
-    show(shown, outcome_tag(outcome))
+    show(shown, _outcome_tag(outcome))
     if flow_run.id and flow_run.flow_name:
         _send_event(flow_run.flow_name, deployment.name or "", flow_run.id, outcome)
 
@@ -93,7 +93,7 @@ def end_waiting(client: SyncPrefectClient, run: FlowRun, state: StateType, outco
     name = f"{run.name.rpartition(_WAITS)[0] or run.name}: {outcome.lower()}"
     ended: State[None] = State(type=state, message=f"{outcome}: {message}")
     client.set_flow_run_state(run.id, ended, force=True)
-    client.update_flow_run(run.id, name=name, tags=_with(run.tags, [outcome_tag(outcome)]))
+    client.update_flow_run(run.id, name=name, tags=_with(run.tags, [_outcome_tag(outcome)]))
     _send_event("release", _tagged(run, _APPLICATION) or "", str(run.id), outcome)
 
 
@@ -105,7 +105,7 @@ def _send_event(flow: str, application: str, run: str, outcome: str) -> None:
     )
 
 
-def outcome_tag(outcome: str) -> str:
+def _outcome_tag(outcome: str) -> str:
     """The tag that people filter by."""
     return f"{_OUTCOME}{_slug(outcome)}"
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from prefect_cd.kube.objects import Object
+from prefect_cd.release.model import ImageReference
 
 _SEGMENT = re.compile(r'\.?([\w-]+)|(\[\])|\["([^"\]]+)"\]')
 _PLAIN_KEY = re.compile(r"[\w-]+")
@@ -37,9 +38,8 @@ class ImagePattern:
     name: str
 
     def is_reference(self, text: str) -> bool:
-        """Whether the whole text is a reference: `host:5000/name:tag@sha256:…` has the repository `host:5000/name`."""
-        head, slash, last = text.partition("@")[0].rpartition("/")
-        host, below, path = (head + slash + last.partition(":")[0]).partition("/")
+        """Whether the whole text is a reference."""
+        host, below, path = ImageReference.of(text).repository.partition("/")
         return (host.lower() + below + path if below else host) in self.spellings
 
     def is_name(self, text: str) -> bool:

@@ -26,7 +26,7 @@ from prefect_cd.pipeline.models import ImageSettings
 from prefect_cd.pipeline.types import duration_text
 from prefect_cd.process import Finished, Isolation, clean_environment, ignore, run
 from prefect_cd.release import registry
-from prefect_cd.release.model import BuiltImage, Commit
+from prefect_cd.release.model import BuiltImage, Commit, ImageReference
 
 _INFO_TIMEOUT = timedelta(seconds=20)
 _LINES_SHOWN = 40
@@ -177,16 +177,14 @@ def find_digest_of_other(settings: ImageSettings, reference: str) -> str | None:
         InvalidManifest: there is no such image.
         RegistryUnreachable, Forbidden, Invalid: as `registry.find_digest`.
     """
-    name, _, digest = reference.partition("@")
-    folder, slash, last = name.rpartition("/")
-    repository, tag = folder + slash + last.partition(":")[0], last.partition(":")[2] or "latest"
+    repository, tag, digest = ImageReference.of(reference)
     host, path = registry.split(repository)
     if digest or not any(f"{host}/{path}/".startswith(f"{listed}/") for listed in settings.pin):
         return None
     own = host == registry.split(settings.name)[0]
     digest_of_tag = registry.find_digest(
         repository,
-        tag,
+        tag or "latest",
         insecure=settings.insecure if own else None,
         token_service=settings.token_service if own else None,
     )

@@ -8,6 +8,7 @@ import hashlib
 import json
 from datetime import datetime
 from functools import cached_property
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,6 +19,22 @@ class Result(BaseModel):
     """A frozen, typed result of a stage."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ImageReference(NamedTuple):
+    """The parts of a reference to an image, as it is written; `tag` and `digest` are empty where it has none."""
+
+    repository: str
+    tag: str
+    digest: str
+
+    @classmethod
+    def of(cls, text: str) -> "ImageReference":
+        """The parts of a text: `host:5000/name:tag@sha256:…` has the repository `host:5000/name`."""
+        name, _, digest = text.partition("@")
+        head, slash, last = name.rpartition("/")
+        last, _, tag = last.partition(":")
+        return cls(head + slash + last, tag, digest)
 
 
 class Commit(Result):
