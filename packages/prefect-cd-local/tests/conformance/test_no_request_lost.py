@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from prefect_cd_local import builder
-from prefect_cd_local.client import DEPLOYMENTS, NAMESPACES, SERVICES, Client
+from prefect_cd_local.client import DEPLOYMENTS, NAMESPACES, PODS, SERVICES, Client
 from prefect_cd_local.cluster import running
 
 Object = dict[str, Any]
@@ -140,6 +140,9 @@ async def served(kind: str, folder: Path, spec: Object) -> AsyncIterator[tuple[C
         await client.create(DEPLOYMENTS, {"metadata": meta, "spec": spec})
         users = Users(service["spec"]["clusterIP"], 8080)
         await rolled_out(client, namespace)
+        # Without a readiness probe the rollout completes before the pods listen, and the Service may get one late.
+        for pod in (await client.list(PODS, namespace)).items:
+            await answering(Users(pod["status"]["podIP"], 8080))
         await answering(users)
         yield client, namespace, users
 
@@ -156,7 +159,7 @@ async def rolled_out(client: Client, namespace: str) -> None:
 
 
 async def answering(users: Users) -> None:
-    """Wait until the application answers: without a readiness probe, the rollout completes before."""
+    """Wait until the pod or Service answers 20 requests in a row."""
     row = 0
     while row < 20:
         try:
