@@ -24,7 +24,8 @@ from prefect_cd.pipeline.describe import describe
 from prefect_cd.pipeline.load import load
 from prefect_cd.pipeline.models import Pipeline
 from prefect_cd.process import protect_this_process
-from prefect_cd.tasks.markdown_text import fenced
+from prefect_cd.tasks import environments
+from prefect_cd.tasks.markdown_text import fenced, link
 
 RECOVER_EVERY = timedelta(minutes=10)
 _POLL_SECONDS = 0.5
@@ -73,25 +74,32 @@ def deployments_of(pipeline: Pipeline) -> list[RunnerDeployment]:
         _deployment(
             release,
             name,
-            description=fenced(describe(pipeline)),
+            description=f"{_environments_link(name)}\n\n{fenced(describe(pipeline))}",
             parameters={"revision": pipeline.source.branch},
             tags=tags,
         ),
         _deployment(
             rollback,
             name,
-            description=f"Returns an environment of {name} to its previous known-good release, or to a named one.",
+            description=f"Returns an environment of {name} to its previous known-good release, or to a named one. "
+            f"{_environments_link(name)}",
             parameters={"environment": pipeline.environments[-1].name, "to": ""},
             tags=tags,
         ),
         _deployment(
             recover,
             name,
-            description=f"Finds rollouts in the environments of {name} whose process died, and rolls them back.",
+            description=f"Finds rollouts in the environments of {name} whose process died, and rolls them back. "
+            f"{_environments_link(name)}",
             interval=RECOVER_EVERY,
             tags=tags,
         ),
     ]
+
+
+def _environments_link(application: str) -> str:
+    """What runs where, one click away from each deployment; empty where Prefect has no UI."""
+    return link("What runs where", address) if (address := environments.address(application)) else ""
 
 
 def _deployment(flow: "Flow[..., Any]", name: str, **options: Any) -> RunnerDeployment:  # noqa: ANN401

@@ -134,6 +134,8 @@ def paragraph(application: str, environment: Environment, answer: Answer, now: d
     lines += [f"  newest  {_described(answer.newest, now)}, {answer.newest.state.value}"] if answer.newest else []
     if answer.newest and answer.newest.reason:
         lines.append(f"  why     {answer.newest.reason.splitlines()[0]}")
+    lines += [f"  url     {environment.url}"] if environment.url else []
+    lines += [f"  last    {_outcome(version, now)}" for version in answer.releases]
     for damage in answer.damaged:
         lines += [f"  record  {damage.where}: {damage.problem}", f"  repair  {damage.hint}"]
     lines += [f"  defect  {defect}" for defect in answer.defects[:_MAX_DEFECTS]]
@@ -163,6 +165,11 @@ def _described(version: Version, now: datetime) -> str:
     commit = f"{version.commit.short} {version.commit.subject}" if version.commit else "no commit"
     approved = f", approved by {version.decision.name}" if version.decision else ""
     return f"{version.release_id} ({commit}), record {version.record}, started {_ago(version.since, now)}{approved}"
+
+
+def _outcome(version: Version, now: datetime) -> str:
+    commit = f"{version.commit.short} {version.commit.subject}" if version.commit else version.release_id
+    return f"{commit}: {version.state.value}, started {_ago(version.since, now)}"
 
 
 def _next(application: str, environment: str, condition: Condition) -> str:

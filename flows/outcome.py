@@ -25,7 +25,8 @@ from prefect_cd.errors import (
     Vetoed,
 )
 from prefect_cd.flows.results import reading_json_only
-from prefect_cd.tasks import runs, workspace
+from prefect_cd.pipeline.models import Pipeline
+from prefect_cd.tasks import runs, summary, workspace
 from prefect_cd.tasks.connection import CONNECTIONS
 from prefect_cd.tasks.stage import log
 
@@ -48,7 +49,7 @@ def outcome_of(error: DeliveryError) -> str:
     return next(word for kind, word in _WORDS if isinstance(error, kind))
 
 
-def summary(error: DeliveryError) -> str:
+def short_text(error: DeliveryError) -> str:
     """The error without its evidence, which is in the log and the artifacts; with all mistakes of a pipeline file."""
     message = f"{error.where}: {error.reason}" if error.where else error.reason
     message += f"\n{error.detail}" if isinstance(error, InvalidPipeline) else ""
@@ -57,7 +58,7 @@ def summary(error: DeliveryError) -> str:
 
 def message_of(error: DeliveryError) -> str:
     """The message of the state that a run ends in with this error."""
-    return f"{outcome_of(error)}: {summary(error)}"
+    return f"{outcome_of(error)}: {short_text(error)}"
 
 
 def has_final_outcome(state: State[Any]) -> bool:
@@ -75,20 +76,30 @@ class Ending:
     Attributes:
         state: what the flow returns.
         outcome: in one or two words, as `outcome_of` has them; where nothing failed, `Completed`.
+        pipeline: the flow's, once it is known; its environments are in the Summary of the run.
     """
 
     state: State[Any]
     outcome = "Completed"
-    _title = ""
+    pipeline: Pipeline | None = None
 
-    def show(self, title: str, *tags: str) -> None:
-        """Name and tag the run in Prefect; how it ends is added to the name, unless it completes."""
-        self._title = title
-        runs.show(title, *tags)
+    def begin(self, pipeline: Pipeline, title: str, *tags: str) -> None:
+        """Name and tag the run, and write its Summary for the first time."""
+        self.pipeline = pipeline
+        runs.show(title, f"application:{pipeline.application}", *tags)
+        summary.begin(pipeline, title)
 
-    def publish(self) -> None:
-        """Show the outcome where people and automations look for it."""
-        runs.end(self._title, self.outcome)
+    def publish(self, message: str, hint: str = "", detail: str = "") -> None:
+        """Show the outcome where people and automations look for it.
+
+        Args:
+            message: what happened and why.
+            hint: what a person does next.
+            detail: evidence, such as the last lines of a log.
+        """
+        runs.end(self.outcome)
+        if self.pipeline:
+            summary.end(self.pipeline, self.outcome, message, hint, detail)
 
 
 @contextmanager
@@ -101,11 +112,12 @@ def returning_state() -> Iterator[Ending]:
     try:
         with reading_json_only():
             yield ending
-        ending.publish()
+        ending.publish(ending.state.message or "")
     except DeliveryError as error:
-        log().error("%s", error)
+        # the evidence is in the Summary, where there is one
+        log().error("%s", message_of(error) if ending.pipeline else error)
         ending.state, ending.outcome = Failed(message=message_of(error)), outcome_of(error)
-        ending.publish()
+        ending.publish(error.reason, error.hint, error.detail)
     finally:
         workspace.remove_trees()
         CONNECTIONS.close()

@@ -16,8 +16,8 @@ from prefect.states import Completed, Failed
 
 from prefect_cd import tasks
 from prefect_cd.flows import served
-from prefect_cd.flows.outcome import has_final_outcome, outcome_of, returning_state, summary
-from prefect_cd.tasks import Target
+from prefect_cd.flows.outcome import has_final_outcome, outcome_of, returning_state, short_text
+from prefect_cd.tasks import Target, environments, summary
 from prefect_cd.tasks.stage import log
 
 
@@ -36,10 +36,12 @@ def recover() -> State[Any]:
             for name, error in errors.items():
                 log().error("%s: %s", name, error)
             ending.outcome = outcome_of(next(iter(errors.values())))
-            message = "\n\n".join(f"{name}: {summary(error)}" for name, error in errors.items())
+            message = "\n\n".join(f"{name}: {short_text(error)}" for name, error in errors.items())
             ending.state = Failed(message=f"{ending.outcome}: {message}")
         else:
             ending.state = Completed(message="no rollout was interrupted")
+        environments.publish(pipeline, compare=True)
+        summary.end_interrupted(pipeline.application)
     return ending.state
 
 

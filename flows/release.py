@@ -1,6 +1,5 @@
 """The flow `release`: from a revision to the last environment."""
 
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -16,11 +15,12 @@ from prefect_cd.flows.outcome import returning_state
 from prefect_cd.flows.recover import start_recovery
 from prefect_cd.gates.evidence import Evidence
 from prefect_cd.pipeline.models import Pipeline
-from prefect_cd.release.model import Commit, Release
+from prefect_cd.release.model import Release
 from prefect_cd.tasks import Target
 from prefect_cd.tasks.changes import refuse_blocked
 from prefect_cd.tasks.deployment import deployed_by_this_run, repair
-from prefect_cd.tasks.runs import supersede_older, title_of
+from prefect_cd.tasks.preparation import prepare
+from prefect_cd.tasks.runs import show_release, supersede_older
 from prefect_cd.tasks.stage import log
 from prefect_cd.tasks.veto import refuse_vetoed
 
@@ -48,24 +48,17 @@ def release(revision: str = "", *, again: bool = False) -> State[Any]:
     """
     with returning_state() as ending:
         pipeline, file = served.pipeline()
-        commit = tasks.resolve(pipeline, revision or pipeline.source.branch)
-        ending.show(title_of(commit), f"application:{pipeline.application}", f"commit:{commit.short}")
-        candidate, evidence = prepare(pipeline, commit, file)
+        revision = revision or pipeline.source.branch
+        ending.begin(pipeline, str(flow_run.name or f"release {revision}"))
+        prepared = prepare(pipeline, revision, file)
+        candidate = tasks.render(pipeline, prepared.commit, prepared.image, prepared.checked)
+        evidence = list(prepared.evidence)
         for environment in pipeline.environments:
-            ending.show(title_of(commit, environment.name), f"environment:{environment.name}")
+            show_release(pipeline, prepared.commit, environment.name)
             evidence += promote(pipeline, Target.of(pipeline, environment.name), candidate, evidence, again=again)
         last = pipeline.environments[-1].name
         ending.state = Completed(message=f"{candidate.application} {candidate.id} runs in {last}")
     return ending.state
-
-
-def prepare(pipeline: Pipeline, commit: Commit, file: Path) -> tuple[Release, list[Evidence]]:
-    """Everything before the first environment: preflight, build, manifests, checks."""
-    tasks.compare_pipeline_file(pipeline, commit, file)
-    checked = tasks.preflight(pipeline, commit)
-    image = tasks.build(pipeline, commit, checked)
-    candidate = tasks.render(pipeline, commit, image, checked)
-    return candidate, [tasks.run_check(pipeline, commit, image, check) for check in pipeline.checks]
 
 
 def promote(

@@ -41,7 +41,7 @@ def rollback(environment: str = "", to: str = "") -> State[Any]:
         pipeline, _ = served.pipeline()
         target = _target(pipeline, environment)
         title = f"rollback {target.name} to {to or 'the previous release'}"
-        ending.show(title, f"application:{pipeline.application}", f"environment:{target.name}")
+        ending.begin(pipeline, title, f"environment:{target.name}")
         deployed = tasks.rollback(pipeline, target, to)
         ending.state = Completed(message=f"{target.name} runs {deployed.release_id} again")
     return ending.state

@@ -25,7 +25,7 @@ from prefect_cd.gates.evidence import Evidence
 from prefect_cd.pipeline.models import Approval, Pipeline
 from prefect_cd.pipeline.types import duration_text
 from prefect_cd.release.model import Release
-from prefect_cd.tasks import markdown, markdown_changes
+from prefect_cd.tasks import markdown, markdown_changes, summary
 from prefect_cd.tasks.changes import Plan, commits_between, refuse_blocked
 from prefect_cd.tasks.runs import show, title_of, waiting_title
 from prefect_cd.tasks.stage import log
@@ -77,7 +77,7 @@ def approve(
         )
     target = planned.target
     settings = target.environment.approval or Approval()
-    title = title_of(release.commit, target.name)
+    title, stage = title_of(release.commit, target.name), f"approval of {target.name}"
     prefix = f"approve-{target.name}-"
     key = f"{prefix}{planned.content}"  # in full: of a shorter one, a commit could have two contents
     asked = [question for question, _ in _questions()]
@@ -102,7 +102,9 @@ def approve(
             whole=planned.page,
         )
         if f"{key}-{number}" not in asked:  # else this run was resumed by the answer
-            show(waiting_title(title, datetime.now(timezone.utc) + settings.expires))
+            until = datetime.now(timezone.utc) + settings.expires
+            show(waiting_title(title, until))
+            summary.wait(pipeline, stage, f"until {until:%b %d %H:%M} UTC; press Resume to answer")
         answer = _ask(f"{key}-{number}", form, settings.expires, target.name)
         show(title)
         note = _incomplete(answer, settings)
@@ -113,7 +115,9 @@ def approve(
         raise Expired(f"{_MAX_QUESTIONS} answers, and none of them counts", hint="start the release again")
     name, comment = answer.name.strip(), answer.comment.strip()
     signed = f"{name}: {comment}" if comment else name
-    if answer.decision == "reject":
+    approved = answer.decision == "approve"
+    summary.answered(stage, f"{'approved' if approved else 'rejected'} by {signed}", passed=approved)
+    if not approved:
         raise Rejected(f"{release.id} was rejected for {target.name} by {signed}", hint="nothing was changed there")
     log().info("%s was approved for %s by %s; content %s", release.id, target.name, signed, planned.content)
     return Decision(

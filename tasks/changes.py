@@ -30,6 +30,7 @@ from prefect_cd.release import git
 from prefect_cd.release.model import Commit, Release, Result
 from prefect_cd.tasks import artifacts, markdown, workspace
 from prefect_cd.tasks.stage import RETRIES, log
+from prefect_cd.tasks.summary import listed
 from prefect_cd.tasks.target import Target, Version, hash_of
 from prefect_cd.tasks.way_back import check_way_back, way_back_problem
 
@@ -82,6 +83,7 @@ class Plan(Result):
 
 
 @task(name="plan", task_run_name="plan {target.name}", cache_policy=NO_CACHE, **RETRIES)
+@listed
 def plan(target: Target, version: Version) -> Plan:
     """Dry-run all objects on the server and compare; writes nothing. The diff becomes an artifact.
 

@@ -9,9 +9,11 @@ from prefect_cd.release.model import BuiltImage, Commit
 from prefect_cd.tasks import artifacts, workspace
 from prefect_cd.tasks.isolation import isolation_of
 from prefect_cd.tasks.stage import PERSISTED, live
+from prefect_cd.tasks.summary import listed
 
 
 @task(name="check", task_run_name="{check.name}", **PERSISTED)
+@listed
 def run_check(pipeline: Pipeline, commit: Commit, image: BuiltImage, check: Check) -> Evidence:
     """Run one check in the checkout; its report becomes an artifact.
 

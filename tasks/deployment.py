@@ -56,13 +56,16 @@ from prefect_cd.tasks.record import (
 )
 from prefect_cd.tasks.rollout import Display, watch_rollout, watch_soak
 from prefect_cd.tasks.stage import log
+from prefect_cd.tasks.summary import listed
 from prefect_cd.tasks.target import Target, id_of
 from prefect_cd.tasks.traffic import measure, probe
 from prefect_cd.tasks.veto import refuse_vetoed
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-_run_gate_once = run_gate.with_options(retries=0)
+_run_gate_once = run_gate.with_options(
+    retries=0, task_run_name="{gate.name} on {applied.target.name}, after the rollback"
+)
 """After a rollback: the environment is whole, and others wait for its lock."""
 
 
@@ -409,6 +412,7 @@ class _Kept:
 
 
 @task(name="restore", task_run_name="restore {base.release_id} in {target.name}", cache_policy=NO_CACHE)
+@listed
 def _restore(target: Target, base: Record, way_back: _Kept) -> None:
     with measure(target, base):
         way_back.run()

@@ -11,9 +11,11 @@ from prefect_cd.tasks import artifacts, workspace
 from prefect_cd.tasks.isolation import isolation_of
 from prefect_cd.tasks.objects import Applied
 from prefect_cd.tasks.stage import RETRIES, live, log
+from prefect_cd.tasks.summary import listed
 
 
 @task(name="gate", task_run_name="{gate.name} on {applied.target.name}", cache_policy=NO_CACHE, **RETRIES)
+@listed
 def run_gate(pipeline: Pipeline, applied: Applied, report: Report, gate: Gate) -> Evidence:
     """Run one gate against the environment's URL; its report becomes an artifact.
 

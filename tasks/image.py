@@ -8,9 +8,11 @@ from prefect_cd.release.model import BuiltImage, Commit
 from prefect_cd.tasks import workspace
 from prefect_cd.tasks.preconditions import Preflight
 from prefect_cd.tasks.stage import PERSISTED, RETRIES, live, log
+from prefect_cd.tasks.summary import listed
 
 
-@task(name="build image", task_run_name="build image of {commit.short}", **PERSISTED, **RETRIES)
+@task(name="build image", task_run_name="build image", **PERSISTED, **RETRIES)
+@listed
 def build(pipeline: Pipeline, commit: Commit, checked: Preflight) -> BuiltImage:
     """The commit's image in the registry, by digest; builds nothing where preflight found it.
 

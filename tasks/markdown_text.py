@@ -75,7 +75,12 @@ def image(title: object, uri: str) -> str:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table; its cells are texts of others."""
-    lines = ["| " + " | ".join(map(inline, row)) + " |" for row in (head, *rows)]
+    return table_of_markdown(head, (map(inline, row) for row in rows))
+
+
+def table_of_markdown(head: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table; its cells are Markdown already."""
+    lines = ["| " + " | ".join(row) + " |" for row in (map(inline, head), *rows)]
     return "\n".join([lines[0], "| " + " | ".join(["---"] * len(head)) + " |", *lines[1:]])
 
 
@@ -84,4 +89,4 @@ def bullets(*lines: str) -> str:
     return "\n".join(f"- {line}" for line in lines if line)
 
 
-__all__ = ["bold", "bullets", "code", "fenced", "image", "inline", "link", "table"]
+__all__ = ["bold", "bullets", "code", "fenced", "image", "inline", "link", "table", "table_of_markdown"]

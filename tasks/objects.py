@@ -15,6 +15,7 @@ from prefect_cd.kube.objects import Object
 from prefect_cd.release.model import Commit, Result
 from prefect_cd.tasks.changes import Plan
 from prefect_cd.tasks.stage import RETRIES, log
+from prefect_cd.tasks.summary import listed
 from prefect_cd.tasks.target import Target, id_of
 
 
@@ -30,6 +31,7 @@ class Applied(Result):
 
 
 @task(name="apply", task_run_name="apply to {planned.target.name}", cache_policy=NO_CACHE, **RETRIES)
+@listed
 def apply(planned: Plan, lock: Lock) -> Applied:
     """Write the objects that the plan creates or configures; when nothing differs, nothing is written.
 

@@ -26,6 +26,7 @@ from prefect_cd.tasks import workspace
 from prefect_cd.tasks.changes import environment_state
 from prefect_cd.tasks.connection import CONNECTIONS
 from prefect_cd.tasks.stage import PERSISTED, RETRIES, log
+from prefect_cd.tasks.summary import listed
 from prefect_cd.tasks.target import Target
 
 _PATIENCE = timedelta(seconds=5)
@@ -44,6 +45,7 @@ class Preflight(Result):
 
 
 @task(name="preflight", task_run_name="preflight", **PERSISTED, **RETRIES)
+@listed
 def preflight(pipeline: Pipeline, commit: Commit) -> Preflight:
     """Check tools, suites, clusters, permissions and manifests; writes nothing.
 

@@ -43,7 +43,12 @@ def read_state(target: Target) -> EnvironmentState:
     return target.run(run)
 
 
-@task(name="find record", task_run_name="find {release} in {target.name}", cache_policy=NO_CACHE, **RETRIES)
+@task(
+    name="find record",
+    task_run_name="find the release to go back to in {target.name}",
+    cache_policy=NO_CACHE,
+    **RETRIES,
+)
 def find_record(target: Target, release: str) -> Record:
     """The record of a release that was good, by release id or record number; the previous one where `release` is empty.
 

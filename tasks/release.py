@@ -12,9 +12,11 @@ from prefect_cd.release.model import BuiltImage, Commit, Release
 from prefect_cd.tasks import workspace
 from prefect_cd.tasks.preconditions import Preflight, digest_of_manifests, read_manifests
 from prefect_cd.tasks.stage import RETRIES, log
+from prefect_cd.tasks.summary import listed
 
 
 @task(name="render manifests", task_run_name="render manifests", cache_policy=NO_CACHE, persist_result=False, **RETRIES)
+@listed
 def render(pipeline: Pipeline, commit: Commit, image: BuiltImage, checked: Preflight) -> Release:
     """Every environment's manifests with the image pinned to its digest.
 

@@ -16,6 +16,7 @@ from prefect_cd.rollout.watch.report import Report, report_of
 from prefect_cd.tasks import artifacts
 from prefect_cd.tasks.objects import Applied
 from prefect_cd.tasks.stage import log
+from prefect_cd.tasks.summary import listed
 
 _PATIENCE = 4 * PATIENCE
 """Instead of retries: a watch that starts again has forgotten how long the API server was unreachable."""
@@ -31,6 +32,7 @@ class ReportSink(Protocol):
 
 
 @task(name="rollout", task_run_name="rollout of {applied.target.name}", cache_policy=NO_CACHE)
+@listed
 def watch_rollout(applied: Applied) -> Report:
     """Watch all workloads until they are complete, or until one of them has failed.
 
@@ -42,6 +44,7 @@ def watch_rollout(applied: Applied) -> Report:
 
 
 @task(name="soak", task_run_name="{applied.target.name} stays up", cache_policy=NO_CACHE)
+@listed
 def watch_soak(applied: Applied) -> Report:
     """Watch on until the rollout has been complete for the settle time.
 

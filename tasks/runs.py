@@ -1,6 +1,6 @@
 """What a run does to runs in Prefect: name and tag itself, and end older ones that still wait for an approval."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from uuid import UUID
@@ -20,7 +20,7 @@ from prefect.runtime import deployment, flow_run
 from prefect_cd.pipeline.models import Pipeline
 from prefect_cd.release import git
 from prefect_cd.release.model import Commit
-from prefect_cd.tasks import workspace
+from prefect_cd.tasks import summary, workspace
 from prefect_cd.tasks.stage import log
 from prefect_cd.untrusted_text import visible
 
@@ -29,6 +29,8 @@ _COMPLETED = "Completed"
 _WAITS = ": approve until "
 _LONGEST_SUBJECT = 32
 """Of the name of a run: lists cut long names, and the end says how the run ended."""
+_LONGEST_TITLE = 200
+"""Of the title of a Summary."""
 
 
 def show(name: str, *tags: str) -> None:
@@ -40,26 +42,39 @@ def show(name: str, *tags: str) -> None:
         name: of the run; empty: it keeps its name.
         tags: of which a run has one `outcome:` at most, the newest.
     """
+    _change(lambda before: name or before, tags)
+
+
+def _change(named: Callable[[str], str], tags: Sequence[str]) -> None:
+    """Give the current flow run the name that `named` makes of the one that it has, and add tags."""
     if flow_run.id is None:
         return
     try:
         with get_client(sync_client=True) as client:
             run = client.read_flow_run(UUID(flow_run.id))
-            client.update_flow_run(run.id, name=name or run.name, tags=_with(run.tags, tags))
+            client.update_flow_run(run.id, name=named(run.name), tags=_with(run.tags, tags))
     except Exception as error:  # noqa: BLE001  whatever the server's client may raise
-        log().warning("the run is not shown as %s: %s", ", ".join(filter(None, [name, *tags])), error)
+        log().warning("Prefect's server does not show the name or tags of this run (%s): %s", ", ".join(tags), error)
 
 
-def title_of(commit: Commit, environment: str = "") -> str:
+def title_of(commit: Commit, environment: str = "", *, longest: int = _LONGEST_SUBJECT) -> str:
     """The name of a run that releases a commit, and where it is.
 
     Args:
-        commit: its subject is shortened, and control characters are made visible.
+        commit: control characters in its subject are made visible.
         environment: where the release is being brought to; empty before the first.
+        longest: how many characters of the subject are shown.
     """
     subject = visible(commit.subject)
-    subject = subject if len(subject) <= _LONGEST_SUBJECT else f"{subject[: _LONGEST_SUBJECT - 1].rstrip()}…"
+    subject = subject if len(subject) <= longest else f"{subject[: longest - 1].rstrip()}…"
     return f"{commit.short} {subject}" + (f" → {environment}" if environment else "")
+
+
+def show_release(pipeline: Pipeline, commit: Commit, environment: str = "") -> None:
+    """Show in the name, the tags and the Summary of the run what it releases, and where it is."""
+    tag = f"environment:{environment}" if environment else f"{_COMMIT}{commit.short}"
+    show(title_of(commit, environment), tag)
+    summary.show(title_of(commit, environment, longest=_LONGEST_TITLE), pipeline)
 
 
 def waiting_title(title: str, until: datetime) -> str:
@@ -67,17 +82,21 @@ def waiting_title(title: str, until: datetime) -> str:
     return f"{title}{_WAITS}{until.astimezone(timezone.utc):%b %d %H:%M} UTC (Resume)"
 
 
-def end(title: str, outcome: str) -> None:
+def end(outcome: str) -> None:
     """Show the outcome of the current flow run: as a tag, at the end of its name, and by an event for automations.
 
     Args:
-        title: the run's name until now; empty: it keeps its name.
         outcome: in one or two words; `Completed` is not shown in the name.
     """
-    shown = f"{title}: {outcome.lower()}" if title and outcome != _COMPLETED else title
-    show(shown, _outcome_tag(outcome))
+    _change(lambda name: _ended_name(name, outcome), [_outcome_tag(outcome)])
     if flow_run.id and flow_run.flow_name:
         _send_event(flow_run.flow_name, deployment.name or "", flow_run.id, outcome)
+
+
+def _ended_name(name: str, outcome: str) -> str:
+    """The name of a run that ended with this outcome; it waits no more."""
+    before = name.rpartition(_WAITS)[0] or name
+    return before if outcome == _COMPLETED else f"{before}: {outcome.lower()}"
 
 
 def end_waiting(client: SyncPrefectClient, run: FlowRun, state: StateType, outcome: str, message: str) -> None:
@@ -90,10 +109,10 @@ def end_waiting(client: SyncPrefectClient, run: FlowRun, state: StateType, outco
         outcome: in one word.
         message: why.
     """
-    name = f"{run.name.rpartition(_WAITS)[0] or run.name}: {outcome.lower()}"
     ended: State[None] = State(type=state, message=f"{outcome}: {message}")
     client.set_flow_run_state(run.id, ended, force=True)
-    client.update_flow_run(run.id, name=name, tags=_with(run.tags, [_outcome_tag(outcome)]))
+    client.update_flow_run(run.id, name=_ended_name(run.name, outcome), tags=_with(run.tags, [_outcome_tag(outcome)]))
+    summary.end_other(client, run.id, outcome, message)
     _send_event("release", _tagged(run, _APPLICATION) or "", str(run.id), outcome)
 
 

@@ -10,11 +10,13 @@ from prefect_cd.release import git
 from prefect_cd.release.model import Commit
 from prefect_cd.tasks import artifacts, workspace
 from prefect_cd.tasks.stage import PERSISTED, RETRIES, log
+from prefect_cd.tasks.summary import listed
 
 _LARGEST_COMPARED = 1_000_000  # bytes
 
 
 @task(name="resolve revision", task_run_name="resolve {revision}", **PERSISTED, **RETRIES)
+@listed
 def resolve(pipeline: Pipeline, revision: str) -> Commit:
     """Resolve a branch, tag or SHA once; all later stages use the commit that it returns.
 

@@ -11,7 +11,7 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging import get_run_logger
 from prefect.tasks import Task, exponential_backoff
 
-from prefect_cd.errors import EnvironmentBusy, Errored, GateErrored, LockLost
+from prefect_cd.errors import DeliveryError, EnvironmentBusy, Errored, GateErrored, LockLost
 from prefect_cd.untrusted_text import visible
 
 # the core logs each retry with its reason; stamina would log it again without one
@@ -48,6 +48,27 @@ def log() -> "logging.LoggerAdapter[Any]":
     """The run's logger; outside of a run, the package's. Texts of others cannot steer the terminal of `serve`."""
     in_a_run = FlowRunContext.get() or TaskRunContext.get()
     return _VisibleLog(get_run_logger() if in_a_run else logging.getLogger("prefect_cd"))
+
+
+class _OutcomesInOneLine(logging.Filter):
+    """Leaves a line of what Prefect logs about an error of ours: the code that came to it is not what went wrong.
+
+    The traceback and the evidence go; the evidence is in the pages of the run.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, DeliveryError):
+            record.msg, record.args = f"[{error.code}] {visible(error.reason)}", ()
+            record.exc_info = record.exc_text = None
+        elif not record.args and str(record.msg).startswith("Finished in state "):
+            first, _, more = str(record.msg).partition("\n")
+            record.msg = f"{first} …" if more else first
+        return True
+
+
+for _engine in ("prefect.task_runs", "prefect.flow_runs"):
+    logging.getLogger(_engine).addFilter(_OutcomesInOneLine())
 
 
 class _VisibleLog(logging.LoggerAdapter[Any]):

@@ -90,7 +90,7 @@ def test_i1_a_failing_unit_test_reaches_no_environment_and_is_not_built_twice(
     run = hello.release(sha).wait("Failed")
     assert "unit tests" in run.message
     assert "assert (1 + 1) == 3" in run.artifacts()["failures-unit-tests-failed"]["data"]
-    wait_for(lambda: "build image of" in "".join(run.tasks()), "the build is no task")
+    wait_for(lambda: "build image" in "".join(run.tasks()), "the build is no task")
     again = hello.release(sha).wait("Failed")
     again.wait_for_log("nothing to build")
     assert (states(hello.staging), states(hello.production)) == before

@@ -7,7 +7,7 @@ from prefect.states import Completed
 
 from prefect_cd import errors
 from prefect_cd.errors import DeliveryError, Errored, GateFailed, InvalidPipeline
-from prefect_cd.flows.outcome import has_final_outcome, outcome_of, returning_state, summary
+from prefect_cd.flows.outcome import has_final_outcome, outcome_of, returning_state, short_text
 
 NAMES = {
     "RolledBack": "Rolled back",
@@ -43,12 +43,12 @@ def test_an_outcome_is_final_unless_nobody_knows_what_became_of_the_environment(
 
 def test_the_message_says_what_where_and_what_to_do_and_leaves_the_evidence_out() -> None:
     error = GateFailed("E2E failed", where="staging", detail="a long log", hint="look at the pictures")
-    assert summary(error) == "[gate-failed] staging: E2E failed\nhint: look at the pictures"
+    assert short_text(error) == "[gate-failed] staging: E2E failed\nhint: look at the pictures"
 
 
 def test_the_message_lists_the_mistakes_of_a_pipeline_file() -> None:
     error = InvalidPipeline("1 mistake in shop.yaml", detail="shop.yaml:3: unknown key", hint="correct it")
-    assert "shop.yaml:3: unknown key" in summary(error)
+    assert "shop.yaml:3: unknown key" in short_text(error)
 
 
 def test_an_error_becomes_the_runs_state(home: Path) -> None:

@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import Artifact, State, TaskRun
 from prefect.runtime import flow_run
 
 from prefect_cd.pipeline.models import ClusterAccess, Environment
-from prefect_cd.tasks import artifacts
+from prefect_cd.tasks import pages
 from prefect_cd.tasks.connection import CONNECTIONS
 from prefect_cd.tasks.target import Target
 from tests.cluster.harness import Server
@@ -34,7 +34,7 @@ def _files(home: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test that ended Prefect's server leaves the pages of the next ones alone."""
-    monkeypatch.setattr(artifacts._unavailable, "until", 0.0)
+    monkeypatch.setattr(pages._unavailable, "until", 0.0)
 
 
 @pytest.fixture

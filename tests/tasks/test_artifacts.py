@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prefect import task
 from prefect.client.orchestration import get_client
 
 from prefect_cd.environment.change_set import Action, Change, ChangeSet, created
@@ -13,9 +14,9 @@ from prefect_cd.environment.record import State
 from prefect_cd.gates.evidence import Outcome
 from prefect_cd.gates.traffic.metrics import Traffic
 from prefect_cd.kube.resources import Route
-from prefect_cd.manifests.lint import lint
+from prefect_cd.manifests.lint import Finding, lint
 from prefect_cd.rollout.assess import Phase
-from prefect_cd.tasks import artifacts
+from prefect_cd.tasks import artifacts, pages
 from prefect_cd.tasks.markdown_text import inline
 from tests.tasks.conftest import Run
 from tests.tasks.examples import config_map, deployment, evidence, record, report, service
@@ -33,7 +34,7 @@ PAGES: list[tuple[str, str, Callable[[], object]]] = [
         lambda: artifacts.evidence("shop", evidence(outcome=Outcome.FAILED), "staging"),
     ),
     (
-        "shop-staging-smoke-errored",
+        "shop-staging-smoke",
         "errored in 1.0 s",
         lambda: artifacts.evidence("shop", evidence(outcome=Outcome.ERRORED), "staging"),
     ),
@@ -64,20 +65,51 @@ PAGES: list[tuple[str, str, Callable[[], object]]] = [
     ),
     (
         "shop-staging-outcome",
-        "staging: release-1 is rolled-back",
+        f"staging: {record(1).commit.short} Sell more: rolled-back",
         lambda: artifacts.outcome(record(1, State.ROLLED_BACK)),
     ),
 ]
 
 
+@pytest.mark.parametrize(("key", "description", "create"), PAGES)
 def test_every_page_has_a_key_that_stays_and_a_description_that_says_the_point(
-    run: Callable[[Callable[[], Any]], Run],
+    run: Callable[[Callable[[], Any]], Run], key: str, description: str, create: Callable[[], object]
 ) -> None:
-    played = run(lambda: [create() for _, _, create in PAGES])
+    played = run(create)
     played.state.result()
-    shown = {(str(page.key), str(page.description)) for page in played.artifacts}
-    assert shown == {(key, description) for key, description, _ in PAGES}
-    assert {page.type for page in played.artifacts} == {"markdown"}
+    assert [(page.type, page.key, page.description) for page in played.artifacts] == [("markdown", key, description)]
+
+
+def test_a_later_attempt_replaces_the_page_of_an_errored_one(run: Callable[[Callable[[], Any]], Run]) -> None:
+    """A green run carries no page of an error."""
+
+    def attempts() -> None:
+        for outcome in (Outcome.ERRORED, Outcome.PASSED):
+            artifacts.evidence("shop", evidence(outcome=outcome), "staging")
+
+    assert run(attempts).descriptions == {"shop-staging-smoke": "passed in 1.0 s"}
+
+
+def test_the_same_gate_in_another_task_hides_nothing(run: Callable[[Callable[[], Any]], Run]) -> None:
+    """After a rollback the gates run again."""
+
+    @task
+    def gate(outcome: Outcome) -> None:
+        artifacts.evidence("shop", evidence(outcome=outcome), "staging")
+
+    played = run(lambda: [gate(outcome) for outcome in (Outcome.ERRORED, Outcome.PASSED)])
+    assert {page.description for page in played.artifacts} == {"errored in 1.0 s", "passed in 1.0 s"}
+
+
+def test_a_run_has_one_plan_of_an_environment(run: Callable[[Callable[[], Any]], Run]) -> None:
+    """It is planned before an approver is asked, and again under the lock."""
+
+    @task
+    def plan(*findings: Finding) -> None:
+        artifacts.planned_changes("shop", "staging", CREATED, "a cluster", findings)
+
+    played = run(lambda: (plan(), plan(*FINDINGS)))
+    assert [page.description for page in played.artifacts] == ["staging: 1 created; may lose requests"]
 
 
 def test_a_plan_has_as_many_pages_as_its_diff_needs_and_the_first_one_leads_to_the_others(
@@ -146,8 +178,8 @@ def test_i4_progress_that_cannot_be_shown_is_a_warning_and_is_shown_later(
         progress.show(report(Phase.PROGRESSING))
         monkeypatch.undo()
         progress.show(report())  # not even tried: the server was gone a moment ago
-        assert time.monotonic() < artifacts._unavailable.until
-        monkeypatch.setattr(artifacts._unavailable, "until", 0.0)
+        assert time.monotonic() < pages._unavailable.until
+        monkeypatch.setattr(pages._unavailable, "until", 0.0)
         progress.show(report())
 
     (bar,) = run(watch).artifacts
@@ -177,7 +209,7 @@ def test_progress_is_one_bar_that_moves(run: Callable[[Callable[[], Any]], Run])
 
 @pytest.mark.parametrize("words", [["Shop", "E2E: buys a thing!"], ["shop", "", "e2e--buys a  thing"]])
 def test_a_key_is_lower_case_words_with_dashes(words: list[str]) -> None:
-    assert artifacts._key(words) == "shop-e2e-buys-a-thing"
+    assert pages.key_of(words) == "shop-e2e-buys-a-thing"
 
 
 def test_pages_are_written_from_inside_an_event_loop_too(run: Callable[[Callable[[], Any]], Run]) -> None:

@@ -297,7 +297,7 @@ def test_an_outcome_is_written_with_its_gates_and_becomes_a_page(
     assert known_good == played.result
     assert [(gate.name, gate.outcome) for gate in known_good.gates] == [("smoke", "passed"), ("E2E", "passed")]
     assert known_good.settled_at is not None
-    assert played.descriptions == {"shop-staging-outcome": f"staging: {first.release_id} is known-good"}
+    assert played.descriptions == {"shop-staging-outcome": "staging: aaaaaaa Sell more: known-good"}
     assert [task.name for task in played.tasks(1)] == ["record known-good in staging"]
     assert "secrets/prefect-cd.shop.1" in api.writes[-1]
 

@@ -80,7 +80,7 @@ def test_a_run_that_prefects_server_does_not_tag_goes_on(
     played = run(work)
     assert played.state.is_completed()
     assert played.tags == []
-    assert "not shown as application:shop: connection refused" in caplog.text
+    assert "does not show the name or tags of this run (application:shop): connection refused" in caplog.text
 
 
 def test_i8_an_older_release_that_waits_is_ended_and_says_by_which_commit(
@@ -155,9 +155,9 @@ def test_a_run_that_waits_says_until_when_and_what_to_press() -> None:
 
 def test_the_outcome_is_in_the_name_of_a_run_and_its_only_outcome_tag(run: Callable[[Callable[[], Any]], Run]) -> None:
     def work() -> None:
-        show("abc Picks → production")
         for outcome in ("Errored", "Rolled back"):  # the run was retried
-            end("abc Picks → production", outcome)
+            show("abc Picks → production")
+            end(outcome)
 
     with tags("night"):
         played = run(work)
@@ -165,8 +165,12 @@ def test_the_outcome_is_in_the_name_of_a_run_and_its_only_outcome_tag(run: Calla
     assert sorted(played.tags) == ["night", "outcome:rolled-back"]
 
 
-def test_a_run_that_completed_keeps_its_name(run: Callable[[Callable[[], Any]], Run]) -> None:
-    played = run(lambda: end("abc Picks → production", "Completed"))
+def test_a_run_that_completed_keeps_its_name_and_waits_no_more(run: Callable[[Callable[[], Any]], Run]) -> None:
+    def work() -> None:
+        show(waiting_title("abc Picks → production", datetime(2026, 1, 1, tzinfo=timezone.utc)))
+        end("Completed")
+
+    played = run(work)
     assert (played.name, played.tags) == ("abc Picks → production", ["outcome:completed"])
 
 
@@ -188,7 +192,7 @@ def events() -> Iterator[Callable[[str], list[str]]]:
 def test_automations_get_an_event_for_each_outcome(
     run: Callable[[Callable[[], Any]], Run], events: Callable[[str], list[str]]
 ) -> None:
-    played = run(lambda: end("abc Picks → production", "Rolled back"))
+    played = run(lambda: end("Rolled back"))
     assert f"prefect.flow-run.{played.id}" in events("prefect-cd.tests.rolled-back")
 
 

@@ -84,6 +84,19 @@ def test_it_says_what_runs_what_failed_who_holds_the_lock_and_what_to_do_next(tm
     )
 
 
+def test_it_says_where_an_environment_is_and_how_its_last_releases_ended(tmp_path: Path) -> None:
+    file = pipeline_file(tmp_path)
+    file.write_text(file.read_text().replace("manifests: k8s/staging", "manifests: k8s/staging, url: service/shop"))
+    releases = (version("bad-2", State.ROLLED_BACK, minutes=3), version("good-1", State.KNOWN_GOOD, minutes=200))
+    printed = text(load(file), [status(releases=releases), status(environment="production")], NOW)
+    assert (
+        "  url     service/shop\n"
+        "  last    aaaaaaa Sell more: rolled-back, started 3 min ago\n"
+        "  last    aaaaaaa Sell more: known-good, started 3 h ago\n"
+        "production: "
+    ) in printed
+
+
 def test_a_damaged_record_is_named_with_what_to_do(tmp_path: Path) -> None:
     pipeline = load(pipeline_file(tmp_path))
     damage = Damage(number=8, where="secret/prefect-cd.shop.8", problem="its content was changed", hint="restore it")

@@ -4,6 +4,7 @@ Only for show: nothing decides by it. A lock's age is measured with the clock of
 exactly the known-good is found out by a dry run of all its objects; nothing is written.
 """
 
+import asyncio
 from datetime import datetime, timedelta, timezone
 from typing import Literal
 
@@ -12,7 +13,8 @@ from pydantic import Field
 from prefect_cd.environment.eligibility import EnvironmentState, damage_problem
 from prefect_cd.environment.journal import Damage, Entry
 from prefect_cd.environment.ownership import Ownership
-from prefect_cd.environment.record import Decision, Record, State
+from prefect_cd.environment.record import BASELINE, Decision, Record, State
+from prefect_cd.environment.records import RecordStore
 from prefect_cd.environment.recovery import look
 from prefect_cd.environment.state import read_state_and_lease
 from prefect_cd.environment.veto import vetoed_entries
@@ -37,6 +39,7 @@ damaged: a record that may decide cannot be read; a person is needed.
 
 
 _COMPARED = frozenset({"whole", "interrupted", "frozen"})
+_RELEASES = 5
 
 
 class Version(Result):
@@ -70,6 +73,7 @@ class EnvironmentStatus(Result):
     condition: Condition
     runs: Version | None = Field(description="the known-good")
     newest: Version | None = Field(description="the newest release, when it is another one than `runs`")
+    releases: tuple[Version, ...] = Field(default=(), description="the last five that were started here, newest first")
     holder: Holder | None
     damaged: tuple[Damage, ...] = Field(default=(), description="records that cannot be read, or were edited by hand")
     vetoed: tuple[Entry, ...] = Field(default=(), description="releases that triggers do not bring in again")
@@ -83,8 +87,13 @@ class EnvironmentStatus(Result):
         return self.condition in {"empty", "whole", "changing"}
 
 
-async def read_status(cluster: Cluster, ownership: Ownership) -> EnvironmentStatus:
+async def read_status(cluster: Cluster, ownership: Ownership, *, compare: bool = True) -> EnvironmentStatus:
     """The status of an environment; one whose namespace does not exist is empty.
+
+    Args:
+        cluster: where it is.
+        ownership: the environment.
+        compare: whether to find out, by a dry run of all its objects, whether they are those of the known-good.
 
     Raises:
         ClusterUnreachable, Forbidden: as for every request.
@@ -92,19 +101,42 @@ async def read_status(cluster: Cluster, ownership: Ownership) -> EnvironmentStat
     state, lease = await read_state_and_lease(cluster, ownership)
     holder = holder_of(lease, datetime.now(timezone.utc))
     condition = condition_of(state, holder)
-    defects, unchecked = await _look(cluster, ownership, state, condition)
+    looking = _look(cluster, ownership, state, condition) if compare else _not_compared()
+    (defects, unchecked), releases = await asyncio.gather(looking, _releases(cluster, ownership, state))
     return EnvironmentStatus(
         environment=ownership.environment,
         namespace=ownership.namespace,
         condition="drifted" if condition == "whole" and defects else condition,
-        runs=_version(state.known_good),
-        newest=None if state.newest == state.known_good else _version(state.newest),
+        runs=_version(state.known_good) if state.known_good else None,
+        newest=_version(state.newest) if state.newest and state.newest != state.known_good else None,
+        releases=releases,
         holder=holder,
         damaged=state.damaged,
         vetoed=vetoed_entries(state.entries),
         defects=defects,
         unchecked=unchecked,
     )
+
+
+async def _not_compared() -> tuple[tuple[Defect, ...], str]:
+    return (), "they were not compared"
+
+
+async def _releases(cluster: Cluster, ownership: Ownership, state: EnvironmentState) -> tuple[Version, ...]:
+    """The last releases, newest first, without those whose records cannot be read."""
+    entries = [entry for entry in state.entries if entry.number != BASELINE][:_RELEASES]
+    store = RecordStore(cluster, ownership)
+    read = await asyncio.gather(*(_release(store, entry) for entry in entries))
+    return tuple(version for version in read if version)
+
+
+async def _release(store: RecordStore, entry: Entry) -> Version | None:
+    try:
+        record = await store.examine(entry.number)
+    except Invalid:  # deleted since the list was read
+        return None
+    # that a release was withdrawn by a rollback follows from later records
+    return _version(record.model_copy(update={"state": entry.state})) if isinstance(record, Record) else None
 
 
 async def _look(
@@ -147,9 +179,7 @@ def holder_of(lease: Object | None, now: datetime) -> Holder | None:
     )
 
 
-def _version(record: Record | None) -> Version | None:
-    if record is None:
-        return None
+def _version(record: Record) -> Version:
     return Version(
         release_id=record.release_id,
         record=record.number,

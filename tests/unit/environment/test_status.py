@@ -110,6 +110,27 @@ def test_it_is_read_from_the_cluster(records: list[State], expected: tuple[objec
         assert asyncio.run(statuses(api, *numbered)) == expected
 
 
+def test_the_last_five_releases_are_there_newest_first_with_what_became_of_them() -> None:
+    states = [State.KNOWN_GOOD, State.FAILED, State.KNOWN_GOOD, State.ROLLED_BACK, State.KNOWN_GOOD, State.ROLLED_BACK]
+    api = FakeApi()
+    api.put("namespaces", "shop")
+
+    async def read() -> EnvironmentStatus:
+        async with connect(LoadedKubeconfig(api.kubeconfig)) as cluster:
+            store = RecordStore(cluster, SHOP)
+            for number, state in enumerate(states, 1):
+                started = await store.start(record(number, State.VERIFYING))
+                await store.move(started, state)
+            return await read_status(cluster, SHOP, compare=False)
+
+    with api.serving():
+        status = asyncio.run(read())
+    assert [(one.record, one.state) for one in status.releases] == [
+        (number, states[number - 1]) for number in (6, 5, 4, 3, 2)
+    ]
+    assert status.unchecked == "they were not compared"
+
+
 async def edited(api: FakeApi, number: int, **metadata: object) -> EnvironmentStatus:
     """The status after two good releases, when somebody has edited the metadata of a record."""
     async with connect(LoadedKubeconfig(api.kubeconfig)) as cluster:
