@@ -74,7 +74,7 @@ def deployments_of(pipeline: Pipeline) -> list[RunnerDeployment]:
         _deployment(
             release,
             name,
-            description=f"{_environments_link(name)}\n\n{fenced(describe(pipeline))}",
+            description=f"{link_to_environments(name)}\n\n{fenced(describe(pipeline))}",
             parameters={"revision": pipeline.source.branch},
             tags=tags,
         ),
@@ -82,7 +82,7 @@ def deployments_of(pipeline: Pipeline) -> list[RunnerDeployment]:
             rollback,
             name,
             description=f"Returns an environment of {name} to its previous known-good release, or to a named one. "
-            f"{_environments_link(name)}",
+            f"{link_to_environments(name)}",
             parameters={"environment": pipeline.environments[-1].name, "to": ""},
             tags=tags,
         ),
@@ -90,15 +90,15 @@ def deployments_of(pipeline: Pipeline) -> list[RunnerDeployment]:
             recover,
             name,
             description=f"Finds rollouts in the environments of {name} whose process died, and rolls them back. "
-            f"{_environments_link(name)}",
+            f"{link_to_environments(name)}",
             interval=RECOVER_EVERY,
             tags=tags,
         ),
     ]
 
 
-def _environments_link(application: str) -> str:
-    """What runs where, one click away from each deployment; empty where Prefect has no UI."""
+def link_to_environments(application: str) -> str:
+    """In the description of each deployment: what runs where is one click away; empty where Prefect has no UI."""
     return link("What runs where", address) if (address := environments.address(application)) else ""
 
 

@@ -62,7 +62,7 @@ class _OutcomesInOneLine(logging.Filter):
             record.msg, record.args = f"[{error.code}] {visible(error.reason)}", ()
             record.exc_info = record.exc_text = None
         elif not record.args and str(record.msg).startswith("Finished in state "):
-            first, _, more = str(record.msg).partition("\n")
+            first, _, more = str(record.msg).partition("\\n")  # the message is shown as a literal
             record.msg = f"{first} …" if more else first
         return True
 

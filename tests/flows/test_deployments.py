@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 
 from prefect_cd.deployments import serve as module
 from prefect_cd.deployments.cli import main
@@ -30,6 +30,13 @@ def test_a_pipeline_has_three_deployments_with_the_name_of_its_application(pipel
     assert release.parameters == {"revision": "main"}
     assert rollback.parameters == {"environment": "production", "to": ""}
     assert all("application:shop" in deployment.tags for deployment in (release, rollback, recover))
+
+
+def test_every_description_leads_to_what_runs_where(pipeline_file: Path) -> None:
+    with temporary_settings({PREFECT_UI_URL: "http://prefect.example"}):
+        deployments = deployments_of(load(pipeline_file))
+    link = "[What runs where](http://prefect.example/artifacts/key/shop-environments)"
+    assert [link in str(deployment.description) for deployment in deployments] == [True] * 3
 
 
 def test_the_description_of_release_shows_the_plan(pipeline_file: Path) -> None:
