@@ -170,7 +170,7 @@ async def _unrecorded(
     take_over, no_records = target.environment.take_over, state.newest is None
     if not take_over and not no_records:
         return ()
-    actions = {Action.CONFIGURED, Action.REPLACED} | ({Action.UNCHANGED} if no_records else set())
+    actions = {Action.CHANGED, Action.REPLACED} | ({Action.UNCHANGED} if no_records else set())
     there = {change.ref for change in changes.changes if change.action in actions}
     refs = [Ref.of(item) for item in objects if target.ownership.owns(item) and Ref.of(item) in there]
     found = await live_objects(cluster, refs)

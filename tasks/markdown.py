@@ -29,11 +29,12 @@ def _utc(at: datetime) -> datetime:
 
 
 def evidence(proof: Evidence) -> str:
-    """What a check or gate proved: its table of tests, the text of failures, pictures, console and trace."""
+    """What a check or gate proved: its table of tests, pictures, the text of failures, console and trace."""
     parts = [f"# {_SIGNS[proof.outcome]} {inline(proof.gate)}: {inline(proof.summary)}"]
     if proof.cases:
         rows = ((_SIGNS[case.outcome], case.title, f"{case.seconds:.2f} s") for case in proof.cases)
         parts.append(table(["", "test", "time"], rows))
+    parts += [f"### {_picture(picture)}" for picture in proof.pictures]
     for case in proof.cases:
         if case.outcome in {Outcome.FAILED, Outcome.ERRORED}:
             parts += [f"## {_SIGNS[case.outcome]} {inline(case.title)}", fenced(case.message or "(no text)")]
@@ -41,7 +42,6 @@ def evidence(proof: Evidence) -> str:
         parts += ["## Last lines of the output", fenced(proof.output)]
     if proof.console:
         parts += ["## Browser console", fenced("\n".join(proof.console))]
-    parts += [f"### {_picture(picture)}" for picture in proof.pictures]
     if proof.trace:
         parts += ["## Trace", fenced(f"playwright show-trace {proof.trace}", "sh")]
     return "\n\n".join(parts)
@@ -140,9 +140,10 @@ def approval(
         whole: the address of the whole diff.
     """
     commit = release.commit
-    now = running.release_id if running else "nothing that we know of"
+    now = _running_text(running) if running else "nothing that we know of"
     first = "nothing: this is the first release here; what it adds is removed again, except what holds data"
     rollback = running.release_id if running else first
+    pictures = [picture for proof in tested for picture in proof.pictures][:_PICTURES]
     parts = [
         f"> {bold(note)}" if note else "",
         f"# {inline(release.application)} {commit.short} → {inline(environment)}",
@@ -160,16 +161,20 @@ def approval(
         markdown_changes.risks(changed),
         "## What was tested",
         bullets(*(f"{_SIGNS[proof.outcome]} {bold(proof.gate)}: {inline(proof.summary)}" for proof in tested)),
+        *([] if not pictures else ["## What the browser saw", *map(_picture, pictures)]),
         way_back(way_back_findings),
         may_lose_requests(findings),
         f"## What changes: {changed}",
         bullets(*(f"`{commit.short}` {inline(commit.subject)} ({inline(commit.author)})" for commit in commits)),
         markdown_changes.shortened(changed, whole),
     ]
-    pictures = [picture for proof in tested for picture in proof.pictures][:_PICTURES]
-    parts += ["## What the browser saw"] if pictures else []
-    parts += [_picture(picture) for picture in pictures]
     return "\n\n".join(part for part in parts if part)
+
+
+def _running_text(running: Record) -> str:
+    """What runs now, for people: its commit and subject, and since when."""
+    version = f"{running.commit.short} {running.commit.subject}" if running.commit else running.release_id
+    return f"{version}, since {_utc(running.started_at):%Y-%m-%d %H:%M} UTC"
 
 
 def _in_halves(digest: str) -> str:
@@ -196,7 +201,7 @@ def outcome(record: Record) -> str:
         ],
         ["image", record.image.reference if record.image else ""],
         ["state", record.state.value],
-        ["approved by", f"{record.decision.name}: {record.decision.comment}" if record.decision else "not required"],
+        ["approved by", _approver(record)],
         ["record", f"Secret prefect-cd.{record.application}.{record.number}"],
     ]
     parts = [table(["", ""], rows)]
@@ -205,6 +210,12 @@ def outcome(record: Record) -> str:
     if record.reason:
         parts.append(fenced(record.reason))
     return "\n\n".join(parts)
+
+
+def _approver(record: Record) -> str:
+    if record.decision is None:
+        return "not required"
+    return ": ".join(filter(None, [record.decision.name, record.decision.comment]))
 
 
 def requests(proof: Evidence, traffic: Traffic) -> str:

@@ -65,7 +65,7 @@ def slow(repository: Repository) -> str:
 
 def in_the_middle(application: Application, run: Run) -> Run:
     """Return when production is half changed: written, and not rolled out."""
-    run.wait_for_log("production: 2 configured")
+    run.wait_for_log("production: 2 changed")
     wait_for(lambda: greeting(application) == "slow", run.log)
     assert states(application.production) in (["known-good", "applying"], ["known-good", "verifying"])
     return run

@@ -167,7 +167,7 @@ def test_the_form_names_the_digest_of_the_whole() -> None:
 def test_a_risk_that_is_there_already_is_said_to_be() -> None:
     privileged = {"securityContext": {"privileged": True}}
     now, then = pod(privileged), pod({**privileged, "command": ["sh", "-c", "id"]}, hostIPC=True)
-    change = change_to(then, Action.CONFIGURED, states=(now, then))
+    change = change_to(then, Action.CHANGED, states=(now, then))
     new, old = markdown_changes.risks(ChangeSet(changes=(change,))).splitlines()[2:]
     assert new.endswith("its pods share the shared memory of their node (hostIPC)")
     assert old.endswith("it may do all that its node may *(already now)*")

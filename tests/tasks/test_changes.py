@@ -122,7 +122,7 @@ def test_what_was_changed_by_hand_is_applied_again_though_the_release_runs(
     api.put("configmaps", "shop", data={"greeting": "edited"}, metadata={"labels": labels})
     again = planned(target, config_map(greeting="hello"))
     assert not again.already_runs
-    assert str(again.changes) == "1 configured"
+    assert str(again.changes) == "1 changed"
 
 
 def test_i5_the_content_of_an_approval_covers_release_changes_place_and_cluster() -> None:

@@ -267,7 +267,7 @@ class Stages:
 
 
 def change() -> dict[str, str]:
-    return {"api_version": "v1", "kind": "ConfigMap", "namespace": "shop", "name": "shop", "action": "configured"}
+    return {"api_version": "v1", "kind": "ConfigMap", "namespace": "shop", "name": "shop", "action": "changed"}
 
 
 @pytest.fixture
@@ -517,7 +517,7 @@ def test_i4_what_holds_data_is_named_when_it_stays_after_a_rollback() -> None:
     assert deployment._data_left(failed, NOTHING_BEFORE) == ["persistentvolumeclaim/orders"]
     assert deployment._data_left(failed, failed) == []
     kept = Kept(path=("spec", "storage"), value="2Gi", reason="a claim can grow, and not shrink")
-    changes = ChangeSet(changes=(change_to(claim, Action.CONFIGURED, kept=(kept,)),))
+    changes = ChangeSet(changes=(change_to(claim, Action.CHANGED, kept=(kept,)),))
     back = WentBack(failed, NOTHING_BEFORE, None, None, changes, examples.NOW)
     error = deployment._restored(STAGING, back, GateFailed("no"), ())
     assert "; persistentvolumeclaim/orders stayed, because removing it removes data; " in error.hint

@@ -50,7 +50,7 @@ def release() -> Release:
 
 def approval(**given: Any) -> str:  # noqa: ANN401
     form: dict[str, Any] = {
-        "planned": ChangeSet(changes=(change("a", Action.CONFIGURED, "@@ -1 +1 @@\n-x\n+y"),)),
+        "planned": ChangeSet(changes=(change("a", Action.CHANGED, "@@ -1 +1 @@\n-x\n+y"),)),
         "server": "https://cluster",
         "version": "v1.36.3",
         "namespace": "shop",
@@ -127,7 +127,7 @@ def test_what_failed_has_its_text_its_output_its_console_its_pictures_and_its_tr
     assert "## - c" not in page
     assert "last line" in page
     assert "TypeError: x" in page
-    assert "(data:image/jpeg;base64,aGk=)" in page
+    assert page.index("(data:image/jpeg;base64,aGk=)") < page.index("assert 1 == 2")  # seen before it is read
     assert "playwright show-trace /runs/trace.zip" in page
     assert "[ok](" not in page.replace("\\[ok](", "")
 
@@ -157,7 +157,7 @@ def test_i7_no_page_shows_a_secrets_value() -> None:
     before = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "k"}, "data": {"a": "hunter1"}}
     after = {**before, "data": {"a": "hunter2", "b": "hunter3"}}
     moved = [diff_module.diff(before, after), diff_module.diff(None, after), diff_module.diff(before, None)]
-    planned = ChangeSet(changes=tuple(change(str(n), Action.CONFIGURED, diff) for n, diff in enumerate(moved)))
+    planned = ChangeSet(changes=tuple(change(str(n), Action.CHANGED, diff) for n, diff in enumerate(moved)))
     kept = record(objects=(after,))
     (diffs,) = markdown_changes.pages(planned)
     assert diff_module.HIDDEN_CHANGED in diffs
@@ -223,12 +223,22 @@ def test_the_form_says_what_changes_where_and_what_is_rolled_back_to() -> None:
         "cluster `https://cluster` (Kubernetes v1.36.3), namespace `shop`",
         "[the run with all its reports](https://ui/run)",
         "✔ **smoke**: 3 passed in 1.0 s",
-        "## What changes: 1 configured",
+        "## What changes: 1 changed",
         "```diff\n@@ -1 +1 @@\n-x\n+y\n```",
         f"the answer counts for this content only: sha256 `{'c' * 32}` `{'c' * 32}`",
         "[the whole diff](https://ui/plan)",
     ):
         assert part in page
+
+
+def test_the_form_says_what_runs_there_now_by_its_subject_and_since_when() -> None:
+    page = approval(running=record(commit=commit()))
+    assert f"runs there now: {commit().short} {commit().subject}, since {NOW:%Y-%m-%d %H:%M} UTC" in page
+
+
+def test_an_approver_without_a_comment_is_shown_by_name_alone() -> None:
+    decision = Decision(approved=True, name="Ada", comment="", decided_at=NOW, content="c")
+    assert "| approved by | Ada |" in markdown.outcome(record(decision=decision))
 
 
 def test_the_form_says_whether_the_image_was_built_or_found() -> None:
@@ -264,7 +274,9 @@ def test_a_commits_time_is_shown_in_utc() -> None:
 
 def test_the_form_shows_at_most_four_pictures() -> None:
     pictures = tuple(Picture(title=f"p{n}", jpeg="aGk=") for n in range(6))
-    assert approval(tested=[evidence(pictures=pictures)]).count("data:image/jpeg") == 4
+    page = approval(tested=[evidence(pictures=pictures)])
+    assert page.count("data:image/jpeg") == 4
+    assert page.index("## What was tested") < page.index("data:image/jpeg") < page.index("## What changes")
 
 
 @pytest.mark.parametrize("name", ["An author", HOSTILE])

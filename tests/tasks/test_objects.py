@@ -45,7 +45,7 @@ def test_unchanged_objects_are_not_written(target: Target, api: FakeApi, lock: H
     api.requests.clear()
     applied = apply.fn(planned(target, config_map("one", a="1"), config_map("two", a="2")), lock)
     assert api.writes == ["PATCH configmaps/two"]
-    assert str(applied.changes) == "1 configured, 1 unchanged"
+    assert str(applied.changes) == "1 changed, 1 unchanged"
 
 
 def test_i3_a_writer_that_lost_its_lock_writes_nothing(target: Target, api: FakeApi, lock: HeldLock) -> None:

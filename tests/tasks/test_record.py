@@ -242,7 +242,7 @@ def test_i6_an_object_of_somebody_else_that_a_later_release_takes_over_goes_back
     base = begun.base.model_copy(update={"objects": objects_to_restore(begun.base, [begun.record])})
     back = plan.fn(target, base)
     assert begun.base == good
-    assert {change.name: change.action for change in back.changes.changes}["theirs"] == Action.CONFIGURED
+    assert {change.name: change.action for change in back.changes.changes}["theirs"] == Action.CHANGED
     assert original in back.objects
 
     succeed(target, begun.record, lock)

@@ -215,5 +215,5 @@ def test_the_plan_of_a_run_shows_it(
     registry.digests = {NEW}
     candidate = shop.release(NEW, sha="b")
     played = run(lambda: plan(shop.target, candidate))
-    assert played.descriptions == {"shop-staging-plan": "staging: 1 configured; a rollback would not work"}
+    assert played.descriptions == {"shop-staging-plan": "staging: 1 changed; a rollback would not work"}
     assert "## Why a rollback would not work" in played.artifacts[0].data

@@ -41,7 +41,7 @@ _INTERVAL = timedelta(milliseconds=200)
 _ATTEMPTS = 20
 """Of one write, while others write to the same object; at most about ten seconds."""
 _FIRST_DELAY, _LAST_DELAY = 0.05, 1.0  # seconds
-_WRITTEN = frozenset({Action.CREATED, Action.CONFIGURED, Action.RECREATED, Action.REPLACED})
+_WRITTEN = frozenset({Action.CREATED, Action.CHANGED, Action.RECREATED, Action.REPLACED})
 
 
 class Writer(Protocol):

@@ -17,7 +17,7 @@ class Action(str, Enum):
     """What happens to one object."""
 
     CREATED = "created"
-    CONFIGURED = "configured"
+    CHANGED = "changed"
     UNCHANGED = "unchanged"
     RECREATED = "recreated"
     """It is being deleted: created again when it is gone."""

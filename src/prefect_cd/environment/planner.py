@@ -111,7 +111,7 @@ class Planner:
         if before == after and not fields:
             return change_to(item, Action.UNCHANGED, result, **more)
         runs_no_more = item["kind"] == "Pod" and has_finished(live) and before["spec"] != after["spec"]
-        action = Action.REPLACED if runs_no_more else Action.CONFIGURED
+        action = Action.REPLACED if runs_no_more else Action.CHANGED
         return change_to(item, action, result, states=(before, after), **more)
 
     async def _refused(
@@ -125,7 +125,7 @@ class Planner:
         if await self._has_new_definition(item):
             if live is None:
                 return created(item, checked=False)
-            return change_to(item, Action.CONFIGURED, live, states=(strip(live), item), checked=False)
+            return change_to(item, Action.CHANGED, live, states=(strip(live), item), checked=False)
         if live is not None and self.ownership.owns(live) and isinstance(error, InvalidManifest):
             if may_replace(live, error.reason, restoring=self.restoring) and await self._can_be_created(item):
                 return change_to(item, Action.REPLACED, live, states=(strip(live), item))

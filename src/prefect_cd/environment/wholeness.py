@@ -51,7 +51,7 @@ class PlannedChange(Protocol):
 # compared by value: an Enum of text has the hash of its name
 _BY_ACTION = (
     ("created", DefectKind.MISSING),
-    ("configured", DefectKind.DIFFERS),
+    ("changed", DefectKind.DIFFERS),
     ("replaced", DefectKind.DIFFERS),
     ("kept", DefectKind.DIFFERS),
     ("recreated", DefectKind.TERMINATING),

@@ -74,7 +74,7 @@ async def versions(cluster: Cluster, *items: Object) -> list[str]:
     return [str(live["metadata"]["resourceVersion"]) if live else "" for live in live_objects]
 
 
-async def test_objects_are_created_configured_left_alone_and_pruned(ownership: Ownership, objects: Any) -> None:
+async def test_objects_are_created_changed_left_alone_and_pruned(ownership: Ownership, objects: Any) -> None:
     n = ownership.namespace
     async with connect(ACCESS) as cluster:
         first = await bring(
@@ -86,11 +86,11 @@ async def test_objects_are_created_configured_left_alone_and_pruned(ownership: O
         )
         assert actions(second) == {
             "configmap/a": "unchanged",
-            "configmap/b": "configured",
+            "configmap/b": "changed",
             "configmap/c": "pruned",
             "service/shop": "unchanged",
         }
-        assert str(second) == "1 configured, 2 unchanged, 1 pruned"
+        assert str(second) == "1 changed, 2 unchanged, 1 pruned"
         assert await cluster.get(Ref("v1", "ConfigMap", n, "c")) is None
         live = await cluster.get(Ref("v1", "ConfigMap", n, "b"))
         assert live is not None
@@ -323,7 +323,7 @@ async def test_an_existing_object_is_taken_over_only_on_request(
         before = await live_objects(cluster, [Ref.of(item)])
         assert [item["data"] for item in before] == [{"theirs": "1"}]
         assert "uid" not in before[0]["metadata"]
-        assert actions(await bring(cluster, ownership, item, force=True)) == {"configmap/shop": "configured"}
+        assert actions(await bring(cluster, ownership, item, force=True)) == {"configmap/shop": "changed"}
         assert actions(await bring(cluster, ownership, item)) == {"configmap/shop": "unchanged"}
 
 
@@ -390,7 +390,7 @@ async def test_objects_that_others_write_all_the_time_are_applied_and_pruned(
                 while busy.writes < seen + 2:
                     await asyncio.sleep(0.01)
                 planned = await bring(cluster, ownership, *items(str(version)))
-                assert set(actions(planned).values()) == {"configured"}
+                assert set(actions(planned).values()) == {"changed"}
                 live = await cluster.get(Ref("apps/v1", "Deployment", n, "a"))
                 assert live is not None
                 assert live["spec"]["template"]["metadata"]["annotations"] == {"version": str(version)}

@@ -78,7 +78,7 @@ async def test_what_a_release_made_immutable_is_replaced_by_a_rollback(kind: str
     old, new = {**head, "data": {"a": "MQ=="}}, {**head, "data": {"a": "Mg=="}, "immutable": True}
     async with connect(ACCESS) as cluster:
         await bring(cluster, ownership, old)
-        assert actions(await bring(cluster, ownership, new)) == ["configured"]
+        assert actions(await bring(cluster, ownership, new)) == ["changed"]
         before = await live_object(cluster, new)
         assert actions(await bring(cluster, ownership, old, restoring=True)) == ["replaced"]
         after = await live_object(cluster, old)
@@ -151,7 +151,7 @@ async def test_a_bare_pod_is_replaced(ownership: Ownership) -> None:
         await bring(cluster, ownership, first)
         before = await live_object(cluster, first)
         labelled = pod(ownership.namespace, "sleep", "600", annotations={"a": "1"})
-        assert actions(await bring(cluster, ownership, labelled)) == ["configured"]
+        assert actions(await bring(cluster, ownership, labelled)) == ["changed"]
         assert actions(await bring(cluster, ownership, second)) == ["replaced"]
         after = await live_object(cluster, second)
         assert after["metadata"]["uid"] != before["metadata"]["uid"]
@@ -204,7 +204,7 @@ async def test_a_claim_that_grew_keeps_its_size_and_the_rest_goes_back(
             await bring(cluster, ownership, *old)
         assert caught.value.hint == "write `storage: 2Gi`, which it has: a claim can grow, and not shrink"
         back = await bring(cluster, ownership, *old, restoring=True)
-        assert actions(back) == ["configured", "configured"]
+        assert actions(back) == ["changed", "changed"]
         assert back.kept == (
             "persistentvolumeclaim/data: spec.resources.requests.storage stays 2Gi: a claim can grow, and not shrink",
         )
@@ -414,8 +414,8 @@ async def test_a_definition_and_its_object_come_in_one_release(ownership: Owners
         more = await prepared(cluster, lamps(group, "watts", "volts", "lux"), lamp(group, "desk", lux=5))
         planned = await bring(cluster, ownership, *more)
         assert [(change.action.value, change.checked) for change in planned.changes] == [
-            ("configured", True),
-            ("configured", False),
+            ("changed", True),
+            ("changed", False),
         ]
         assert (await live_object(cluster, more[1]))["spec"] == {"lux": 5}
 

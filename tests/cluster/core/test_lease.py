@@ -406,7 +406,7 @@ def test_i3_a_holder_that_was_stopped_between_guard_and_request_changes_nothing_
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as victim:
         assert victim.stdout is not None
         try:
-            assert victim.stdout.readline() == "1 created, 1 configured, 1 pruned\n"
+            assert victim.stdout.readline() == "1 created, 1 changed, 1 pruned\n"
             assert victim.stdout.readline() == "guarded\n"
             wait_for(lambda: state_of(victim.pid) == "T")
             with held(ownership, "successor", timedelta(seconds=30)) as lock:

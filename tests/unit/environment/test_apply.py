@@ -264,7 +264,7 @@ def test_an_object_whose_manifest_moves_to_another_version_of_its_group_stays(be
         assert actions(same) == {"horizontalpodautoscaler/shop": "unchanged"}
         assert len(api.lists("horizontalpodautoscalers")) == 1
         other = await compute_changes(cluster, SHOP, [autoscaler(after, maxReplicas=3)], known=known)
-        assert actions(other) == {"horizontalpodautoscaler/shop": "configured"}
+        assert actions(other) == {"horizontalpodautoscaler/shop": "changed"}
         await apply(cluster, SHOP, [autoscaler(after, maxReplicas=3)], other)
         gone = await compute_changes(cluster, SHOP, [], known=[*known, Ref.of(autoscaler(after))])
         assert actions(gone) == {"horizontalpodautoscaler/shop": "pruned"}

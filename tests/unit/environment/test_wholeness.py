@@ -28,7 +28,7 @@ GOOD = EnvironmentState(newest=KNOWN_GOOD, known_good=KNOWN_GOOD)
 @pytest.mark.parametrize(
     ("action", "kind"),
     [
-        (Action.CONFIGURED, DefectKind.DIFFERS),
+        (Action.CHANGED, DefectKind.DIFFERS),
         (Action.CREATED, DefectKind.MISSING),
         (Action.PRUNED, DefectKind.SURPLUS),
         (Action.RECREATED, DefectKind.TERMINATING),
