@@ -8,7 +8,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 # Each Prefect server and most runs are new processes that import for seconds, twice as long without compiled files.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-all test-rbac test-restarts test-embedded test-versions test-lowest test-newest wheels check typed coverage unit format docs graph schema browser bench-apply bench-crash bench-crash-mutants bench-embedded bench-fencing bench-overhead bench-verdict dist clean
+.PHONY: setup demo test test-all test-rbac test-restarts test-embedded test-reference test-versions test-lowest test-newest wheels check typed coverage unit format docs graph schema browser bench-apply bench-crash bench-crash-mutants bench-embedded bench-fencing bench-overhead bench-verdict dist clean
 
 setup: $(STAMP)
 
@@ -55,8 +55,8 @@ endif
 WORKERS ?= 4
 UNIT_WORKERS ?= 3
 PYTEST := $(BIN)/pytest --durations=10
-BESIDE := -m 'not alone and not restarts' --numprocesses=$(WORKERS) --dist=loadfile
-ALONE := -m alone
+BESIDE := -m 'not alone and not restarts and not reference' --numprocesses=$(WORKERS) --dist=loadfile
+ALONE := -m 'alone and not reference'
 RESTARTS := -m restarts
 EMBEDDED := $(BIN)/python -m prefect_cd_local --
 VERSIONED := tests/unit tests/tasks tests/flows
@@ -97,8 +97,12 @@ test-rbac: $(STAMP) browser
 	RBAC=1 $(PYTEST) $(ALONE) --ignore=tests/cluster/core tests/cluster
 	$(PYTEST) tests/cluster/core/test_rbac.py
 
+# Long tests of the conformance suite on the real cluster: whether Kubernetes still does what was recorded of it.
+test-reference: $(STAMP)
+	test -z "$(REAL)" || $(PYTEST) -m reference --numprocesses=$(WORKERS) $(CONFORMANCE)
+
 # Every scenario on both clusters.
-test-all: test test-embedded
+test-all: test test-embedded test-reference
 
 # Tests of units, stages and flows with the lowest supported versions of the direct dependencies, and with the newest
 # ones where those are not the pinned ones. Each has an environment of its own with the built wheels, so that no test

@@ -17,6 +17,8 @@ from conformance.api import Api, client_of
 from conformance.clusters import Cluster, in_a_thread
 
 REAL = pytest.param("real_cluster", marks=pytest.mark.cluster)
+REFERENCE = ("test_rollout_traces", "test_no_request_lost")
+"""Modules whose long tests on a real cluster show only that Kubernetes still does what was recorded of it."""
 PROGRAMS = {
     "ours_on_real": ("etcd", "kube-apiserver", "openssl"),
     "real_on_ours": ("kube-controller-manager",),
@@ -38,6 +40,8 @@ def missing_requirement(item: pytest.Item) -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
+        if here == item.path.parent and item.path.stem in REFERENCE and item.get_closest_marker("cluster"):
+            item.add_marker(pytest.mark.reference)
         if here in item.path.parents and (missing := missing_requirement(item)):
             item.add_marker(pytest.mark.lacks(missing))
 
