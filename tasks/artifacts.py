@@ -66,6 +66,7 @@ def planned_changes(
     parts = [
         place,
         markdown_changes.risks(changes),
+        markdown_changes.hand_edits(changes),
         markdown.way_back(way_back),
         markdown.may_lose_requests(findings),
     ]

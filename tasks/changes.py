@@ -133,6 +133,7 @@ async def _plan(cluster: Cluster, target: Target, version: Version) -> Plan:
             target.ownership,
             objects,
             force=take_over,
+            take_back=target.takes_back,
             restoring=isinstance(version, Record),
             known=state.known,
             runs=runs,

@@ -159,6 +159,7 @@ def approval(
             link("the run with all its reports", run) if run else "",
         ),
         markdown_changes.risks(changed),
+        markdown_changes.hand_edits(changed),
         "## What was tested",
         bullets(*(f"{_SIGNS[proof.outcome]} {bold(proof.gate)}: {inline(proof.summary)}" for proof in tested)),
         *([] if not pictures else ["## What the browser saw", *map(_picture, pictures)]),

@@ -41,6 +41,15 @@ def _risk(change: Change, risk: Risk) -> str:
     return f"{bold(change.ref)}: {inline(risk.summary)}" + ("" if risk.new else " *(already now)*")
 
 
+def hand_edits(change_set: ChangeSet) -> str:
+    """What somebody changed by hand, and whether the release takes it back; empty where nobody did."""
+    lines = [f"{bold(change.ref)}: {inline(edit)}" for change in change_set.changes for edit in change.hand_edits]
+    if not lines:
+        return ""
+    rest = "What the manifests have, too, is set back by this release, as the diff shows; what they do not have stays."
+    return f"## Changed by hand\n\n{bullets(*lines)}\n\n{rest}"
+
+
 def _changed(change_set: ChangeSet) -> list[Change]:
     """What changes; objects with risks come first, so that no others take their room."""
     changed = [change for change in change_set.changes if change.action != Action.UNCHANGED]
@@ -163,4 +172,4 @@ def length(change_set: ChangeSet) -> int:
     return sum(len(change.diff) for change in change_set.changes)
 
 
-__all__ = ["LONGEST", "length", "pages", "risks", "shortened"]
+__all__ = ["LONGEST", "hand_edits", "length", "pages", "risks", "shortened"]

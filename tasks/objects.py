@@ -54,6 +54,7 @@ def apply(planned: Plan, lock: Lock) -> Applied:
             planned.objects,
             planned.changes,
             force=planned.target.environment.take_over,
+            take_back=planned.target.takes_back,
             restoring=planned.restoring,
             lock=lock,
         )

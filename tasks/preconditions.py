@@ -118,7 +118,9 @@ async def _check_environment(target: Target, manifests: tuple[Manifest, ...], ta
         await _check_permissions(cluster, target, kinds)
         written = {Ref.of(item): manifest.where for item, manifest in zip(objects, manifests, strict=True)}
         labelled = [target.ownership.label(item) for item in objects]
-        await validate(cluster, target.ownership, labelled, written, force=environment.take_over)
+        await validate(
+            cluster, target.ownership, labelled, written, force=environment.take_over, take_back=target.takes_back
+        )
         for other in targets:
             if other.name != target.name and other.environment.approval:
                 await _warn_of_reach(cluster, target, other)

@@ -55,6 +55,11 @@ class Target(Result):
         """Namespace and labels."""
         return Ownership.of(self.application, self.environment)
 
+    @property
+    def takes_back(self) -> bool:
+        """Whether a release takes fields back that somebody changed by hand: an approver is shown them."""
+        return self.environment.approval is not None
+
     def access(self) -> Access:
         """How the cluster is reached; loads the Prefect block where the pipeline file names one.
 

@@ -13,6 +13,7 @@ from prefect_cd.environment.record import Decision, GateResult, Record, State
 from prefect_cd.environment.way_back import Obstacle, WayBackFinding
 from prefect_cd.gates.evidence import Evidence, Outcome, Picture, TestCase
 from prefect_cd.manifests import diff as diff_module
+from prefect_cd.manifests.hand_edits import HandEdit
 from prefect_cd.release.model import BuiltImage, Commit, Release
 from prefect_cd.rollout.assess import Phase
 from prefect_cd.rollout.watch.report import PodRow, Problem, Report, WorkloadRow
@@ -234,6 +235,15 @@ def test_the_form_says_what_changes_where_and_what_is_rolled_back_to() -> None:
 def test_the_form_says_what_runs_there_now_by_its_subject_and_since_when() -> None:
     page = approval(running=record(commit=commit()))
     assert f"runs there now: {commit().short} {commit().subject}, since {NOW:%Y-%m-%d %H:%M} UTC" in page
+
+
+def test_the_form_says_what_somebody_changed_by_hand_before_the_diff() -> None:
+    edit = HandEdit(manager="kubectl-patch", at=NOW, fields=("spec.template.spec.containers[web].image",))
+    changed = change("a", Action.CHANGED, "@@ -1 +1 @@\n-x\n+y").model_copy(update={"hand_edits": (edit,)})
+    page = approval(planned=ChangeSet(changes=(changed,)))
+    assert page.index("## Changed by hand") < page.index("## What changes")
+    assert "kubectl-patch changed spec.template.spec.containers" in page
+    assert "Changed by hand" not in approval()
 
 
 def test_an_approver_without_a_comment_is_shown_by_name_alone() -> None:

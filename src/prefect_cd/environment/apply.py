@@ -83,6 +83,7 @@ async def apply(
     planned: ChangeSet,
     *,
     force: bool = False,
+    take_back: bool = False,
     restoring: bool = False,
     lock: Writer = UNLOCKED,
 ) -> None:
@@ -94,6 +95,7 @@ async def apply(
         objects: the full set, labelled and with namespaces.
         planned: what `compute_changes` returned for it.
         force: take fields over from other managers.
+        take_back: as in `compute_changes`.
         restoring: as in `compute_changes`.
         lock: the right to write.
 
@@ -105,7 +107,7 @@ async def apply(
         Failed: an object that has to be created again is still being deleted, or a definition is not accepted.
         Errored: an object changes faster than it can be written.
     """
-    planner = Planner(cluster, ownership, force=force, restoring=restoring)
+    planner = Planner(cluster, ownership, force=force, take_back=take_back, restoring=restoring)
     changes = {change.ref.identity: change for change in planned.changes}
     for wave in waves(objects):
         pairs = [(item, changes[Ref.of(item).identity]) for item in wave if Ref.of(item).identity in changes]

@@ -8,6 +8,7 @@ from prefect_cd.kube.client import ABSENT
 from prefect_cd.kube.objects import Object
 from prefect_cd.kube.resources import Ref
 from prefect_cd.manifests.diff import changed_lines, diff
+from prefect_cd.manifests.hand_edits import HandEdit
 from prefect_cd.manifests.irreversible import Kept
 from prefect_cd.manifests.risks import Risk, risks
 from prefect_cd.release.model import Result, digest_of
@@ -39,6 +40,7 @@ class Change(Result):
         takes_fields: whether we become the manager of fields first, so that the apply removes them.
         force: whether fields of other managers are taken over.
         checked: whether the server has dry-run it; not where its definition comes with the same set.
+        hand_edits: what somebody changed by hand in an object of ours.
     """
 
     api_version: str
@@ -54,6 +56,7 @@ class Change(Result):
     takes_fields: bool = False
     force: bool = False
     checked: bool = True
+    hand_edits: tuple[HandEdit, ...] = ()
 
     @property
     def ref(self) -> Ref:

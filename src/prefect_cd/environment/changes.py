@@ -56,6 +56,7 @@ async def validate(
     locations: Mapping[Ref, str],
     *,
     force: bool = False,
+    take_back: bool = False,
 ) -> None:
     """Dry-run every object on the server; nothing is written.
 
@@ -65,13 +66,15 @@ async def validate(
         objects: the full set, labelled and with namespaces.
         locations: file:line of each object, for errors.
         force: take fields over from other managers.
+        take_back: as in `compute_changes`.
 
     Raises:
         InvalidManifest: the server's message, with file:line.
         OwnershipConflict: another manager owns what would be changed.
     """
     has_namespace = await namespace_exists(cluster, ownership.namespace)
-    planner = Planner(cluster, ownership, force=force, definitions=tuple(definitions_of(objects)))
+    definitions = tuple(definitions_of(objects))
+    planner = Planner(cluster, ownership, force=force, take_back=take_back, definitions=definitions)
 
     async def dry_run(item: Object) -> None:
         try:
@@ -89,6 +92,7 @@ async def compute_changes(
     objects: Sequence[Object],
     *,
     force: bool = False,
+    take_back: bool = False,
     restoring: bool = False,
     known: Iterable[Ref] = (),
     runs: Sequence[Object] = (),
@@ -100,6 +104,7 @@ async def compute_changes(
         ownership: the environment.
         objects: the full set, labelled and with namespaces.
         force: take fields over from other managers.
+        take_back: take fields of objects that are ours back from whoever changed them by hand.
         restoring: `objects` are those of an earlier version: fields of objects that are ours are taken over, and what
             cannot go back is kept.
         known: the objects that releases have brought in here, by the records. Only these are pruned, and only where
@@ -113,7 +118,15 @@ async def compute_changes(
     """
     cluster.expect(definitions_of(objects))
     definitions = tuple(definitions_of(objects))
-    planner = Planner(cluster, ownership, force=force, restoring=restoring, definitions=definitions, runs=tuple(runs))
+    planner = Planner(
+        cluster,
+        ownership,
+        force=force,
+        take_back=take_back,
+        restoring=restoring,
+        definitions=definitions,
+        runs=tuple(runs),
+    )
     if not await namespace_exists(cluster, ownership.namespace):
         return ChangeSet(changes=tuple(await parallel(planner.creation_of(item) for item in objects)))
     # the versions of the set come first: those are served, and live objects can be compared with what is applied

@@ -5,6 +5,7 @@ way back to an earlier version, what cannot go back is kept and named, so that t
 """
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from prefect_cd.kube.objects import Object, dig, dig_mapping
 from prefect_cd.kube.resources import Identity, Ref, group_of
 from prefect_cd.kube.responses import FIELD_MANAGER
 from prefect_cd.manifests.diff import strip
+from prefect_cd.manifests.hand_edits import HandEdit, hand_edits
 from prefect_cd.manifests.irreversible import (
     Kept,
     data_to_keep,
@@ -46,6 +48,7 @@ class Planner:
         cluster: the API server.
         ownership: the environment.
         force: take fields and objects over from other managers.
+        take_back: take fields of objects that are ours back from whoever changed them by hand; a person is shown that.
         restoring: as in `compute_changes`.
         definitions: the CustomResourceDefinitions of the set.
         runs: as in `compute_changes`.
@@ -54,6 +57,7 @@ class Planner:
     cluster: Cluster
     ownership: Ownership
     force: bool = False
+    take_back: bool = False
     restoring: bool = False
     definitions: tuple[Object, ...] = ()
     runs: tuple[Object, ...] = ()
@@ -84,11 +88,15 @@ class Planner:
             return change_to(item, Action.UNCHANGED)
         try:
             return await self._dry_apply(item, live, kept)
-        except (InvalidManifest, OwnershipConflict) as error:
+        except OwnershipConflict as error:
+            return await self._conflicting(item, kept, error)
+        except InvalidManifest as error:
             return await self._refused(item, kept, error)
 
-    async def _dry_apply(self, item: Object, live: Object | None, kept: tuple[Kept, ...]) -> Change:
-        ref, force = Ref.of(item), self.force or (self.restoring and live is not None)
+    async def _dry_apply(
+        self, item: Object, live: Object | None, kept: tuple[Kept, ...], *, take_back: bool = False
+    ) -> Change:
+        ref, force = Ref.of(item), self.force or take_back or (self.restoring and live is not None)
         scaler = await self._scaler_of(item)
         if live is None and (scaler or replaces_strategy(item)):
             live = await self.ours(ref)
@@ -107,12 +115,22 @@ class Planner:
             return change_to(item, Action.UNCHANGED) if self._has_vanished(item) else created(item)
         fields = fields_to_take(result, item, FIELD_MANAGER, client_side=force)
         before, after = strip(live), strip(with_own_strategy(without_fields(result, fields, FIELD_MANAGER), item))
-        more: dict[str, Any] = {"kept": kept, "force": force, "takes_fields": bool(fields)}
+        edits = hand_edits(live) if self.ownership.owns(live) else ()
+        more: dict[str, Any] = {"kept": kept, "force": force, "takes_fields": bool(fields), "hand_edits": edits}
         if before == after and not fields:
             return change_to(item, Action.UNCHANGED, result, **more)
         runs_no_more = item["kind"] == "Pod" and has_finished(live) and before["spec"] != after["spec"]
         action = Action.REPLACED if runs_no_more else Action.CHANGED
         return change_to(item, action, result, states=(before, after), **more)
+
+    async def _conflicting(self, item: Object, kept: tuple[Kept, ...], error: OwnershipConflict) -> Change:
+        """The change of an object of which others own fields that `item` wants otherwise."""
+        live = await self.ours(Ref.of(item))
+        if live is not None and not is_being_deleted(live) and (edits := hand_edits(live)):
+            if self.take_back:
+                return await self._dry_apply(item, live, kept, take_back=True)
+            _name_edits(error, edits)
+        return await self._refused(item, kept, error)
 
     async def _refused(
         self, item: Object, kept: tuple[Kept, ...], error: InvalidManifest | OwnershipConflict
@@ -205,6 +223,15 @@ def _without_release(item: Object) -> Object:
     metadata = item["metadata"]
     annotations = {key: value for key, value in (metadata.get("annotations") or {}).items() if key != RELEASE}
     return {**item, "metadata": {**metadata, "annotations": annotations}}
+
+
+def _name_edits(error: OwnershipConflict, edits: Sequence[HandEdit]) -> None:
+    """Say who changed what by hand in an object of ours, and what to do about it."""
+    error.reason = f"somebody changed it by hand: {'; '.join(map(str, edits))}"
+    error.hint = (
+        "put that into the repository; or undo it, as a `rollback` to the release that runs does. Where an environment "
+        "requires an approval, the form shows it, and approving takes the fields back; `take_over: true` always does"
+    )
 
 
 def _refuse_others(ownership: Ownership, live: Object) -> None:

@@ -421,7 +421,12 @@ class Environment(Settings):
         ),
     ] = None
     take_over: Annotated[
-        bool, Field(description="take over objects and fields of other field managers instead of refusing to")
+        bool,
+        Field(
+            description="take over objects and fields of other field managers instead of refusing to. Without it, "
+            "fields of our own objects that were changed by hand with kubectl are taken back where `approval` is set, "
+            "since the form shows them"
+        ),
     ] = False
 
     @model_validator(mode="after")

@@ -53,14 +53,19 @@ BROUGHT: defaultdict[Ownership, set[Ref]] = defaultdict(set)
 
 
 async def bring(
-    cluster: Cluster, ownership: Ownership, *items: Object, force: bool = False, before: Sequence[Object] = ()
+    cluster: Cluster,
+    ownership: Ownership,
+    *items: Object,
+    force: bool = False,
+    take_back: bool = False,
+    before: Sequence[Object] = (),
 ) -> ChangeSet:
     """Plan, write and prune, as a release does it; like the records, it knows what it has brought in before."""
     objects = [ownership.label(item, "r1") for item in items]
     known = [*(Ref.of(item) for item in before), *BROUGHT[ownership]]
-    planned = await compute_changes(cluster, ownership, objects, force=force, known=known)
+    planned = await compute_changes(cluster, ownership, objects, force=force, take_back=take_back, known=known)
     BROUGHT[ownership] |= {Ref.of(item) for item in objects}
-    await core.apply(cluster, ownership, objects, planned, force=force)
+    await core.apply(cluster, ownership, objects, planned, force=force, take_back=take_back)
     await prune(cluster, ownership, planned)
     return planned
 
@@ -340,6 +345,45 @@ async def test_a_field_of_another_manager_is_taken_over_only_on_request(
         planned = await bring(cluster, ownership, objects.config_map(n, a="1"), force=True)
         assert "-  a: '9'" in planned.changes[0].diff
         assert "+  a: '1'" in planned.changes[0].diff
+
+
+async def test_an_emergency_patch_is_named_and_taken_back_where_an_approver_sees_it(
+    ownership: Ownership, objects: Any, kubectl: Kubectl
+) -> None:
+    n, image = ownership.namespace, "registry.example.org/shop:1"
+    web = objects.deployment(n, image, "true", replicas=0)
+    async with connect(ACCESS) as cluster:
+        await bring(cluster, ownership, web)
+        kubectl("-n", n, "set", "image", "deployment/shop", f"{container_of(web)}=registry.example.org/emergency:2")
+        kubectl("-n", n, "set", "env", "deployment/shop", "BOOM=1")
+        with pytest.raises(OwnershipConflict, match=r"kubectl-set changed .*\.image") as caught:
+            await bring(cluster, ownership, web)
+        assert "the form shows it, and approving takes the fields back" in caught.value.hint
+        planned = await bring(cluster, ownership, web, take_back=True)
+        (edit,) = planned.changes[0].hand_edits
+        assert edit.manager == "kubectl-set"
+        assert any(path.endswith("env[BOOM]") for path in edit.fields)
+        assert "-        image: registry.example.org/emergency:2" in planned.changes[0].diff
+        (live,) = await live_objects(cluster, [Ref.of(web)])
+        assert live["spec"]["template"]["spec"]["containers"][0]["image"] == image
+        later = await compute_changes(cluster, ownership, [ownership.label(web, "r1")])
+        assert [edit.fields for edit in later.changes[0].hand_edits] != []  # what the manifest does not have stays
+
+
+async def test_fields_of_a_deliverer_are_not_taken_back_with_an_approval(
+    ownership: Ownership, objects: Any, kubectl: Kubectl
+) -> None:
+    n = ownership.namespace
+    async with connect(ACCESS) as cluster:
+        await bring(cluster, ownership, objects.config_map(n, a="1"))
+        theirs = json.dumps(objects.config_map(n, a="9"))
+        kubectl("apply", "--server-side", "--force-conflicts", "--field-manager=argocd", "-f", "-", stdin=theirs)
+        with pytest.raises(OwnershipConflict, match="argocd"):
+            await bring(cluster, ownership, objects.config_map(n, a="1"), take_back=True)
+
+
+def container_of(workload: Object) -> str:
+    return str(workload["spec"]["template"]["spec"]["containers"][0]["name"])
 
 
 # --- others write at the same time -----------------------------------------------------------------------------------
