@@ -33,6 +33,7 @@ TEXTS = {
     "http_client": "bounded answers of strangers",
     "errors": "what may go wrong, by code",
     "untrusted_text": "makes control characters visible",
+    "masking": "masks secrets in texts of others",
 }
 """What stands under the name of each package."""
 

@@ -11,6 +11,7 @@ import errno
 import io
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -27,8 +28,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prefect_cd.errors import Invalid, MissingTool
+from prefect_cd.masking import masked
 
 _LINES_KEPT = 200
+_SECRET_NAME = re.compile(
+    r"(PASSWORD|PASSWD|SECRET|TOKEN|AUTH_STRING|API_KEY|ACCESS_KEY|PRIVATE_KEY|CREDENTIALS?)$", re.IGNORECASE
+)
 _LINE_LENGTH = 8192  # a longer line comes in pieces, so that output without newlines cannot fill the memory
 _MOST_STDOUT = 64 * 2**20  # bytes kept when standard output is asked for in full
 _MOST_STDIN = select.PIPE_BUF  # bytes that fit into an empty pipe everywhere, so that writing them never waits
@@ -226,6 +231,7 @@ class _Output:
         utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
         self._unfinished = ""
+        self._secrets = _own_secrets()
 
     @property
     def open(self) -> bool:
@@ -273,8 +279,14 @@ class _Output:
             more.append(self._unfinished)
             self._unfinished = ""
         for line in pieces + more:
-            self.kept.append(line)
-            self.on_line(line)
+            shown = masked(line, self._secrets)
+            self.kept.append(shown)
+            self.on_line(shown)
+
+
+def _own_secrets() -> set[str]:
+    """The values of our own environment variables whose names say that they are secret."""
+    return {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
 
 
 def _cut(line: str) -> list[str]:

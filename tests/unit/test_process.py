@@ -81,6 +81,20 @@ def test_output_exit_code_and_time_are_kept_with_both_streams_in_order(tmp_path:
     assert 0 < finished.seconds <= time.monotonic() - started
 
 
+def test_i7_secrets_in_the_output_are_masked_and_separated_output_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEPLOY_TOKEN", "correct-horse")
+    lines: list[str] = []
+    script = "echo deploying with correct-horse; echo https://me:battery@example.org >&2"
+    finished = sh(script, tmp_path, on_line=lines.append)
+    assert lines == ["deploying with ***", "https://me:***@example.org"]
+    assert finished.output == "\n".join(lines)
+    command = ["/bin/sh", "-c", script]
+    apart = run(command, cwd=tmp_path, env=clean_environment(), timeout=LONG, separate_stdout=True)
+    assert apart.stdout == "deploying with correct-horse\n"  # it may be manifests
+
+
 def test_lines_come_while_the_program_runs(tmp_path: Path) -> None:
     def go_on(line: str) -> None:
         if line == "ready":

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from pydantic import Field
 
 from prefect_cd.errors import GateErrored, GateFailed
+from prefect_cd.masking import Shown
 from prefect_cd.process import Finished
 from prefect_cd.release.model import Result
 
@@ -44,11 +45,11 @@ class TestCase(Result):
 
     __test__ = False  # keeps pytest from collecting this class
 
-    name: str
-    suite: str = Field(description="the test's class, module or suite")
+    name: Shown
+    suite: Shown = Field(description="the test's class, module or suite")
     outcome: Outcome
     seconds: float = Field(ge=0)
-    message: str = Field(default="", description="why it did not pass, at most 4000 characters")
+    message: Shown = Field(default="", description="why it did not pass, at most 4000 characters")
 
     @property
     def title(self) -> str:
@@ -73,14 +74,14 @@ class Evidence(Result):
 
     gate: str
     outcome: Outcome
-    summary: str = Field(description="one line, for example: 5 passed, 1 failed in 3.2 s")
+    summary: Shown = Field(description="one line, for example: 5 passed, 1 failed in 3.2 s")
     hint: str = Field(default="", description="what to do about it; empty when it passed")
     seconds: float = Field(ge=0)
     cases: tuple[TestCase, ...] = Field(default=(), description="at most 1000 of them, those that did not pass first")
     pictures: tuple[Picture, ...] = ()
-    console: tuple[str, ...] = Field(default=(), description="console errors, page errors, failed requests")
+    console: tuple[Shown, ...] = Field(default=(), description="console errors, page errors, failed requests")
     trace: str | None = Field(default=None, description="path of a zip for `playwright show-trace`")
-    output: str = Field(default="", description="the last lines of the program's output")
+    output: Shown = Field(default="", description="the last lines of the program's output")
 
 
 class _Answer(NamedTuple):

@@ -204,3 +204,12 @@ def test_evidence_survives_json() -> None:
     )
     assert Evidence.model_validate_json(evidence.model_dump_json()) == evidence
     assert evidence.pictures[0].uri == "data:image/jpeg;base64,/9j/"
+
+
+def test_i7_no_text_of_a_gate_shows_a_password() -> None:
+    leak = "connecting to https://shop:hunter22@api.example"
+    case = TestCase(name=leak, suite=leak, outcome=Outcome.FAILED, seconds=0, message=leak)
+    evidence = Evidence(
+        gate="E2E", outcome=Outcome.FAILED, summary=leak, seconds=0, cases=(case,), console=(leak,), output=leak
+    )
+    assert "hunter22" not in evidence.model_dump_json()

@@ -1,10 +1,13 @@
 """Which log is that of the failed run, and when it need not be requested again."""
 
 import asyncio
+from base64 import b64encode
 
 import pytest
 
+from prefect_cd.errors import Forbidden
 from prefect_cd.kube.objects import Object
+from prefect_cd.kube.resources import Ref
 from prefect_cd.rollout.diagnosis import containers
 from prefect_cd.rollout.watch import crash_logs
 from prefect_cd.rollout.watch.crash_logs import CrashLogs, read_crash_log
@@ -74,6 +77,60 @@ def test_a_log_that_was_read_in_the_background_is_not_read_again() -> None:
         await logs.close()
 
     asyncio.run(run())
+
+
+class NodeWithSecrets(Node):
+    """A node and the API server's Secrets, by name."""
+
+    def __init__(self, *answers: str | None, **secrets: str) -> None:
+        super().__init__(*answers)
+        self.secrets = {name.replace("_", "-"): value for name, value in secrets.items()}
+        self.read: list[str] = []
+
+    async def get(self, ref: Ref) -> Object | None:
+        self.read.append(ref.name)
+        if ref.name not in self.secrets:
+            raise Forbidden("you may not read it")
+        return {"data": {"value": b64encode(self.secrets[ref.name].encode()).decode()}}
+
+
+USED = {
+    "containers": [
+        {
+            "name": "c",
+            "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "by-key", "key": "value"}}}],
+            "envFrom": [{"secretRef": {"name": "whole"}}, {"secretRef": {"name": "forbidden"}}],
+        }
+    ],
+    "volumes": [{"name": "v", "secret": {"secretName": "mounted"}}],
+}
+
+
+def test_i7_the_values_of_all_secrets_that_a_pod_uses_are_masked_in_its_log() -> None:
+    values = {"by_key": "correct horse", "whole": "battery staple", "mounted": "line-one\nline-two"}
+    node = NodeWithSecrets("cannot use correct horse, battery staple, line-two", **values)
+
+    async def read() -> str:
+        logs = CrashLogs(node)  # type: ignore[arg-type]
+        (container,) = containers({**POD, "spec": USED})
+        text = await logs.read(container)
+        assert "battery staple" in logs.secrets.known
+        await logs.close()
+        return text
+
+    assert asyncio.run(read()) == "cannot use ***, ***, ***"
+    assert sorted(node.read) == ["by-key", "forbidden", "mounted", "whole"]
+
+
+def test_i7_where_no_secret_can_be_read_a_password_is_masked_by_its_form() -> None:
+    async def read() -> str:
+        logs = CrashLogs(Node("cannot connect to postgres://shop:hunter22@db/shop"))  # type: ignore[arg-type]
+        (container,) = containers(POD)
+        text = await logs.read(container)
+        await logs.close()
+        return text
+
+    assert asyncio.run(read()) == "cannot connect to postgres://shop:***@db/shop"
 
 
 def test_a_node_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Logs of runs that failed: each is read once, and no other logs are read."""
+"""Logs of runs that failed: each is read once, its secrets are masked, and no other logs are read."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -8,8 +8,10 @@ import anyio
 
 from prefect_cd.kube.client import Cluster
 from prefect_cd.kube.objects import Object
+from prefect_cd.masking import masked
 from prefect_cd.rollout.assess import Log
 from prefect_cd.rollout.diagnosis import Container, containers, is_disrupted
+from prefect_cd.rollout.watch.pod_secrets import PodSecrets
 
 _LINES = 30
 _MAX_CHARACTERS = 4000
@@ -28,7 +30,11 @@ class CrashLogs:
     """Logs of failed runs that have been read, or are being read."""
 
     cluster: Cluster
+    secrets: PodSecrets = field(init=False)
     _tasks: dict[_Run, "asyncio.Task[str]"] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.secrets = PodSecrets(self.cluster)
 
     def available(self, pods: Sequence[Object], on_read: Callable[[], None]) -> tuple[Log, ...]:
         """The logs that have been read. Others are read in the background; `on_read` is called after each."""
@@ -60,14 +66,19 @@ class CrashLogs:
     def _start_reading(self, container: Container) -> "asyncio.Task[str]":
         run = _run_of(container)
         if run not in self._tasks:
-            self._tasks[run] = asyncio.create_task(read_crash_log(self.cluster, container))
+            self._tasks[run] = asyncio.create_task(self._read_masked(container))
         return self._tasks[run]
+
+    async def _read_masked(self, container: Container) -> str:
+        text = await read_crash_log(self.cluster, container)
+        return masked(text, await self.secrets.of(container.pod)) if text else ""
 
     async def close(self) -> None:
         """Stop reading."""
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await self.secrets.close()
 
 
 async def read_crash_log(cluster: Cluster, container: Container) -> str:

@@ -16,6 +16,7 @@ from prefect_cd.errors import RolloutFailed
 from prefect_cd.kube.client import Cluster
 from prefect_cd.kube.objects import Object, kind_and_name
 from prefect_cd.kube.resources import Ref
+from prefect_cd.masking import masked
 from prefect_cd.pipeline.models import RolloutSettings
 from prefect_cd.pipeline.types import duration_text
 from prefect_cd.rollout.assess import (
@@ -280,9 +281,12 @@ class _WatchedRollout:
             with_problems = [watched for watched in workloads if not verdicts[watched.ref].healthy]
         causes = [(watched, cause) for watched in with_problems for cause in verdicts[watched.ref].causes[:_MAX_CAUSES]]
         logs = await asyncio.gather(*(self._read_log(watched, cause) for watched, cause in causes))
-        problems = [problem_of(watched.ref, cause, log) for (watched, cause), log in zip(causes, logs, strict=True)]
+        secrets = self.logs.secrets.known
+        problems = [
+            problem_of(watched.ref, cause, log, secrets) for (watched, cause), log in zip(causes, logs, strict=True)
+        ]
         if failed:
-            return rollout_failed(self.report, problems, verdicts[failed[0].ref].summary)
+            return rollout_failed(self.report, problems, masked(verdicts[failed[0].ref].summary, secrets))
         reason = problems[0].summary if problems else self.report.summary
         timeout = duration_text(self.settings.timeout)
         return rollout_failed(self.report, problems, f"not complete after {timeout}: {reason}")

@@ -3,12 +3,13 @@
 Pure. `rollout.assess` makes the verdicts and `rollout.diagnosis` the sentences; a report only arranges them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from prefect_cd.errors import RolloutFailed
 from prefect_cd.kube.objects import Object, condition_holds
 from prefect_cd.kube.resources import Ref
+from prefect_cd.masking import Shown, masked
 from prefect_cd.release.model import Result
 from prefect_cd.rollout.assess import Observation, Phase, Verdict
 from prefect_cd.rollout.diagnosis import Cause
@@ -19,7 +20,7 @@ class PodRow(Result):
 
     name: str
     ready: bool
-    state: str
+    state: Shown
     since: datetime | None
 
 
@@ -28,11 +29,11 @@ class WorkloadRow(Result):
 
     workload: str
     phase: Phase
-    summary: str
+    summary: Shown
     ready: int
     wanted: int
     pods: tuple[PodRow, ...]
-    summary_without_seconds: str = ""
+    summary_without_seconds: Shown = ""
     """The summary with … in place of seconds that change all the time; empty where it has none."""
 
 
@@ -41,11 +42,11 @@ class Problem(Result):
 
     workload: str
     category: str
-    summary: str
-    evidence: str
-    hint: str
+    summary: Shown
+    evidence: Shown
+    hint: Shown
     where: str
-    logs: str = ""
+    logs: Shown = ""
 
 
 class Report(Result):
@@ -143,14 +144,14 @@ def _why_stopped(state: Object) -> str:
     return str(waiting.get("reason") or "")
 
 
-def problem_of(ref: Ref, cause: Cause, logs: str) -> Problem:
-    """One cause as a report shows it."""
+def problem_of(ref: Ref, cause: Cause, logs: str, secrets: Collection[str] = ()) -> Problem:
+    """One cause as a report shows it; messages of pods have the values of `secrets` masked."""
     return Problem(
         workload=str(ref),
         category=cause.category.value,
-        summary=cause.summary,
-        evidence=cause.evidence,
-        hint=cause.hint,
+        summary=masked(cause.summary, secrets),
+        evidence=masked(cause.evidence, secrets),
+        hint=masked(cause.hint, secrets),
         where=f"{cause.object} in {ref.namespace}",
         logs=logs.strip(),
     )
@@ -160,7 +161,7 @@ def rollout_failed(report: Report, problems: Sequence[Problem], reason: str) -> 
     """The error about a failed rollout, with the evidence and the hint of the first problem."""
     first = problems[0] if problems else None
     return RolloutFailed(
-        reason,
+        masked(reason),
         report=report.model_copy(update={"problems": tuple(problems)}),
         where=first.where if first else "",
         detail="\n".join(filter(None, [first.evidence, first.logs])) if first else "",
