@@ -65,7 +65,8 @@ def approve(
 
     Raises:
         Invalid: the diff is too long for anybody to read.
-        EnvironmentFrozen, Superseded, NoWayBack: `deploy` would refuse the release; nobody is asked.
+        EnvironmentFrozen, Superseded, RequirementMissing, NoWayBack: `deploy` would refuse the release; nobody is
+            asked.
         Rejected: the answer is no.
         Expired: there was no answer in time.
     """

@@ -17,6 +17,7 @@ from prefect_cd.environment.eligibility import (
     frozen_problem,
 )
 from prefect_cd.environment.record import Record
+from prefect_cd.environment.requirements import Unmet
 from prefect_cd.environment.state import read_state
 from prefect_cd.environment.way_back import WayBackFinding
 from prefect_cd.errors import UnknownRevision
@@ -29,6 +30,7 @@ from prefect_cd.pipeline.models import Pipeline
 from prefect_cd.release import git
 from prefect_cd.release.model import Commit, Release, Result
 from prefect_cd.tasks import artifacts, markdown, workspace
+from prefect_cd.tasks.requirements import check_requirements, requirement_problem, warn_of_requirements
 from prefect_cd.tasks.stage import RETRIES, log
 from prefect_cd.tasks.summary import listed
 from prefect_cd.tasks.target import Target, Version, hash_of
@@ -51,6 +53,9 @@ class Plan(Result):
     )
     way_back: tuple[WayBackFinding, ...] = Field(
         default=(), description="what would keep a rollback of the release from working"
+    )
+    unmet: tuple[Unmet, ...] = Field(
+        default=(), description="what the pods of the release need and the environment does not have"
     )
     server: str
     kubernetes: str = Field(description="the server's version, for people: an upgrade does not change the plan")
@@ -115,6 +120,7 @@ def plan(target: Target, version: Version) -> Plan:
         log().info("%s", kept)
     for obstacle in planned.way_back:
         log().warning("a rollback would not work: %s: %s. Fix: %s", obstacle.where, obstacle.summary, obstacle.fix)
+    warn_of_requirements(target, planned.unmet)
     log().info("%s: %s", target.name, planned.changes)
     if planned.running is None and isinstance(version, Release):
         log().info("nothing runs in %s yet: if this release fails, what it adds is removed again", target.name)
@@ -126,7 +132,8 @@ async def _plan(cluster: Cluster, target: Target, version: Version) -> Plan:
     objects = await target.objects(cluster, version)
     take_over = target.environment.take_over
     runs = state.known_good.objects if state.known_good else ()
-    checking = asyncio.create_task(_way_back(cluster, target, version, objects, state))
+    way_back = asyncio.create_task(_way_back(cluster, target, version, objects, state))
+    unmet = asyncio.create_task(_requirements(cluster, target, version, objects, runs))
     try:
         changes = await compute_changes(
             cluster,
@@ -138,10 +145,11 @@ async def _plan(cluster: Cluster, target: Target, version: Version) -> Plan:
             known=state.known,
             runs=runs,
         )
-        way_back = await checking
+        await asyncio.gather(way_back, unmet)
     finally:
-        checking.cancel()
-        await asyncio.gather(checking, return_exceptions=True)
+        way_back.cancel()
+        unmet.cancel()
+        await asyncio.gather(way_back, unmet, return_exceptions=True)
     return Plan(
         target=target,
         version=version,
@@ -154,7 +162,8 @@ async def _plan(cluster: Cluster, target: Target, version: Version) -> Plan:
             *irreversible(runs, objects),
             *(unchecked_finding(str(change.ref)) for change in changes.changes if not change.checked),
         ),
-        way_back=way_back,
+        way_back=way_back.result(),
+        unmet=unmet.result(),
         server=cluster.server,
         kubernetes=await cluster.version(),
     )
@@ -187,6 +196,13 @@ async def _way_back(
     return await check_way_back(cluster, target, version, objects, state.known_good)
 
 
+async def _requirements(
+    cluster: Cluster, target: Target, version: Version, objects: tuple[Object, ...], runs: Sequence[Object]
+) -> tuple[Unmet, ...]:
+    """What the environment lacks for a release; an earlier version is brought back with what is there."""
+    return () if isinstance(version, Record) else await check_requirements(cluster, target, objects, runs)
+
+
 async def environment_state(cluster: Cluster, target: Target) -> EnvironmentState:
     """What the environment's records say.
 
@@ -200,10 +216,11 @@ async def environment_state(cluster: Cluster, target: Target) -> EnvironmentStat
 
 
 def refuse_blocked(pipeline: Pipeline, release: Release, planned: Plan) -> None:
-    """Stop before the environment when it is frozen, runs something newer, or wants a way back that is not there.
+    """Stop before the environment when it is frozen, runs something newer, or lacks what the release needs.
 
     Raises:
         EnvironmentFrozen, Superseded: see `eligibility.blocked_by`.
+        RequirementMissing: see `requirements.requirement_problem`.
         NoWayBack: see `way_back.way_back_problem`.
     """
     if frozen := frozen_problem(planned.state):  # before git is asked, which may be away
@@ -213,6 +230,7 @@ def refuse_blocked(pipeline: Pipeline, release: Release, planned: Plan) -> None:
     if running and running.commit and running.commit.sha != release.commit.sha:
         older = _contains(pipeline, release.commit, running.commit)
     error = blocked_by(planned.target.name, planned.state, release, older=older)
+    error = error or requirement_problem((planned.target, unmet) for unmet in planned.unmet)
     if error := error or way_back_problem(planned.target, planned.state.known_good, planned.way_back):
         raise error
 

@@ -99,7 +99,7 @@ def deploy(
         again: whether a user wants the release though it was rolled back or withdrawn here.
 
     Raises:
-        Superseded, Vetoed, EnvironmentFrozen, NoWayBack: nothing was written.
+        Superseded, Vetoed, EnvironmentFrozen, RequirementMissing, NoWayBack: nothing was written.
         ContentChanged: nothing was written; ask for the approval again.
         RolledBack: it failed, and the environment is whole again.
         RollbackFailed: it failed, and so did the rollback.

@@ -11,6 +11,7 @@ from pydantic import Field
 from prefect_cd.environment.changes import prepare_objects, validate
 from prefect_cd.environment.permissions import FORGES_RECORDS, Permission, permissions
 from prefect_cd.environment.record_key import load_record_key
+from prefect_cd.environment.requirements import Unmet
 from prefect_cd.errors import DeliveryError, Forbidden, InvalidManifest
 from prefect_cd.gates.browser.executable import find_browser
 from prefect_cd.gates.checkout import checkout_path
@@ -25,6 +26,7 @@ from prefect_cd.release.model import BuiltImage, Commit, Result, digest_of
 from prefect_cd.tasks import workspace
 from prefect_cd.tasks.changes import environment_state
 from prefect_cd.tasks.connection import CONNECTIONS
+from prefect_cd.tasks.requirements import check_requirements, requirement_problem, warn_of_requirements
 from prefect_cd.tasks.stage import PERSISTED, RETRIES, log
 from prefect_cd.tasks.summary import listed
 from prefect_cd.tasks.target import Target
@@ -52,7 +54,8 @@ def preflight(pipeline: Pipeline, commit: Commit) -> Preflight:
     Manifests are read here, from a clean checkout, before any code of the commit runs beside them.
 
     Raises:
-        Invalid: the first thing that is wrong, with where it stands and what to do.
+        RequirementMissing: all that the environments lack.
+        Invalid: the first other thing that is wrong, with where it stands and what to do.
         ClusterUnreachable: a cluster does not answer; retried.
     """
     tree = workspace.tree(pipeline.source, commit, clean=True)
@@ -67,13 +70,18 @@ def preflight(pipeline: Pipeline, commit: Commit) -> Preflight:
     manifests = read_manifests(pipeline, tree)
     targets = [Target.of(pipeline, environment.name) for environment in pipeline.environments]
 
-    async def check_clusters() -> list[BaseException | None]:
+    async def check_clusters() -> list[tuple[Unmet, ...] | BaseException]:
         checks = (_check_environment(target, manifests[target.name], targets) for target in targets)
         return await asyncio.gather(*checks, return_exceptions=True)
 
-    for error in CONNECTIONS.run(check_clusters):  # of several, the first in the pipeline's order
-        if error:
-            raise error
+    unmet: list[tuple[Target, Unmet]] = []
+    for target, result in zip(targets, CONNECTIONS.run(check_clusters), strict=True):
+        if isinstance(result, BaseException):  # of several, the first in the pipeline's order
+            raise result
+        warn_of_requirements(target, result)
+        unmet += [(target, finding) for finding in result]
+    if problem := requirement_problem(unmet):
+        raise problem
     return Preflight(image=image, builder=builder.name if builder else None, digest=digest_of_manifests(manifests))
 
 
@@ -107,7 +115,9 @@ def _manifests_of(pipeline: Pipeline, environment: Environment, tree: Path) -> t
     return manifests
 
 
-async def _check_environment(target: Target, manifests: tuple[Manifest, ...], targets: Sequence[Target]) -> None:
+async def _check_environment(
+    target: Target, manifests: tuple[Manifest, ...], targets: Sequence[Target]
+) -> tuple[Unmet, ...]:
     environment = target.environment
     if load_record_key(environment.record_key or "") is None and environment.approval:
         log().info("%s: its records are not signed (record_key in the pipeline file)", target.name)
@@ -124,6 +134,8 @@ async def _check_environment(target: Target, manifests: tuple[Manifest, ...], ta
         for other in targets:
             if other.name != target.name and other.environment.approval:
                 await _warn_of_reach(cluster, target, other)
+        known_good = (await environment_state(cluster, target)).known_good
+        return await check_requirements(cluster, target, objects, known_good.objects if known_good else ())
 
 
 async def _warn_of_reach(cluster: Cluster, target: Target, other: Target) -> None:

@@ -6,6 +6,7 @@ The first level decides what happens next; Prefect retries only the last of the 
     ├── Invalid                 the input is wrong; usually found before anything is written
     │   ├── InvalidPipeline     all mistakes in the pipeline file, with file:line
     │   ├── InvalidManifest     an object that the cluster would refuse, with file:line
+    │   ├── RequirementMissing  what the pods of a release need does not exist in the environment
     │   ├── UnknownRevision     no such branch, tag or commit
     │   ├── MissingTool         a program that a stage needs is not installed
     │   ├── MissingSuite        a test suite that the commit does not contain
@@ -97,6 +98,13 @@ class InvalidManifest(Invalid):
 
     code = "invalid-manifest"
     remedy = "correct the manifest at the file and line of the error, and push"
+
+
+class RequirementMissing(Invalid):
+    """What the pods of a release need does not exist in an environment, or its cluster would refuse the pods."""
+
+    code = "requirement-missing"
+    remedy = "create or correct what the error lists, with the command beside it, and start again; nothing was written"
 
 
 class UnknownRevision(Invalid):

@@ -29,6 +29,7 @@ _KINDS = {
         "Secret": "secrets",
         "Namespace": "namespaces",
         "ResourceQuota": "resourcequotas",
+        "ServiceAccount": "serviceaccounts",
     },
     "apps/v1": {"Deployment": "deployments", "ReplicaSet": "replicasets"},
     "discovery.k8s.io/v1": {"EndpointSlice": "endpointslices"},
@@ -55,6 +56,8 @@ class FakeApi:
         self.watch_errors: list[int] = []
         """Statuses that the next watches are answered with."""
         self.lists_forbidden = False
+        self.unreadable: set[str] = set()
+        """Plurals of which we may read no object."""
         self.admission_error = ""
         """The message with which a creation is rejected; empty when all objects are admitted."""
         self.refused_names: dict[str, str] = {}
@@ -222,12 +225,14 @@ class FakeApi:
             return web.json_response({"resources": resources})
         parent, _, last = path.rpartition("/")
         collection, namespace = parent.rpartition("/")[2], _namespace(path)
-        if item := self.objects.get(collection, {}).get(_key(namespace, last)):
+        item = self.objects.get(collection, {}).get(_key(namespace, last))
+        if item and collection not in self.unreadable:
             return _answer(path, item)
         if "watch" in query:
             return await self._watch(request, last, int(query["resourceVersion"]))
         if collection in _PLURALS:
-            return web.json_response(_status(404), status=404)
+            status = 403 if collection in self.unreadable else 404
+            return web.json_response(_status(status), status=status)
         if self.lists_forbidden:
             return web.json_response(_status(403), status=403)
         items = [
@@ -247,7 +252,7 @@ class FakeApi:
             return web.json_response({**body, "status": {"allowed": self._allows(request, body)}}, status=201)
         plural, name = path.rpartition("/")[2], body["metadata"]["name"]
         self.requests.append((path, {"method": "POST", "target": f"{plural}/{name}", **query}))
-        if (error := self._refused()) is not None:  # a response without content is false in older aiohttp
+        if (error := self._refused(name)) is not None:  # a response without content is false in older aiohttp
             return error
         exists = _key(_namespace(path), name) in self.objects.get(plural, {})
         if "dryRun" in query:
@@ -263,10 +268,8 @@ class FakeApi:
         path, query, body = request.match_info["rest"], dict(request.query), await request.json()
         plural, name = path.split("/")[-2:]
         self.requests.append((path, {"method": request.method, "target": f"{plural}/{name}", **query}))
-        if (error := self._refused()) is not None:  # a response without content is false in older aiohttp
+        if (error := self._refused(name)) is not None:  # a response without content is false in older aiohttp
             return error
-        if name in self.refused_names:
-            return web.json_response({**_status(403), "message": self.refused_names[name]}, status=403)
         if self.before_write and "dryRun" not in query:
             self.before_write(f"{request.method} {plural}/{name}")
         live = self.objects.get(plural, {}).get(_key(_namespace(path), name))
@@ -330,13 +333,13 @@ class FakeApi:
         resource = "/".join(filter(None, [attributes["resource"], attributes.get("subresource")]))
         return (attributes["verb"], resource) not in self.denied
 
-    def _refused(self) -> web.Response | None:
+    def _refused(self, name: str) -> web.Response | None:
         """The answer to a write that is not to succeed."""
         if self.write_errors:
             status = self.write_errors.pop(0)
             return web.json_response(_status(status), status=status)
-        if self.admission_error:
-            return web.json_response({**_status(403), "message": self.admission_error}, status=403)
+        if message := self.admission_error or self.refused_names.get(name):
+            return web.json_response({**_status(403), "message": message}, status=403)
         return None
 
     def _store(self, plural: str, item: Object) -> Object:

@@ -4,16 +4,19 @@ Decides what a rollback would write and which pods it would start again, what th
 leave room for them. The requests that find the rest out are in `tasks.way_back`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
 
-from prefect_cd.kube.objects import Object, as_objects, as_text, dig, dig_mapping
-from prefect_cd.kube.quantities import quantity
+from prefect_cd.environment.quotas import POD_AMOUNTS, amounts, has_scopes, of_pod, plain, total
+from prefect_cd.kube.objects import Object, as_text, dig, dig_mapping
 from prefect_cd.kube.resources import Ref
+from prefect_cd.manifests.pod_references import pod_references
 from prefect_cd.manifests.pod_templates import PodTemplate, pod_template_of, resolve_amount
 from prefect_cd.release.model import Result
+
+_CONTENTS = frozenset({"ConfigMap", "Secret"})
 
 
 class Obstacle(str, Enum):
@@ -88,10 +91,10 @@ def references(workloads: Iterable[Object], contained: Sequence[Object]) -> list
     for workload in workloads:
         template = pod_template_of(workload, contained)
         namespace = as_text(dig(workload, "metadata", "namespace"))
-        for kind, name, keys in _in_pods(template) if template else ():
-            ref = Ref("v1", kind, namespace, name)
-            if name and ref.identity not in inside and template:
-                found.setdefault((ref, template.where), set()).update(keys)
+        for reference in pod_references(template.spec) if template else ():
+            ref = Ref("v1", reference.kind, namespace, reference.name)
+            if reference.kind in _CONTENTS and reference.needed and ref.identity not in inside and template:
+                found.setdefault((ref, template.where), set()).update(reference.keys)
     return [Reference(ref, frozenset(keys), where) for (ref, where), keys in sorted(found.items(), key=lambda f: f[0])]
 
 
@@ -113,45 +116,7 @@ def missing(reference: Reference, live: Object | None) -> WayBackFinding | None:
     )
 
 
-_Named = tuple[str, str, Sequence[str]]
-"""Kind, name and keys."""
-
-
-def _in_pods(pods: PodTemplate) -> Iterator[_Named]:
-    containers = [*as_objects(pods.spec.get("containers")), *as_objects(pods.spec.get("initContainers"))]
-    for container in containers:
-        for source in as_objects(container.get("envFrom")):
-            yield from _named(source, "configMapRef", "secretRef")
-        for variable in as_objects(container.get("env")):
-            yield from _named(dig_mapping(variable, "valueFrom"), "configMapKeyRef", "secretKeyRef")
-    for volume in as_objects(pods.spec.get("volumes")):
-        yield from _named(volume, "configMap", "secret")
-        for source in as_objects(dig(volume, "projected", "sources")):
-            yield from _named(source, "configMap", "secret")
-
-
-def _named(source: Object, config_map: str, secret: str) -> Iterator[_Named]:
-    """What a source of variables or files names; nothing that is optional."""
-    for field, kind in ((config_map, "ConfigMap"), (secret, "Secret")):
-        value = dig_mapping(source, field)
-        if not value or value.get("optional") is True:
-            continue
-        items = [as_text(item.get("key")) for item in as_objects(value.get("items"))]
-        keys = [key for key in (as_text(value.get("key")), *items) if key]
-        yield kind, as_text(value.get("name") or value.get("secretName")), keys
-
-
 # --- quotas ----------------------------------------------------------------------------------------------------------
-
-_Amounts = Mapping[str, Decimal]
-_NAMES = {
-    "pods": "pods",
-    "count/pods": "pods",
-    "cpu": "requests.cpu",
-    "memory": "requests.memory",
-    **{name: name for name in ("requests.cpu", "requests.memory", "limits.cpu", "limits.memory")},
-}
-"""What a quota limits -> what pods use of it."""
 
 
 def quota_findings(
@@ -168,18 +133,18 @@ def quota_findings(
     after = {Ref.of(item).identity: item for item in candidate}
     templates = [template for item in workloads if (template := pod_template_of(item, base))]
     replacing = [pod_template_of(after[Ref.of(item).identity], candidate) for item in workloads if _is_in(item, after)]
-    added = _total([template for template in replacing if template])
-    removed = _total(templates)
-    surging = [_of_pod(template) for template in templates if _needs_surge(template)]
+    added = total([template for template in replacing if template])
+    removed = total(templates)
+    surging = [of_pod(template) for template in templates if _needs_surge(template)]
     findings: list[WayBackFinding] = []
     for quota in quotas:
-        if dig(quota, "spec", "scopes") or dig(quota, "spec", "scopeSelector"):
+        if has_scopes(quota):
             continue
-        hard, used = (_amounts(dig_mapping(quota, "status", key)) for key in ("hard", "used"))
+        hard, used = (amounts(dig_mapping(quota, "status", key)) for key in ("hard", "used"))
         for name, limit in sorted(hard.items()):
-            if name not in _NAMES:
+            if name not in POD_AMOUNTS:
                 continue
-            key, now = _NAMES[name], used.get(name, Decimal(0))
+            key, now = POD_AMOUNTS[name], used.get(name, Decimal(0))
             with_candidate = now + added.get(key, Decimal(0)) - removed.get(key, Decimal(0))
             one_more = max((pod.get(key, Decimal(0)) for pod in surging), default=Decimal(0))
             if templates and (now > limit or (one_more and with_candidate + one_more > limit)):
@@ -195,17 +160,9 @@ def _exceeded(quota: Object, name: str, limit: Decimal, needed: Decimal) -> WayB
     return WayBackFinding(
         obstacle=Obstacle.QUOTA,
         where=f"resourcequota/{dig(quota, 'metadata', 'name')}",
-        summary=f"a rollback needs {_plain(needed)} of {name} at its peak, and the quota allows {_plain(limit)}",
+        summary=f"a rollback needs {plain(needed)} of {name} at its peak, and the quota allows {plain(limit)}",
         fix="raise the quota, or free something in the namespace",
     )
-
-
-def _plain(amount: Decimal) -> str:
-    return f"{amount.normalize():f}"
-
-
-def _amounts(values: Object) -> dict[str, Decimal]:
-    return {name: amount for name, value in values.items() if (amount := quantity(value)) is not None}
 
 
 def _needs_surge(pods: PodTemplate) -> bool:
@@ -214,35 +171,6 @@ def _needs_surge(pods: PodTemplate) -> bool:
         return False
     update = dig_mapping(pods.workload, "strategy", "rollingUpdate")
     return resolve_amount(update.get("maxUnavailable", "25%"), pods.replicas, up=False) == 0
-
-
-def _total(templates: Iterable[PodTemplate]) -> dict[str, Decimal]:
-    """What all pods of these workloads use."""
-    total: dict[str, Decimal] = {}
-    for template in templates:
-        for name, amount in _of_pod(template).items():
-            total[name] = total.get(name, Decimal(0)) + amount * template.replicas
-    return total
-
-
-def _of_pod(pods: PodTemplate) -> dict[str, Decimal]:
-    """What one pod uses: its containers together, or its largest init container."""
-    used = {"pods": Decimal(1)}
-    init = [item for item in as_objects(pods.spec.get("initContainers")) if item.get("restartPolicy") != "Always"]
-    for section, read in (("requests", _requests), ("limits", _limits)):
-        for resource in ("cpu", "memory"):
-            together = sum((read(item, resource) for item in pods.containers), Decimal(0))
-            used[f"{section}.{resource}"] = max([together, *(read(item, resource) for item in init)])
-    return used
-
-
-def _limits(container: Object, resource: str) -> Decimal:
-    return quantity(dig(container, "resources", "limits", resource)) or Decimal(0)
-
-
-def _requests(container: Object, resource: str) -> Decimal:
-    """A request that is not set is the limit, as the API server has it."""
-    return quantity(dig(container, "resources", "requests", resource)) or _limits(container, resource)
 
 
 __all__ = [

@@ -11,6 +11,10 @@ from typing import Any
 
 from prefect_cd.kube.objects import Object, as_int, as_objects, as_text, dig, dig_mapping, kind_and_name
 
+_MAX_NAME_LENGTH = 200
+_NO_UID = "00000000-0000-0000-0000-000000000000"
+_TEMPLATE_METADATA = frozenset({"labels", "annotations"})
+
 
 @dataclass(frozen=True)
 class PodTemplate:
@@ -68,6 +72,46 @@ def pod_template_of(item: Object, manifests: Sequence[Object]) -> PodTemplate | 
     )
 
 
+def dry_run_pod(workload: Object) -> Object | None:
+    """A pod of a workload as its controller would create it, for a dry run; None for an object without a pod template.
+
+    It names a controller, as policies against pods without one want it.
+    """
+    spec, metadata = dig_mapping(workload, "spec"), workload["metadata"]
+    template = dig_mapping(spec, "template") or dig_mapping(spec, "jobTemplate", "spec", "template")
+    pod_spec = dig_mapping(template, "spec")
+    if not as_objects(pod_spec.get("containers")):
+        return None
+    # as the StatefulSet controller does: a volume for each claim template
+    claims = sorted(own_claims(workload))
+    claim_volumes = [{"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim in claims]
+    others = [volume for volume in as_objects(pod_spec.get("volumes")) if volume.get("name") not in claims]
+    owner = {
+        "apiVersion": as_text(workload.get("apiVersion")),
+        "kind": as_text(workload.get("kind")),
+        "name": metadata["name"],
+        "uid": _NO_UID,
+        "controller": True,
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            **{key: value for key, value in dig_mapping(template, "metadata").items() if key in _TEMPLATE_METADATA},
+            "name": f"{metadata['name'][:_MAX_NAME_LENGTH]}-prefect-cd-dry-run",
+            "namespace": as_text(metadata.get("namespace")),
+            "ownerReferences": [owner],
+        },
+        "spec": {**pod_spec, "volumes": [*others, *claim_volumes]},
+    }
+
+
+def own_claims(workload: Object) -> frozenset[str]:
+    """The volumes that a claim of its own gets made for, in each pod of a StatefulSet."""
+    templates = as_objects(dig(workload, "spec", "volumeClaimTemplates"))
+    return frozenset(as_text(dig(template, "metadata", "name")) for template in templates)
+
+
 def _replicas(item: Object, manifests: Sequence[Object]) -> int:
     """How many pods a workload has at least: its own number, or the minimum of its autoscaler if that is more."""
     replicas = dig(item, "spec", "replicas")
@@ -92,4 +136,4 @@ def resolve_amount(value: object, replicas: int, *, up: bool) -> int:
     return value if isinstance(value, int) else 0
 
 
-__all__ = ["PodTemplate", "pod_template_of", "resolve_amount"]
+__all__ = ["PodTemplate", "dry_run_pod", "own_claims", "pod_template_of", "resolve_amount"]

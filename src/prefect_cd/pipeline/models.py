@@ -405,6 +405,13 @@ class Environment(Settings):
             "plan and the approval form, or stop the release before anything is written"
         ),
     ] = "warn"
+    requirement_check: Annotated[
+        Literal["warn", "stop"],
+        Field(
+            description="what to do when something that the pods of a release need is certainly missing before the "
+            "first write, such as a Secret: stop the release, or warn and let the rollout decide"
+        ),
+    ] = "stop"
     cluster_scoped: Annotated[
         tuple[str, ...],
         Field(

@@ -17,6 +17,7 @@ from prefect_cd.kube.client import Cluster
 from prefect_cd.kube.objects import Object
 from prefect_cd.kube.resources import Ref
 from prefect_cd.kube.responses import ApiError
+from prefect_cd.manifests.pod_templates import dry_run_pod
 from prefect_cd.rollout.assess import Phase, PortResult, Verdict
 from prefect_cd.rollout.diagnosis import ADMISSION_DRY_RUN
 from prefect_cd.rollout.watch.informers import Informers
@@ -33,7 +34,6 @@ _KINDS = {
 """Kinds of objects that pods may be missing, by the name that causes have for them."""
 _DRY_RUN_SECONDS = 1.5
 """A webhook may delay the answer, and the verdict is due."""
-_MAX_NAME_LENGTH = 200
 
 
 @dataclass
@@ -120,17 +120,9 @@ async def _exists(cluster: Cluster, kind_and_name: str, namespace: str) -> bool:
 
 async def _is_admitted(cluster: Cluster, workload: Object) -> bool:
     """Whether the server would admit a pod of this workload now; False when it does not answer soon."""
-    metadata, template = workload["metadata"], workload["spec"]["template"]
-    name = f"{metadata['name'][:_MAX_NAME_LENGTH]}-prefect-cd-dry-run"
-    # as the StatefulSet controller does: a volume for each claim template
-    claims = [claim["metadata"]["name"] for claim in workload["spec"].get("volumeClaimTemplates") or []]
-    claim_volumes = [{"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim in claims]
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {**(template.get("metadata") or {}), "name": name, "namespace": metadata["namespace"]},
-        "spec": {**template["spec"], "volumes": [*(template["spec"].get("volumes") or []), *claim_volumes]},
-    }
+    pod = dry_run_pod(workload)
+    if pod is None:
+        return False
     try:
         with anyio.fail_after(_DRY_RUN_SECONDS):
             await cluster.create(pod, dry_run=True)

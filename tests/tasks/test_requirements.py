@@ -1,0 +1,121 @@
+"""What an environment lacks is known in preflight and in the plan, on a fake API server."""
+
+from collections.abc import Callable
+
+import pytest
+
+from prefect_cd.errors import RequirementMissing
+from prefect_cd.kube.objects import Object
+from prefect_cd.pipeline.models import ClusterAccess, Environment
+from prefect_cd.tasks import preconditions
+from prefect_cd.tasks.changes import plan, refuse_blocked
+from prefect_cd.tasks.preconditions import Preflight, preflight
+from prefect_cd.tasks.target import Target
+from tests.tasks.examples import (
+    GitRepository,
+    as_yaml,
+    config_map,
+    deployment,
+    environment,
+    image,
+    pipeline,
+    record,
+    release,
+)
+from tests.unit.fake_api import FakeApi
+
+
+def with_secret(*keys: str, name: str = "db") -> Object:
+    item = deployment()
+    sources = [{"name": key.upper(), "valueFrom": {"secretKeyRef": {"name": name, "key": key}}} for key in keys]
+    item["spec"]["template"]["spec"]["containers"][0]["env"] = sources
+    return item
+
+
+@pytest.fixture
+def check(repository: GitRepository, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Preflight]:
+    """Preflight of these objects in these environments, with an image that is built already."""
+    monkeypatch.setattr(preconditions, "find_image", lambda *_: image(built=False))
+
+    def play(objects: list[Object], *environments: Environment) -> Preflight:
+        commit = repository.commit({"k8s/shop.yaml": as_yaml(*objects)})
+        return preflight.fn(pipeline(*environments, repository=repository.path), commit)
+
+    return play
+
+
+@pytest.fixture
+def production(access: ClusterAccess) -> Environment:
+    return environment(name="production", namespace="shop-production", cluster=access)
+
+
+def test_i9_preflight_names_all_that_all_environments_lack(
+    check: Callable[..., Preflight], environment: Environment, production: Environment, api: FakeApi
+) -> None:
+    api.put("secrets", "db", data={"user": "eA=="})
+    workload = with_secret("user", "url")
+    workload["spec"]["template"]["spec"]["serviceAccountName"] = "robot"
+    with pytest.raises(RequirementMissing) as caught:
+        check([workload, config_map(greeting="hello")], environment, production)
+    assert caught.value.reason.startswith("staging, production cannot run the release")
+    account = "deployment/shop: serviceAccountName"
+    env = "deployment/shop: container main, env USER; deployment/shop: container main, env URL"
+    namespace = "shop-production"
+    empty = f"neither does the namespace {namespace}, which the release would create empty"
+    create = f"kubectl create namespace {namespace} && kubectl -n {namespace} create secret generic db"
+    patch = """kubectl -n shop patch secret db -p '{"stringData":{"url":"…"}}'"""
+    add, or_ = "add the ServiceAccount to the manifests", "or correct the reference"
+    assert (
+        caught.value.detail
+        == f"""\
+staging: {env}: secret/db has no key url. Fix: {patch}, {or_}
+staging: {account}: serviceaccount/robot does not exist. Fix: {add}, {or_}
+production: {env}: secret/db does not exist; {empty}. Fix: {create} --from-literal=url=… --from-literal=user=…, {or_}
+production: {account}: serviceaccount/robot does not exist; {empty}. Fix: {add}, {or_}"""
+    )
+    assert api.writes == []
+
+
+def test_an_environment_may_ask_for_a_warning_only(
+    check: Callable[..., Preflight], environment: Environment, caplog: pytest.LogCaptureFixture
+) -> None:
+    check([with_secret("url")], environment.model_copy(update={"requirement_check": "warn"}))
+    assert "staging: deployment/shop: container main, env URL: secret/db does not exist" in caplog.text
+
+
+def test_what_we_may_not_read_is_not_missing(
+    check: Callable[..., Preflight], environment: Environment, api: FakeApi
+) -> None:
+    api.unreadable = {"secrets"}
+    check([with_secret("url")], environment)
+
+
+def test_what_exists_or_comes_with_the_release_is_not_missing(
+    check: Callable[..., Preflight], environment: Environment, api: FakeApi
+) -> None:
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "mine"}, "stringData": {"url": "x"}}
+    api.put("secrets", "db", data={"url": "eA=="})
+    check([with_secret("url"), with_secret("url", name="mine") | {"metadata": {"name": "two"}}, secret], environment)
+
+
+def test_a_refused_pod_is_named_as_the_cluster_says_it(
+    check: Callable[..., Preflight], environment: Environment, api: FakeApi
+) -> None:
+    message = 'pods "shop-prefect-cd-dry-run" is forbidden: violates PodSecurity "restricted:latest": privileged'
+    api.refused_names = {"shop-prefect-cd-dry-run": message}
+    with pytest.raises(RequirementMissing) as caught:
+        check([deployment()], environment)
+    assert 'the cluster would refuse its pods: violates PodSecurity "restricted:latest"' in caught.value.detail
+
+
+def test_i9_a_plan_finds_what_has_gone_since_and_nothing_is_written(target: Target, api: FakeApi) -> None:
+    planned = plan.fn(target, release(with_secret("url")))
+    (unmet,) = planned.unmet
+    assert (unmet.certain, unmet.summary) == (True, "secret/db does not exist")
+    with pytest.raises(RequirementMissing):
+        refuse_blocked(pipeline(), release(), planned)
+    assert api.writes == []
+
+
+def test_a_version_that_is_brought_back_is_not_checked(target: Target) -> None:
+    assert plan.fn(target, record(1, objects=(with_secret("url"),))).unmet == ()
