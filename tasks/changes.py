@@ -200,7 +200,11 @@ async def _requirements(
     cluster: Cluster, target: Target, version: Version, objects: tuple[Object, ...], runs: Sequence[Object]
 ) -> tuple[Unmet, ...]:
     """What the environment lacks for a release; an earlier version is brought back with what is there."""
-    return () if isinstance(version, Record) else await check_requirements(cluster, target, objects, runs)
+    return (
+        ()
+        if isinstance(version, Record)
+        else await check_requirements(cluster, target, objects, runs, version.image.name)
+    )
 
 
 async def environment_state(cluster: Cluster, target: Target) -> EnvironmentState:

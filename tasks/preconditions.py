@@ -71,7 +71,8 @@ def preflight(pipeline: Pipeline, commit: Commit) -> Preflight:
     targets = [Target.of(pipeline, environment.name) for environment in pipeline.environments]
 
     async def check_clusters() -> list[tuple[Unmet, ...] | BaseException]:
-        checks = (_check_environment(target, manifests[target.name], targets) for target in targets)
+        name = pipeline.image.name
+        checks = (_check_environment(target, manifests[target.name], targets, name) for target in targets)
         return await asyncio.gather(*checks, return_exceptions=True)
 
     unmet: list[tuple[Target, Unmet]] = []
@@ -116,7 +117,7 @@ def _manifests_of(pipeline: Pipeline, environment: Environment, tree: Path) -> t
 
 
 async def _check_environment(
-    target: Target, manifests: tuple[Manifest, ...], targets: Sequence[Target]
+    target: Target, manifests: tuple[Manifest, ...], targets: Sequence[Target], image: str
 ) -> tuple[Unmet, ...]:
     environment = target.environment
     if load_record_key(environment.record_key or "") is None and environment.approval:
@@ -135,7 +136,7 @@ async def _check_environment(
             if other.name != target.name and other.environment.approval:
                 await _warn_of_reach(cluster, target, other)
         known_good = (await environment_state(cluster, target)).known_good
-        return await check_requirements(cluster, target, objects, known_good.objects if known_good else ())
+        return await check_requirements(cluster, target, objects, known_good.objects if known_good else (), image)
 
 
 async def _warn_of_reach(cluster: Cluster, target: Target, other: Target) -> None:

@@ -4,15 +4,20 @@ Only what starts with the release is looked up, by name, and what we may not rea
 asked side by side, so that one answer lists all that is missing.
 """
 
+import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from itertools import chain
 from typing import TypeVar
 
 import anyio
 
+from prefect_cd.environment.image_requirements import Facts, image_uses, is_reference, unmet_images
 from prefect_cd.environment.namespace import namespace_exists
 from prefect_cd.environment.requirements import (
     Need,
+    Refusal,
     Unmet,
     incomplete,
     needs,
@@ -30,16 +35,21 @@ from prefect_cd.environment.requirements import (
 from prefect_cd.errors import ClusterUnreachable, DeliveryError, InvalidManifest, RequirementMissing
 from prefect_cd.kube.client import Cluster
 from prefect_cd.kube.concurrency import parallel
-from prefect_cd.kube.objects import Object, dig
+from prefect_cd.kube.objects import Object, dig_mapping
 from prefect_cd.kube.resources import Ref
 from prefect_cd.kube.responses import ApiError
 from prefect_cd.manifests.pod_references import CLUSTER_SCOPED
 from prefect_cd.manifests.pod_templates import dry_run_pod
+from prefect_cd.release.model import ImageReference
+from prefect_cd.release.registry import find_config, find_digest, speaks_http, split
 from prefect_cd.tasks.stage import log
 from prefect_cd.tasks.target import Target
 
 _DRY_RUN_SECONDS = 10.0
 """A webhook may take its time; a pod that was not answered for is not known to be refused."""
+_REGISTRY_TIMEOUT = timedelta(seconds=3)
+_MOST_SAID = 10
+"""How many things the first sentence of the error names; the rest is in the log."""
 _CREATING_KINDS = (
     ("external-secrets.io/v1", "ExternalSecret"),
     ("external-secrets.io/v1beta1", "ExternalSecret"),
@@ -51,7 +61,7 @@ _T = TypeVar("_T")
 
 
 async def check_requirements(
-    cluster: Cluster, target: Target, objects: Sequence[Object], runs: Sequence[Object]
+    cluster: Cluster, target: Target, objects: Sequence[Object], runs: Sequence[Object], image: str
 ) -> tuple[Unmet, ...]:
     """What a release needs of an environment and does not find there; nothing is written.
 
@@ -60,6 +70,7 @@ async def check_requirements(
         target: the environment.
         objects: of the release, with namespaces.
         runs: the objects of the version that runs: what starts no pods needs nothing new.
+        image: the name of the pipeline's image, whose registry the nodes and we can reach.
 
     Raises:
         ClusterUnreachable: the API server does not answer.
@@ -71,18 +82,16 @@ async def check_requirements(
     wanted = needs(workloads, namespace)
     has_namespace = await namespace_exists(cluster, namespace)
     live = await _live(cluster, outside(wanted, objects))
+    gone = {ref for ref, item in live.items() if item is None} | {Ref.of(item) for item in objects}
+    pods = await parallel(_admission(cluster, item, objects, gone, ask=has_namespace) for item in workloads)
     checks = [
         _references(cluster, namespace, wanted, live, objects, has_namespace=has_namespace),
         _storage(cluster, objects),
-        _nodes(cluster, workloads),
+        _nodes_and_images(cluster, target, pods, runs, image),
     ]
     if has_namespace:
-        absent = {ref for ref, item in live.items() if item is None}
-        inside = {Ref.of(item) for item in objects}
-        checks += [_admission(cluster, workload, objects, absent | inside) for workload in workloads]
-        checks += [_quotas(cluster, namespace, workloads, objects)]
-        checks += [_services(cluster, namespace, objects, runs)]
-    found = chain.from_iterable(await parallel(checks))
+        checks += [_quotas(cluster, namespace, workloads, objects), _services(cluster, namespace, objects, runs)]
+    found = [*chain.from_iterable(await parallel(checks)), *(unmet for pod in pods for unmet in pod.unmet)]
     return tuple({(unmet.where, unmet.summary): unmet for unmet in found}.values())
 
 
@@ -95,12 +104,16 @@ def requirement_problem(findings: Iterable[tuple[Target, Unmet]]) -> Requirement
     ]
     if not certain:
         return None
-    lines = [f"{target.name}: {unmet.where}: {unmet.summary}. Fix: {unmet.fix}" for target, unmet in certain]
-    names = ", ".join(dict.fromkeys(target.name for target, _ in certain))
+    missing = [f"{target.name}: {unmet.where}: {unmet.summary}" for target, unmet in certain]
+    fixes = [f"{line}. Fix: {unmet.fix}" for line, (_, unmet) in zip(missing, certain, strict=True)]
+    more = [f"and {len(missing) - _MOST_SAID} more"] if len(missing) > _MOST_SAID else []
+    names = " and ".join(dict.fromkeys(target.name for target, _ in certain))
     return RequirementMissing(
-        f"{names} cannot run the release as things are, so nothing was written there",
-        detail="\n".join(lines),
-        hint="repair that and start again, or set `requirement_check: warn` for the environment",
+        f"the release cannot run in {names}, so nothing was written there: "
+        + "; ".join([*missing[:_MOST_SAID], *more]),
+        detail="\n".join(fixes),
+        hint=(certain[0][1].fix if len(certain) == 1 else "the log has a fix for each of them")
+        + ". To let the rollout decide instead, set `requirement_check: warn` for the environment",
     )
 
 
@@ -177,49 +190,57 @@ async def _others(cluster: Cluster, namespace: str) -> list[Object]:
 # --- what the cluster says -------------------------------------------------------------------------------------------
 
 
-async def _admission(cluster: Cluster, workload: Object, objects: Sequence[Object], absent: set[Ref]) -> list[Unmet]:
-    """What admission would refuse about a pod: a dry run of it, again without each thing that is missing."""
+@dataclass(frozen=True)
+class _Pod:
+    """A pod of a workload: its spec as the cluster would admit it, or else as it is written, and what is refused."""
+
+    workload: Object
+    spec: Object
+    admitted: bool = False
+    unmet: tuple[Unmet, ...] = ()
+
+
+async def _admission(
+    cluster: Cluster, workload: Object, objects: Sequence[Object], gone: set[Ref], *, ask: bool
+) -> _Pod:
+    """What admission says to a pod: a dry run of it, again without each thing that is missing."""
     pod = dry_run_pod(workload)
+    if pod is None or not ask:  # the dry run of a bare pod has said it
+        spec = pod["spec"] if pod else dig_mapping(workload, "spec")
+        return _Pod(workload, spec)
     found: list[Unmet] = []
-    if pod is None or workload["kind"] == "Pod":  # its own dry run says it
-        return found
-    spec = pod["spec"] = _without_absent(pod["spec"], absent)
+    spec = pod["spec"] = _without(pod["spec"], gone)
     while True:
         answer = await _dry_run(cluster, pod)
-        if not answer:
-            return found
-        result = refusal(answer, workload, objects)
-        if result.unmet:
-            found.append(result.unmet)
+        if isinstance(answer, dict):
+            return _Pod(workload, dig_mapping(answer, "spec"), admitted=True, unmet=tuple(found))
+        result = refusal(answer, workload, objects) if answer else Refusal(None)
+        found += [result.unmet] if result.unmet else []
         if result.field not in spec:
-            return found
+            return _Pod(workload, spec, unmet=tuple(found))
         for field in _fields(result.field):
             spec.pop(field, None)
 
 
-async def _dry_run(cluster: Cluster, pod: Object) -> str:
-    """The reason why the server would refuse a pod; empty when it would not, or when we do not know."""
+async def _dry_run(cluster: Cluster, pod: Object) -> Object | str:
+    """The pod as the server would admit it, or why it would not; empty when we do not know."""
     try:
         with anyio.fail_after(_DRY_RUN_SECONDS):
-            await cluster.create(pod, dry_run=True)
+            return await cluster.create(pod, dry_run=True)
     except InvalidManifest as error:
         return error.reason
-    except ClusterUnreachable as error:  # one answer of 500 or no answer from a webhook; other requests tell which
+    except ClusterUnreachable as error:  # an answer of 500 about a webhook; whether the server is away, others tell
         return error.reason if "webhook" in error.reason else ""
     except (DeliveryError, ApiError, TimeoutError):
         return ""
-    return ""
 
 
-def _without_absent(spec: Object, absent: set[Ref]) -> Object:
+def _without(spec: Object, gone: set[Ref]) -> Object:
     """A pod's spec without the account and the classes that do not exist yet: they are reported by themselves."""
-    names = {(ref.kind, ref.name) for ref in absent}
-    kinds = {
-        "serviceAccountName": "ServiceAccount",
-        **{f"{kind[0].lower()}{kind[1:]}Name": kind for kind in CLUSTER_SCOPED},
-    }
-    gone = {field for key, kind in kinds.items() if (kind, spec.get(key)) in names for field in _fields(key)}
-    return {key: value for key, value in spec.items() if key not in gone}
+    absent = {(ref.kind, ref.name) for ref in gone}
+    kinds = {f"{kind[0].lower()}{kind[1:]}Name": kind for kind in ("ServiceAccount", *CLUSTER_SCOPED)}
+    left_out = {field for key, kind in kinds.items() if (kind, spec.get(key)) in absent for field in _fields(key)}
+    return {key: value for key, value in spec.items() if key not in left_out}
 
 
 def _fields(field: str) -> tuple[str, ...]:
@@ -241,10 +262,56 @@ async def _services(cluster: Cluster, namespace: str, objects: Sequence[Object],
     return [] if pods is None else unmet_services(services, objects, pods)
 
 
-async def _nodes(cluster: Cluster, workloads: Sequence[Object]) -> list[Unmet]:
-    if not any(dig(item, "spec", "template", "spec", "nodeSelector") for item in workloads):
+async def _nodes_and_images(
+    cluster: Cluster, target: Target, pods: Sequence[_Pod], runs: Sequence[Object], own_image: str
+) -> list[Unmet]:
+    """What the nodes do not have, and what the images lack for them; images that run already are not looked up."""
+    running = str(runs)
+    uses = [(pod, use) for pod in pods for use in image_uses(pod.workload, pod.spec, own_image)]
+    uses = [(pod, use) for pod, use in uses if use.image not in running]
+    images = {use.image for _, use in uses if is_reference(use.image)}
+    selectors = any(pod.spec.get("nodeSelector") for pod in pods)
+    nodes = await _known(_list(cluster, "Node"), None) if images or selectors else None
+    own_host = split(own_image)[0]
+    near = {image for image in images if _host(image) == own_host}
+    deep = {use.image for _, use in uses if nodes or (use.non_root and use.user is None)}
+    lookups = [_facts(target, image, near=image in near, deep=image in deep) for image in sorted(images)]
+    facts = dict(chain.from_iterable(await parallel(lookups)))
+    unmet = (unmet_images([use], facts, nodes, nodes_pull_from=near, admitted=pod.admitted) for pod, use in uses)
+    return [*unmet_node_selectors([pod.workload for pod in pods], nodes or []), *chain.from_iterable(unmet)]
+
+
+def _host(image: str) -> str:
+    return split(ImageReference.of(image).repository)[0]
+
+
+async def _facts(target: Target, image: str, *, near: bool, deep: bool) -> list[tuple[str, Facts]]:
+    """What a registry knows about an image, if it says it to us: nodes may have other credentials.
+
+    Args:
+        target: for the settings of the pipeline's own registry.
+        image: the reference.
+        near: whether it is in that registry.
+        deep: whether the image's configuration is wanted, too.
+    """
+    name, tag, digest = ImageReference.of(image)
+    if not near and speaks_http(split(name)[0], insecure=None):
+        return []  # this machine is none of the nodes
+    insecure, token_service = (target.insecure_registry, target.token_service) if near else (None, None)
+
+    def look_up() -> Facts:
+        exists = find_digest(
+            name, digest or tag or "latest", insecure=insecure, token_service=token_service, timeout=_REGISTRY_TIMEOUT
+        )
+        if exists is None or not deep:
+            return Facts(exists is not None)
+        config = find_config(name, exists, insecure=insecure, token_service=token_service, timeout=_REGISTRY_TIMEOUT)
+        return Facts(exists=True, user=config.user, platforms=config.platforms)
+
+    try:
+        return [(image, await asyncio.to_thread(look_up))]
+    except DeliveryError:
         return []
-    return unmet_node_selectors(workloads, await _known(_list(cluster, "Node"), []))
 
 
 async def _storage(cluster: Cluster, objects: Sequence[Object]) -> list[Unmet]:

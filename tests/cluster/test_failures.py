@@ -59,6 +59,7 @@ def hello(server: Server, repository: Repository) -> Iterator[Application]:
         repository.path,
         checks=[{"name": "unit tests", "run": unit, "report": "junit.xml"}],
         staging={"gates": [{"name": "E2E", "browser": "tests/e2e"}]},
+        production={"requirement_check": "warn"},
     )
     with server.serving(pipeline) as (application,):
         application.release("main").wait("Completed")
@@ -103,6 +104,23 @@ def test_i1_no_tests_is_no_pass(hello: Application, repository: Repository) -> N
     assert "no tests ran" in run.message
     assert states(hello.staging) == before
     repository.commit({UNIT: PASSES}, "Bring the unit tests back")
+
+
+def test_i9_what_an_environment_lacks_ends_a_release_before_anything_is_built(
+    hello: Application, repository: Repository
+) -> None:
+    before = states(hello.staging)
+    secret = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "nobodys", "key": "token"}}}
+    sidecar = {"name": "sidecar", "image": f"{REGISTRY}/test/nowhere:1", "env": [secret]}
+    sha = repository.commit({STAGING: hello_manifests(extra=[sidecar])}, "Add a sidecar to staging")
+    run = hello.release(sha).wait("Failed")
+    assert "[requirement-missing] the release cannot run in staging" in run.message
+    assert "deployment/hello: container sidecar, env TOKEN: secret/nobodys does not exist" in run.message
+    assert f"the registry has no image {REGISTRY}/test/nowhere:1" in run.message
+    run.wait_for_log(f"kubectl -n {hello.staging} create secret generic nobodys --from-literal=token=")
+    assert states(hello.staging) == before
+    assert not any("build" in task for task in run.tasks())
+    repository.commit({STAGING: hello_manifests()}, "Remove the sidecar from staging")
 
 
 def test_an_image_that_does_not_exist_fails_early_with_the_reason(hello: Application, repository: Repository) -> None:
@@ -210,7 +228,7 @@ def test_i6_a_rollback_that_fails_is_loud_and_freezes_the_environment(server: Se
     repository.commit({**hello_files(), STAGING: needs_outside("hello")}, "Say hello")
     pipeline = hello_pipeline("frozen", repository.path)
     impatient = {"settle": "0s", "patience": {"configuration": "5s"}}
-    pipeline["environments"] = [pipeline["environments"][0] | {"rollout": impatient}]
+    pipeline["environments"] = [pipeline["environments"][0] | {"rollout": impatient, "requirement_check": "warn"}]
     with server.serving(pipeline) as (application,):
         create_namespace(application.staging)
         outside = ("-n", application.staging, "create", "configmap", "outside", "--from-literal=A=1")

@@ -57,7 +57,7 @@ def test_i9_preflight_names_all_that_all_environments_lack(
     workload["spec"]["template"]["spec"]["serviceAccountName"] = "robot"
     with pytest.raises(RequirementMissing) as caught:
         check([workload, config_map(greeting="hello")], environment, production)
-    assert caught.value.reason.startswith("staging, production cannot run the release")
+    assert caught.value.reason.startswith("the release cannot run in staging and production, so nothing was written")
     account = "deployment/shop: serviceAccountName"
     env = "deployment/shop: container main, env USER; deployment/shop: container main, env URL"
     namespace = "shop-production"

@@ -53,6 +53,8 @@ def _environment(environment: Environment) -> list[str]:
     )
     if environment.cluster_scoped:
         lines.append(f"allowed cluster-scoped objects: {_enumeration(environment.cluster_scoped, 'and')}")
+    if environment.requirement_check == "warn":
+        lines.append("roll out also where something that the pods need is certainly missing")
     if environment.take_over:
         lines.append("take over objects and fields of other field managers")
     if environment.probe:

@@ -41,6 +41,8 @@ _TOO_MANY_REQUESTS = 429
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 5
 _LARGEST = 4 * 2**20  # bytes; what registries have to accept of a manifest
+_PLATFORM = re.compile(r"(?!None)[\w.-]{1,32}/(?!None)[\w.-]{1,32}")
+_LONGEST_USER = 80
 _TOKEN = re.compile(r"[\x21-\x7e]{1,65536}")
 REVISION = "org.opencontainers.image.revision"
 """The label and annotation for the commit of an image (opencontainers/image-spec, annotations.md)."""
@@ -59,6 +61,19 @@ class Credentials:
     username: str
     secret: str = field(repr=False)
     origin: str
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """What an image says about how it runs.
+
+    Attributes:
+        user: as its Dockerfile has it: a name or a number, perhaps with a group; empty for root.
+        platforms: that it is made for: `linux/amd64`; empty where it does not say.
+    """
+
+    user: str
+    platforms: frozenset[str]
 
 
 def find_digest(
@@ -114,6 +129,35 @@ def find_revision(
             return _revision(call, digest)
         except (KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
             raise _odd(call, f"has no image of a known form at {digest}") from error
+
+
+def find_config(
+    name: str,
+    digest: str,
+    *,
+    insecure: bool | None = None,
+    token_service: str | None = None,
+    timeout: timedelta = timedelta(seconds=30),
+) -> ImageConfig:
+    """What an image says about how it runs; of several platforms, the user is that of the first.
+
+    Args:
+        name: repository without tag.
+        digest: of its manifest.
+        insecure: as for `find_digest`.
+        token_service: likewise.
+        timeout: for all requests together.
+
+    Raises:
+        RegistryUnreachable, Forbidden, Invalid: as `find_revision`.
+    """
+    with _calling(name, insecure=insecure, token_service=token_service, timeout=timeout) as call:
+        try:
+            platforms, configuration = _configuration(call, digest)
+        except (KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+            raise _odd(call, f"has no image of a known form at {digest}") from error
+    user = str((configuration.get("config") or {}).get("User") or "")
+    return ImageConfig(user[:_LONGEST_USER], platforms)
 
 
 @contextmanager
@@ -284,14 +328,23 @@ def _digest(call: _Call, tag: str) -> str | None:
 
 
 def _revision(call: _Call, digest: str) -> str | None:
-    """The label of an image's configuration; an index leads to the image of its first platform."""
-    manifest = _content(call, "manifests", digest)
-    if "manifests" in manifest:
-        images = [entry for entry in manifest["manifests"] if _platform(entry) != "unknown"]  # an attestation
-        manifest = _content(call, "manifests", images[0]["digest"])
-    configuration = _content(call, "blobs", manifest["config"]["digest"])
+    """The label of an image's configuration."""
+    _, configuration = _configuration(call, digest)
     revision = ((configuration.get("config") or {}).get("Labels") or {}).get(REVISION)
     return revision if isinstance(revision, str) and revision else None
+
+
+def _configuration(call: _Call, digest: str) -> tuple[frozenset[str], dict[str, Any]]:
+    """The platforms of an image and its configuration; an index leads to the image of its first platform."""
+    manifest, described = _content(call, "manifests", digest), []
+    if "manifests" in manifest:
+        images = [entry for entry in manifest["manifests"] if _platform(entry) != "unknown"]  # an attestation
+        described = [entry.get("platform") or {} for entry in images]
+        manifest = _content(call, "manifests", images[0]["digest"])
+    configuration = _content(call, "blobs", manifest["config"]["digest"])
+    described = described or [configuration]
+    platforms = frozenset(f"{entry.get('os')}/{entry.get('architecture')}" for entry in described)
+    return platforms if all(map(_PLATFORM.fullmatch, platforms)) else frozenset(), configuration
 
 
 def _platform(entry: dict[str, Any]) -> str:
@@ -531,7 +584,9 @@ def _ask_helper(helper: str, server: str) -> Credentials | None:
 __all__ = [
     "REVISION",
     "Credentials",
+    "ImageConfig",
     "credentials",
+    "find_config",
     "find_digest",
     "find_revision",
     "login_hint",

@@ -18,7 +18,8 @@ import pytest
 
 from prefect_cd.errors import Forbidden, Invalid, MissingTool, RegistryUnreachable
 from prefect_cd.release import registry
-from prefect_cd.release.registry import credentials, find_digest, speaks_http, split
+from prefect_cd.release.registry import ImageConfig, credentials, find_config, find_digest, speaks_http, split
+from tests import oci
 
 MANIFEST = b'{"schemaVersion": 2}'
 DIGEST = f"sha256:{hashlib.sha256(MANIFEST).hexdigest()}"
@@ -463,3 +464,45 @@ def test_a_helper_that_does_not_answer_is_an_unreachable_registry(home: Path, mo
     monkeypatch.setattr(registry, "_HELPER_TIMEOUT", timedelta(seconds=0.1))
     with pytest.raises(RegistryUnreachable, match="docker-credential-tests gave no credentials"):
         credentials("registry.example.org", "acme/shop")
+
+
+# --- what an image says about how it runs ----------------------------------------------------------------------------
+
+
+def stored(*platforms: str, user: str = "") -> tuple[dict[str, bytes], str]:
+    """The contents of an image for one platform, or of an index of several, and the digest of the whole."""
+    contents: dict[str, bytes] = {}
+
+    def put(value: object) -> str:
+        body = json.dumps(value).encode()
+        contents[oci.digest_of(body)] = body
+        return oci.digest_of(body)
+
+    entries = []
+    for platform in platforms:
+        described = dict(zip(("os", "architecture"), platform.split("/"), strict=False))
+        config = put({**described, "config": {"User": user}})
+        entries.append({"digest": put({"schemaVersion": 2, "config": {"digest": config}}), "platform": described})
+    if len(entries) == 1:
+        return contents, str(entries[0]["digest"])
+    return contents, put({"schemaVersion": 2, "manifests": entries})
+
+
+@pytest.mark.parametrize(
+    ("platforms", "known"),
+    [
+        (["linux/amd64"], {"linux/amd64"}),
+        (["linux/amd64", "linux/arm64"], {"linux/amd64", "linux/arm64"}),
+        (["linux"], set()),
+        (["linux/amd64", "linux"], set()),
+    ],
+)
+def test_the_configuration_of_an_image_has_its_user_and_platforms(platforms: list[str], known: set[str]) -> None:
+    contents, digest = stored(*platforms, user="1000:1000")
+
+    def rule(request: Request) -> Answer:
+        content = contents.get(request.path.rpartition("/")[2])
+        return Answer(404) if content is None else Answer(body=content)
+
+    with serving(rule) as (host, _):
+        assert find_config(f"{host}/acme/shop", digest) == ImageConfig("1000:1000", frozenset(known))
