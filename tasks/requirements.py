@@ -13,25 +13,22 @@ from typing import TypeVar
 
 import anyio
 
+from prefect_cd.environment.admission_requirements import Refusal, refusal, unmet_quotas
 from prefect_cd.environment.image_requirements import Facts, image_uses, is_reference, unmet_images
 from prefect_cd.environment.namespace import namespace_exists
 from prefect_cd.environment.requirements import (
     Need,
-    Refusal,
     Unmet,
     incomplete,
     needs,
     outside,
-    refusal,
-    services_to_check,
     starting,
     storage_classes,
     unmet_node_selectors,
-    unmet_quotas,
     unmet_references,
-    unmet_services,
     unmet_storage_classes,
 )
+from prefect_cd.environment.service_requirements import services_to_check, unmet_services
 from prefect_cd.errors import ClusterUnreachable, DeliveryError, InvalidManifest, RequirementMissing
 from prefect_cd.kube.client import Cluster
 from prefect_cd.kube.concurrency import parallel

@@ -5,7 +5,7 @@ reference's IntOrString). What is good or bad about them is decided by `lint`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,11 @@ def pod_template_of(item: Object, manifests: Sequence[Object]) -> PodTemplate | 
     )
 
 
+def pod_templates_of(items: Iterable[Object], manifests: Sequence[Object]) -> list[PodTemplate]:
+    """The pods of those of the objects that have any; see `pod_template_of`."""
+    return [template for item in items if (template := pod_template_of(item, manifests))]
+
+
 def dry_run_pod(workload: Object) -> Object | None:
     """A pod of a workload as its controller would create it, for a dry run; None for an object without a pod template.
 
@@ -136,4 +141,4 @@ def resolve_amount(value: object, replicas: int, *, up: bool) -> int:
     return value if isinstance(value, int) else 0
 
 
-__all__ = ["PodTemplate", "dry_run_pod", "own_claims", "pod_template_of", "resolve_amount"]
+__all__ = ["PodTemplate", "dry_run_pod", "own_claims", "pod_template_of", "pod_templates_of", "resolve_amount"]

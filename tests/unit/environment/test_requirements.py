@@ -6,21 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefect_cd.environment.admission_requirements import refusal, unmet_quotas
 from prefect_cd.environment.requirements import (
     Unmet,
     incomplete,
     needs,
     outside,
-    refusal,
-    services_to_check,
     starting,
     storage_classes,
     unmet_node_selectors,
-    unmet_quotas,
     unmet_references,
-    unmet_services,
     unmet_storage_classes,
 )
+from prefect_cd.environment.service_requirements import services_to_check, unmet_services
 from prefect_cd.kube.objects import Object
 from prefect_cd.kube.resources import Ref
 from prefect_cd.manifests.pod_templates import dry_run_pod
