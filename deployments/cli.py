@@ -38,6 +38,13 @@ def _parser() -> argparse.ArgumentParser:
         "check", help="every mistake of a pipeline file by line, or the steps of a release in words"
     )
     check.add_argument("file", type=Path, metavar="FILE")
+    check.add_argument(
+        "--deep",
+        action="store_true",
+        help="also do the preflight of a release: permissions, manifests, and everything that its environments lack, "
+        "such as a namespace or a Secret, with the command that creates it; writes nothing to a cluster",
+    )
+    check.add_argument("--revision", metavar="REV", help="branch, tag or commit for --deep; default: source.branch")
     check.set_defaults(run=_load_later("pipeline_commands", "check"))
     serve = commands.add_parser("serve", help="register release, rollback and recover, and execute their runs")
     serve.add_argument("files", type=Path, nargs="+", metavar="FILE")

@@ -1,9 +1,12 @@
 """What an environment lacks is known in preflight and in the plan, on a fake API server."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import yaml
 
+from prefect_cd.deployments.cli import main
 from prefect_cd.errors import RequirementMissing
 from prefect_cd.kube.objects import Object
 from prefect_cd.pipeline.models import ClusterAccess, Environment
@@ -12,6 +15,7 @@ from prefect_cd.tasks.changes import plan, refuse_blocked
 from prefect_cd.tasks.preconditions import Preflight, preflight
 from prefect_cd.tasks.target import Target
 from tests.tasks.examples import (
+    IMAGE,
     GitRepository,
     as_yaml,
     config_map,
@@ -119,3 +123,31 @@ def test_i9_a_plan_finds_what_has_gone_since_and_nothing_is_written(target: Targ
 
 def test_a_version_that_is_brought_back_is_not_checked(target: Target) -> None:
     assert plan.fn(target, record(1, objects=(with_secret("url"),))).unmet == ()
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_check_deep_is_the_preflight_without_a_run(
+    exists: bool,  # noqa: FBT001
+    repository: GitRepository,
+    access: ClusterAccess,
+    api: FakeApi,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(preconditions, "find_image", lambda *_: image(built=False))
+    repository.commit({"k8s/shop.yaml": as_yaml(with_secret("url"))})
+    if exists:
+        api.put("secrets", "db", data={"url": "eA=="})
+    staging = {"name": "staging", "namespace": "shop", "manifests": "k8s", "cluster": {"kubeconfig": access.kubeconfig}}
+    file = tmp_path / "pipeline.yaml"
+    source = {"repository": str(repository.path), "branch": "main"}
+    content = {"application": "shop", "source": source, "image": {"name": IMAGE}, "environments": [staging]}
+    file.write_text(yaml.safe_dump(content))
+    code = main(["check", str(file), "--deep"])
+    output = capsys.readouterr()
+    assert api.writes == []
+    if exists:
+        assert (code, "can start in staging" in output.out) == (0, True)
+    else:
+        assert (code, "kubectl -n shop create secret generic db --from-literal=url=" in output.err) == (1, True)

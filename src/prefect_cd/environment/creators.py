@@ -32,10 +32,10 @@ def may_create(item: Object, ref: Ref) -> bool:
         return not refers_only and (any(_names(text, ref.name) for text in _texts(item)) or _names(ref.name, name))
     if item["kind"] == "Ingress":
         return any(tls.get("secretName") == ref.name for tls in as_objects(dig(item, "spec", "tls")))
-    return _programmay_create(item, ref)
+    return _program_may_create(item, ref)
 
 
-def _programmay_create(item: Object, ref: Ref) -> bool:
+def _program_may_create(item: Object, ref: Ref) -> bool:
     """Whether the pods of a workload have an account of their own, and name what is missing in what they execute."""
     template = pod_template_of(item, ())
     if template is None or as_text(template.spec.get("serviceAccountName")) in {"", "default"}:
