@@ -135,7 +135,10 @@ async def _check_environment(
         for other in targets:
             if other.name != target.name and other.environment.approval:
                 await _warn_of_reach(cluster, target, other)
-        known_good = (await environment_state(cluster, target)).known_good
+        try:
+            known_good = (await environment_state(cluster, target)).known_good
+        except DeliveryError:  # the plan will say what is wrong, and looks again
+            return ()
         return await check_requirements(cluster, target, objects, known_good.objects if known_good else (), image)
 
 

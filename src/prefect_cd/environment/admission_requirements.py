@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from prefect_cd.environment.quotas import POD_AMOUNTS, amounts, has_scopes, plain, total
+from prefect_cd.environment.quotas import POD_AMOUNTS, amounts, has_scopes, needs_surge, plain, total
 from prefect_cd.environment.requirements import COMES_WITH_NAMESPACE, Need, Unmet, unmet_references
 from prefect_cd.kube.objects import Object, as_text, dig, dig_mapping, kind_and_name
 from prefect_cd.kube.quantities import quantity
@@ -41,7 +41,7 @@ _RULES = (
     (r"denied (the )?request", False, _SAME_AGAIN),
     (r"violates PodSecurity", True,
      f"set the securityContext that the namespace's Pod Security level requires; {_SAME_AGAIN}"),
-    (r"exceeded quota:", True, "request less, or have the quota raised"),
+    (r"exceeded quota:", True, "request less, have the quota raised, or free something in the namespace"),
     (r"failed quota:", True, f"set the requests and limits that the quota counts; {_SAME_AGAIN}"),
     (r"(maximum|minimum) .* usage per|usage to limit ratio", True,
      f"stay within the namespace's limits (kubectl -n {{namespace}} describe limitrange); {_SAME_AGAIN}"),
@@ -66,9 +66,11 @@ def refusal(message: str, workload: Object, objects: Sequence[Object]) -> Refusa
     """
     where, namespace = kind_and_name(workload), as_text(dig(workload, "metadata", "namespace"))
     text = re.sub(_PREFIX, "", message)
-    # the old pods count in a quota until they have ended
-    if re.search(_SAYS_NOTHING, text) or ("exceeded quota:" in text and not _exceeds_alone(text)):
+    if re.search(_SAYS_NOTHING, text):
         return Refusal(None)
+    alone = _exceeds_alone(text)
+    if "exceeded quota:" in text and not alone and not _starts_before_others_end(workload, objects):
+        return Refusal(None)  # its old pods count until they have ended
     for pattern, kind, field in _ABSENT:
         if match := re.search(pattern, text):
             return Refusal(_absent_by_admission(where, namespace, kind, match["name"], field), field)
@@ -79,9 +81,13 @@ def refusal(message: str, workload: Object, objects: Sequence[Object]) -> Refusa
             where=where,
             summary=f"the cluster would refuse its pods: {text}",
             fix=fix.format(namespace=namespace),
-            certain=sure and not changes_itself,
+            certain=sure and not changes_itself and ("exceeded quota:" not in text or alone),
         )
     )
+
+
+def _starts_before_others_end(workload: Object, objects: Sequence[Object]) -> bool:
+    return any(pods.kind == "Job" or needs_surge(pods) for pods in pod_templates_of([workload], objects))
 
 
 def _absent_by_admission(where: str, namespace: str, kind: str, name: str, field: str) -> Unmet | None:

@@ -6,9 +6,9 @@ Which quota leaves no room for what is decided in `way_back` and `requirements`.
 from collections.abc import Iterable
 from decimal import Decimal
 
-from prefect_cd.kube.objects import Object, as_objects, dig
+from prefect_cd.kube.objects import Object, as_objects, dig, dig_mapping
 from prefect_cd.kube.quantities import quantity
-from prefect_cd.manifests.pod_templates import PodTemplate
+from prefect_cd.manifests.pod_templates import PodTemplate, resolve_amount
 
 POD_AMOUNTS = {
     "pods": "pods",
@@ -55,6 +55,14 @@ def of_pod(pods: PodTemplate) -> dict[str, Decimal]:
     return used
 
 
+def needs_surge(pods: PodTemplate) -> bool:
+    """Whether an old pod ends only after a new one has started."""
+    if pods.kind != "Deployment" or not pods.replicas or dig(pods.workload, "strategy", "type") == "Recreate":
+        return False
+    update = dig_mapping(pods.workload, "strategy", "rollingUpdate")
+    return resolve_amount(update.get("maxUnavailable", "25%"), pods.replicas, up=False) == 0
+
+
 def _limits(container: Object, resource: str) -> Decimal:
     return quantity(dig(container, "resources", "limits", resource)) or Decimal(0)
 
@@ -64,4 +72,4 @@ def _requests(container: Object, resource: str) -> Decimal:
     return quantity(dig(container, "resources", "requests", resource)) or _limits(container, resource)
 
 
-__all__ = ["POD_AMOUNTS", "amounts", "has_scopes", "of_pod", "plain", "total"]
+__all__ = ["POD_AMOUNTS", "amounts", "has_scopes", "needs_surge", "of_pod", "plain", "total"]

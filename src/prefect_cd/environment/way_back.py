@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
 
-from prefect_cd.environment.quotas import POD_AMOUNTS, amounts, has_scopes, of_pod, plain, total
+from prefect_cd.environment.quotas import POD_AMOUNTS, amounts, has_scopes, needs_surge, of_pod, plain, total
 from prefect_cd.kube.objects import Object, as_text, dig, dig_mapping
 from prefect_cd.kube.resources import Ref
 from prefect_cd.manifests.pod_references import pod_references
-from prefect_cd.manifests.pod_templates import PodTemplate, pod_template_of, resolve_amount
+from prefect_cd.manifests.pod_templates import pod_template_of
 from prefect_cd.release.model import Result
 
 _CONTENTS = frozenset({"ConfigMap", "Secret"})
@@ -135,7 +135,7 @@ def quota_findings(
     replacing = [pod_template_of(after[Ref.of(item).identity], candidate) for item in workloads if _is_in(item, after)]
     added = total([template for template in replacing if template])
     removed = total(templates)
-    surging = [of_pod(template) for template in templates if _needs_surge(template)]
+    surging = [of_pod(template) for template in templates if needs_surge(template)]
     findings: list[WayBackFinding] = []
     for quota in quotas:
         if has_scopes(quota):
@@ -163,14 +163,6 @@ def _exceeded(quota: Object, name: str, limit: Decimal, needed: Decimal) -> WayB
         summary=f"a rollback needs {plain(needed)} of {name} at its peak, and the quota allows {plain(limit)}",
         fix="raise the quota, or free something in the namespace",
     )
-
-
-def _needs_surge(pods: PodTemplate) -> bool:
-    """Whether an old pod ends only after a new one has started."""
-    if pods.kind != "Deployment" or not pods.replicas or dig(pods.workload, "strategy", "type") == "Recreate":
-        return False
-    update = dig_mapping(pods.workload, "strategy", "rollingUpdate")
-    return resolve_amount(update.get("maxUnavailable", "25%"), pods.replicas, up=False) == 0
 
 
 __all__ = [

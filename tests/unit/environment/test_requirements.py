@@ -352,7 +352,7 @@ ANSWERS = {
     "maximum memory usage per Container is 32Mi, but limit is 64Mi": True,
     f"{SMALL}pods=0,requests.cpu=9": True,
     f"{SMALL}pods=9,requests.cpu=1500m": True,
-    f"{SMALL}pods=9,requests.cpu=2": None,
+    f"{SMALL}pods=9,requests.cpu=2": False,
     "ValidatingAdmissionPolicy 'p' with binding 'p' denied request: violates PodSecurity of ours": False,
     'admission webhook "guard" denied the request: no': False,
     'Internal error occurred: failed calling webhook "guard": no endpoints': False,
@@ -368,6 +368,14 @@ def test_an_answer_to_a_dry_run_is_certain_where_it_is_about_the_pod_itself(mess
     assert found is None or FORBIDDEN not in found.summary
     itself = refusal(FORBIDDEN + message, workload(), [workload(), quota(pods="1")]).unmet
     assert itself is None or not itself.certain
+
+
+@pytest.mark.parametrize(("kind", "warns"), [("Deployment", True), ("Job", True), ("StatefulSet", False)])
+def test_a_full_quota_is_a_warning_where_a_pod_starts_before_others_end(kind: str, warns: bool) -> None:  # noqa: FBT001
+    answer = refusal(f"{FORBIDDEN}{SMALL}pods=9,requests.cpu=2", workload(kind), [workload(kind)])
+    assert (answer.unmet is not None) is warns
+    four = workload(replicas=4)  # one of them may end first
+    assert refusal(f"{FORBIDDEN}{SMALL}pods=9,requests.cpu=2", four, [four]).unmet is None
 
 
 _ACCOUNT = 'error looking up service account shop/{0}: serviceaccount "{0}" not found'
