@@ -28,7 +28,7 @@ from prefect_cd.environment.requirements import (
     unmet_references,
     unmet_storage_classes,
 )
-from prefect_cd.environment.service_requirements import services_to_check, unmet_services
+from prefect_cd.environment.service_requirements import as_admitted, services_to_check, unmet_services
 from prefect_cd.errors import ClusterUnreachable, DeliveryError, InvalidManifest, RequirementMissing
 from prefect_cd.kube.client import Cluster
 from prefect_cd.kube.concurrency import parallel
@@ -87,7 +87,7 @@ async def check_requirements(
         _nodes_and_images(cluster, target, pods, runs, image),
     ]
     if has_namespace:
-        checks += [_quotas(cluster, namespace, workloads, objects), _services(cluster, namespace, objects, runs)]
+        checks += [_quotas(cluster, namespace, workloads, objects), _services(cluster, namespace, objects, runs, pods)]
     found = [*chain.from_iterable(await parallel(checks)), *(unmet for pod in pods for unmet in pod.unmet)]
     return tuple({(unmet.where, unmet.summary): unmet for unmet in found}.values())
 
@@ -193,7 +193,7 @@ class _Pod:
 
     workload: Object
     spec: Object
-    admitted: bool = False
+    admitted: Object | None = None
     unmet: tuple[Unmet, ...] = ()
 
 
@@ -210,7 +210,7 @@ async def _admission(
     while True:
         answer = await _dry_run(cluster, pod)
         if isinstance(answer, dict):
-            return _Pod(workload, dig_mapping(answer, "spec"), admitted=True, unmet=tuple(found))
+            return _Pod(workload, dig_mapping(answer, "spec"), admitted=answer, unmet=tuple(found))
         result = refusal(answer, workload, objects) if answer else Refusal(None)
         found += [result.unmet] if result.unmet else []
         if result.field not in spec:
@@ -251,12 +251,15 @@ async def _quotas(
     return unmet_quotas(quotas, workloads, objects)
 
 
-async def _services(cluster: Cluster, namespace: str, objects: Sequence[Object], runs: Sequence[Object]) -> list[Unmet]:
+async def _services(
+    cluster: Cluster, namespace: str, objects: Sequence[Object], runs: Sequence[Object], pods: Sequence[_Pod]
+) -> list[Unmet]:
     services = services_to_check(objects, runs)
     if not services:
         return []
-    pods = await _known(_list(cluster, "Pod", namespace), None)
-    return [] if pods is None else unmet_services(services, objects, pods)
+    live = await _known(_list(cluster, "Pod", namespace), None)
+    admitted = {Ref.of(pod.workload).identity: pod.admitted for pod in pods if pod.admitted}
+    return [] if live is None else unmet_services(services, as_admitted(objects, admitted), live)
 
 
 async def _nodes_and_images(
@@ -274,7 +277,9 @@ async def _nodes_and_images(
     deep = {use.image for _, use in uses if nodes or (use.non_root and use.user is None)}
     lookups = [_facts(target, image, near=image in near, deep=image in deep) for image in sorted(images)]
     facts = dict(chain.from_iterable(await parallel(lookups)))
-    unmet = (unmet_images([use], facts, nodes, nodes_pull_from=near, admitted=pod.admitted) for pod, use in uses)
+    unmet = (
+        unmet_images([use], facts, nodes, nodes_pull_from=near, admitted=pod.admitted is not None) for pod, use in uses
+    )
     return [*unmet_node_selectors([pod.workload for pod in pods], nodes or []), *chain.from_iterable(unmet)]
 
 

@@ -1,11 +1,11 @@
 """Services of a release that no pod would answer, from its pod templates and the pods that there are. Pure."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from prefect_cd.environment.creators import is_custom
 from prefect_cd.environment.requirements import Unmet, starting
 from prefect_cd.kube.objects import Object, as_objects, as_text, dig, dig_mapping, kind_and_name
-from prefect_cd.kube.resources import Ref
+from prefect_cd.kube.resources import Identity, Ref
 from prefect_cd.kube.selectors import has_selector, service_selects
 from prefect_cd.manifests.pod_templates import PodTemplate, pod_templates_of
 
@@ -35,12 +35,30 @@ def _unreachable(objects: Sequence[Object]) -> Iterator[Object]:
             yield item
 
 
+def as_admitted(objects: Sequence[Object], pods: Mapping[Identity, Object]) -> list[Object]:
+    """The objects with the pod templates that the cluster makes of them: it may add containers with ports, and labels.
+
+    Args:
+        objects: of the release.
+        pods: by workload, a pod of it as the cluster would admit it.
+    """
+
+    def admitted(item: Object) -> Object:
+        pod = pods.get(Ref.of(item).identity)
+        if pod is None:
+            return item
+        template = {"metadata": dig_mapping(pod, "metadata"), "spec": dig_mapping(pod, "spec")}
+        return {**item, "spec": {**item["spec"], "template": template}}
+
+    return [admitted(item) for item in objects]
+
+
 def unmet_services(services: Iterable[Object], objects: Sequence[Object], pods: Sequence[Object]) -> list[Unmet]:
     """Services that no pod answers, or none at a port's name.
 
     Args:
         services: those that `services_to_check` found.
-        objects: of the release.
+        objects: of the release, as the cluster would admit its pods.
         pods: all pods of the namespace, which other applications may have put there.
     """
     templates = pod_templates_of(objects, objects)
@@ -94,4 +112,4 @@ def _replaced(pod: Object, templates: Sequence[PodTemplate]) -> bool:
     return any(bool(pods.labels) and pods.labels.items() <= labels.items() for pods in templates)
 
 
-__all__ = ["services_to_check", "unmet_services"]
+__all__ = ["as_admitted", "services_to_check", "unmet_services"]

@@ -1,5 +1,6 @@
 """What a release needs and does not find, from the objects alone."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from prefect_cd.environment.requirements import (
     unmet_references,
     unmet_storage_classes,
 )
-from prefect_cd.environment.service_requirements import services_to_check, unmet_services
+from prefect_cd.environment.service_requirements import as_admitted, services_to_check, unmet_services
 from prefect_cd.kube.objects import Object
 from prefect_cd.kube.resources import Ref
 from prefect_cd.manifests.pod_templates import dry_run_pod
@@ -312,6 +313,17 @@ def test_a_port_name_that_no_container_has_is_named() -> None:
     (summary,) = unreachable(named, service({"app": "web"}, "web"))
     assert "'web'" in summary
     assert unreachable(named, service({"app": "web"}, "http")) == []
+
+
+def test_a_port_or_a_label_that_the_cluster_adds_to_the_pods_is_there() -> None:
+    web, by_port, by_label = workload(), service({"app": "web"}, "proxy"), service({"app": "meshed"})
+    pod = copy.deepcopy(dry_run_pod(web))
+    assert pod is not None
+    pod["spec"]["containers"].append({"name": "proxy", "ports": [{"name": "proxy", "containerPort": 1}]})
+    meshed = {**pod, "metadata": {**pod["metadata"], "labels": {"app": "meshed"}}}
+    for answered, admitted in ((by_port, pod), (by_label, meshed)):
+        assert unmet_services([answered], as_admitted([web, answered], {}), ()) != []
+        assert unmet_services([answered], as_admitted([web, answered], {Ref.of(web).identity: admitted}), ()) == []
 
 
 def test_a_service_that_reaches_no_pod_in_what_runs_is_left_as_it_is() -> None:
