@@ -91,6 +91,7 @@ def pipeline(kubeconfig: str, namespace: str, repository: str, *, take_over: boo
         manifests="k8s",
         cluster=ClusterAccess(kubeconfig=kubeconfig),
         rollout=AT_ONCE,
+        requirement_check="warn",  # `broken` is to fail in its rollout
         take_over=take_over,
     )
     return Pipeline(
