@@ -19,6 +19,7 @@ from prefect_cd.errors import (
     Expired,
     InvalidPipeline,
     Rejected,
+    RequirementMissing,
     RollbackFailed,
     RolledBack,
     Superseded,
@@ -50,9 +51,9 @@ def outcome_of(error: DeliveryError) -> str:
 
 
 def short_text(error: DeliveryError) -> str:
-    """The error without its evidence, which is in the log and the artifacts; with all mistakes of a pipeline file."""
+    """The error without its evidence, which is in the Summary; with all mistakes of a file, and all that is missing."""
     message = f"{error.where}: {error.reason}" if error.where else error.reason
-    message += f"\n{error.detail}" if isinstance(error, InvalidPipeline) else ""
+    message += f"\n{error.detail}" if isinstance(error, InvalidPipeline | RequirementMissing) else ""
     return f"[{error.code}] {message}" + (f"\nhint: {error.hint}" if error.hint else "")
 
 

@@ -38,7 +38,7 @@ from prefect_cd.kube.responses import ApiError
 from prefect_cd.manifests.pod_references import CLUSTER_SCOPED
 from prefect_cd.manifests.pod_templates import dry_run_pod
 from prefect_cd.release.model import ImageReference
-from prefect_cd.release.registry import find_config, find_digest, speaks_http, split
+from prefect_cd.release.registry import find_config, find_digest, split
 from prefect_cd.tasks.stage import log
 from prefect_cd.tasks.target import Target
 
@@ -109,7 +109,7 @@ def requirement_problem(findings: Iterable[tuple[Target, Unmet]]) -> Requirement
         f"the release cannot run in {names}, so nothing was written there: "
         + "; ".join([*missing[:_MOST_SAID], *more]),
         detail="\n".join(fixes),
-        hint=(certain[0][1].fix if len(certain) == 1 else "the log has a fix for each of them")
+        hint=(certain[0][1].fix if len(certain) == 1 else "each of them has its fix")
         + ". To let the rollout decide instead, set `requirement_check: warn` for the environment",
     )
 
@@ -275,7 +275,7 @@ async def _nodes_and_images(
     own_host = split(own_image)[0]
     near = {image for image in images if _host(image) == own_host}
     deep = {use.image for _, use in uses if nodes or (use.non_root and use.user is None)}
-    lookups = [_facts(target, image, near=image in near, deep=image in deep) for image in sorted(images)]
+    lookups = [_facts(target, image, deep=image in deep) for image in sorted(near)]
     facts = dict(chain.from_iterable(await parallel(lookups)))
     unmet = (
         unmet_images([use], facts, nodes, nodes_pull_from=near, admitted=pod.admitted is not None) for pod, use in uses
@@ -287,27 +287,36 @@ def _host(image: str) -> str:
     return split(ImageReference.of(image).repository)[0]
 
 
-async def _facts(target: Target, image: str, *, near: bool, deep: bool) -> list[tuple[str, Facts]]:
-    """What a registry knows about an image, if it says it to us: nodes may have other credentials.
+async def _facts(target: Target, image: str, *, deep: bool) -> list[tuple[str, Facts]]:
+    """What the pipeline's own registry knows about an image, if it says it to us.
+
+    No other registry is asked: a commit must not choose a host that we send requests to. Images of registries that
+    `image.pin` lists have been looked up when the release was rendered.
 
     Args:
-        target: for the settings of the pipeline's own registry.
+        target: for the settings of the registry.
         image: the reference.
-        near: whether it is in that registry.
         deep: whether the image's configuration is wanted, too.
     """
     name, tag, digest = ImageReference.of(image)
-    if not near and speaks_http(split(name)[0], insecure=None):
-        return []  # this machine is none of the nodes
-    insecure, token_service = (target.insecure_registry, target.token_service) if near else (None, None)
 
     def look_up() -> Facts:
         exists = find_digest(
-            name, digest or tag or "latest", insecure=insecure, token_service=token_service, timeout=_REGISTRY_TIMEOUT
+            name,
+            digest or tag or "latest",
+            insecure=target.insecure_registry,
+            token_service=target.token_service,
+            timeout=_REGISTRY_TIMEOUT,
         )
         if exists is None or not deep:
             return Facts(exists is not None)
-        config = find_config(name, exists, insecure=insecure, token_service=token_service, timeout=_REGISTRY_TIMEOUT)
+        config = find_config(
+            name,
+            exists,
+            insecure=target.insecure_registry,
+            token_service=target.token_service,
+            timeout=_REGISTRY_TIMEOUT,
+        )
         return Facts(exists=True, user=config.user, platforms=config.platforms)
 
     try:

@@ -10,7 +10,7 @@ from prefect_cd.deployments.cli import main
 from prefect_cd.errors import RequirementMissing
 from prefect_cd.kube.objects import Object
 from prefect_cd.pipeline.models import ClusterAccess, Environment
-from prefect_cd.tasks import preconditions
+from prefect_cd.tasks import preconditions, requirements
 from prefect_cd.tasks.changes import plan, refuse_blocked
 from prefect_cd.tasks.preconditions import Preflight, preflight
 from prefect_cd.tasks.target import Target
@@ -151,3 +151,19 @@ def test_check_deep_is_the_preflight_without_a_run(
         assert (code, "can start in staging" in output.out) == (0, True)
     else:
         assert (code, "kubectl -n shop create secret generic db --from-literal=url=" in output.err) == (1, True)
+
+
+def test_i10_no_registry_is_asked_but_the_pipelines_own(
+    check: Callable[..., Preflight], environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit must not choose a host that we send requests to."""
+    asked: list[str] = []
+    monkeypatch.setattr(requirements, "find_digest", lambda name, *_, **__: asked.append(name))
+    own = f"{IMAGE.rpartition('/')[0]}/helper"
+    workload = deployment()
+    containers = workload["spec"]["template"]["spec"]["containers"]
+    containers += [{"name": "evil", "image": "evil.example/x:1"}, {"name": "local", "image": "127.0.0.1:80/x:1"}]
+    containers += [{"name": "helper", "image": f"{own}:1"}]
+    with pytest.raises(RequirementMissing, match="helper:1"):
+        check([workload], environment)
+    assert asked == [own]
