@@ -25,6 +25,7 @@ from prefect_cd.pipeline.load import load
 from prefect_cd.pipeline.models import Pipeline
 from prefect_cd.process import protect_this_process
 from prefect_cd.tasks import environments
+from prefect_cd.tasks.choices import PREVIOUS
 from prefect_cd.tasks.markdown_text import fenced, link
 
 RECOVER_EVERY = timedelta(minutes=10)
@@ -83,8 +84,9 @@ def deployments_of(pipeline: Pipeline) -> list[RunnerDeployment]:
             name,
             description=f"Returns an environment of {name} to its previous known-good release, or to a named one. "
             f"{link_to_environments(name)}",
-            parameters={"environment": pipeline.environments[-1].name, "to": ""},
+            parameters={"environment": pipeline.environments[-1].name, "to": PREVIOUS},
             tags=tags,
+            enforce_parameter_schema=False,  # its choices may be outdated; the flow checks what it gets
         ),
         _deployment(
             recover,

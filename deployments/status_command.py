@@ -21,6 +21,7 @@ FIRST_PATIENCE = timedelta(seconds=5)
 """For an API server that does not answer: a person waits for the command."""
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _MAX_DEFECTS = 10
+_SHOWN_RELEASES = 5
 _ID_LENGTH = 12
 
 Answer = EnvironmentStatus | DeliveryError
@@ -135,7 +136,7 @@ def paragraph(application: str, environment: Environment, answer: Answer, now: d
     if answer.newest and answer.newest.reason:
         lines.append(f"  why     {answer.newest.reason.splitlines()[0]}")
     lines += [f"  url     {environment.url}"] if environment.url else []
-    lines += [f"  last    {_outcome(version, now)}" for version in answer.releases]
+    lines += [f"  last    {_outcome(version, now)}" for version in answer.releases[:_SHOWN_RELEASES]]
     for damage in answer.damaged:
         lines += [f"  record  {damage.where}: {damage.problem}", f"  repair  {damage.hint}"]
     lines += [f"  defect  {defect}" for defect in answer.defects[:_MAX_DEFECTS]]

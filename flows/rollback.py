@@ -14,11 +14,14 @@ from prefect_cd.flows.outcome import returning_state
 from prefect_cd.flows.recover import start_recovery
 from prefect_cd.pipeline.models import Pipeline
 from prefect_cd.tasks import Target
+from prefect_cd.tasks.choices import PREVIOUS, release_of
+
+_LONGEST = 60
 
 
 def _run_name() -> str:
     environment = flow_run.parameters.get("environment") or ""
-    release = flow_run.parameters.get("to") or "the previous release"
+    release = str(flow_run.parameters.get("to") or PREVIOUS)[:_LONGEST]
     return " ".join(filter(None, ["rollback", environment, "to", release]))
 
 
@@ -35,12 +38,13 @@ def rollback(environment: str = "", to: str = "") -> State[Any]:
 
     Args:
         environment: its name; empty: the last one of the pipeline file.
-        to: release id or record number; empty: the known-good before what runs now.
+        to: a choice of the form, a release id or a record number; empty: the known-good before what runs now.
     """
     with returning_state() as ending:
         pipeline, _ = served.pipeline()
         target = _target(pipeline, environment)
-        title = f"rollback {target.name} to {to or 'the previous release'}"
+        to = release_of(to, target.name)
+        title = f"rollback {target.name} to {to or PREVIOUS}"
         ending.begin(pipeline, title, f"environment:{target.name}")
         deployed = tasks.rollback(pipeline, target, to)
         ending.state = Completed(message=f"{target.name} runs {deployed.release_id} again")

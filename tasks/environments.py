@@ -18,7 +18,7 @@ from prefect_cd.environment.status import EnvironmentStatus, read_status
 from prefect_cd.errors import DeliveryError
 from prefect_cd.kube.client import Cluster
 from prefect_cd.pipeline.models import Pipeline
-from prefect_cd.tasks import markdown_summary
+from prefect_cd.tasks import choices, markdown_summary
 from prefect_cd.tasks.markdown_summary import EnvironmentRow, environment_row, environments_line
 from prefect_cd.tasks.markdown_text import inline
 from prefect_cd.tasks.pages import data_of, deciding_nothing, key_of, metadata_of
@@ -60,7 +60,7 @@ def rows(pipeline: Pipeline) -> tuple[EnvironmentRow, ...]:
 
 @deciding_nothing
 def publish(pipeline: Pipeline, *, compare: bool = False) -> tuple[EnvironmentRow, ...]:
-    """Write the page, where it says something new; returns the rows of the environments.
+    """Write the page, where it says something new, and the choices of rollbacks; returns the environments' rows.
 
     Args:
         pipeline: its environments are read.
@@ -80,6 +80,7 @@ def publish(pipeline: Pipeline, *, compare: bool = False) -> tuple[EnvironmentRo
                 flow_run_id=UUID(flow_run.id) if flow_run.id else None,
             )
             client.create_artifact(artifact)
+        choices.refresh(client, pipeline, answers)
     return shown
 
 

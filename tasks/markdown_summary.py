@@ -20,6 +20,7 @@ UNDER_WAY = ""
 _UNUSUAL_FACTOR, _UNUSUAL_SECONDS = 2, 10
 """A stage that takes so many times its usual time, and so much longer, is called unusual; that condemns nothing."""
 _NOTHING = "nothing"
+_SHOWN_RELEASES = 5
 _LONGEST_DETAIL = 20_000
 _MINUTE, _HOUR = 60, 3600
 
@@ -246,7 +247,7 @@ def _environment(environment: Environment, answer: "EnvironmentStatus | Delivery
     )
     if answer.releases:
         yield "Last releases:"
-        yield release_table(answer.releases)
+        yield release_table(answer.releases[:_SHOWN_RELEASES])
 
 
 def release_table(releases: Iterable[Version]) -> str:

@@ -18,6 +18,7 @@ from prefect_cd.errors import DeliveryError, Errored, Expired, GateFailed, Rejec
 from prefect_cd.flows.outcome import message_of, returning_state
 from prefect_cd.gates.browser.executable import find_browser
 from prefect_cd.pipeline.models import ClusterAccess
+from prefect_cd.tasks.choices import PREVIOUS, with_choices
 from prefect_cd.tasks.runs import end_waiting
 from prefect_cd.tasks.summary import listed
 from tests.cluster.harness import Server
@@ -132,3 +133,31 @@ def test_the_page_about_the_environments_is_a_click_away_from_a_deployment(
     link = page.get_by_role("link", name="What runs where").get_attribute("href", timeout=20_000)
     page.goto(str(link))  # one of the interfaces opens it in a new tab
     expect(page.get_by_text("production: unknown").first).to_be_visible(timeout=20_000)
+
+
+@pytest.mark.parametrize("ui", ["", "/v2"], ids=["V1", "V2"])
+def test_the_form_of_a_rollback_offers_environments_and_the_releases_that_were_good(
+    prefect_server: Server, page: Page, ui: str
+) -> None:
+    application = f"shop-{uuid4().hex[:8]}"
+    schema = {
+        "type": "object",
+        "properties": {
+            name: {"title": name, "position": position, "type": "string"}
+            for position, name in enumerate(("environment", "to"))
+        },
+    }
+    choice = "production: record 7: 303b6f2 Staff picks (2026-01-01 09:00 UTC)"
+    with get_client(sync_client=True) as client:
+        deployment = client.create_deployment(
+            client.create_flow(release),
+            application,
+            entrypoint="prefect_cd.flows.rollback.rollback",
+            parameter_openapi_schema=with_choices(schema, ["staging", "production"], [choice]),
+            enforce_parameter_schema=False,
+        )
+    page.goto(f"{prefect_server.url}{ui}/deployments/deployment/{deployment}/run")
+    page.get_by_text(PREVIOUS).last.click(timeout=20_000)
+    if not ui:
+        page.keyboard.press("ArrowDown")
+    expect(page.get_by_text(choice).last).to_be_visible(timeout=20_000)

@@ -28,7 +28,8 @@ def test_a_pipeline_has_three_deployments_with_the_name_of_its_application(pipel
         "prefect_cd.flows.recover.recover",
     ]
     assert release.parameters == {"revision": "main"}
-    assert rollback.parameters == {"environment": "production", "to": ""}
+    assert rollback.parameters == {"environment": "production", "to": "the known-good before what runs"}
+    assert not rollback.enforce_parameter_schema  # the choices of its form may be outdated
     assert all("application:shop" in deployment.tags for deployment in (release, rollback, recover))
 
 

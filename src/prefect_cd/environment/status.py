@@ -39,7 +39,7 @@ damaged: a record that may decide cannot be read; a person is needed.
 
 
 _COMPARED = frozenset({"whole", "interrupted", "frozen"})
-_RELEASES = 5
+_RELEASES = 10
 
 
 class Version(Result):
@@ -73,7 +73,7 @@ class EnvironmentStatus(Result):
     condition: Condition
     runs: Version | None = Field(description="the known-good")
     newest: Version | None = Field(description="the newest release, when it is another one than `runs`")
-    releases: tuple[Version, ...] = Field(default=(), description="the last five that were started here, newest first")
+    releases: tuple[Version, ...] = Field(default=(), description="the last ten that were started here, newest first")
     holder: Holder | None
     damaged: tuple[Damage, ...] = Field(default=(), description="records that cannot be read, or were edited by hand")
     vetoed: tuple[Entry, ...] = Field(default=(), description="releases that triggers do not bring in again")

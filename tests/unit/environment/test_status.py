@@ -110,7 +110,7 @@ def test_it_is_read_from_the_cluster(records: list[State], expected: tuple[objec
         assert asyncio.run(statuses(api, *numbered)) == expected
 
 
-def test_the_last_five_releases_are_there_newest_first_with_what_became_of_them() -> None:
+def test_the_last_releases_are_there_newest_first_with_what_became_of_them() -> None:
     states = [State.KNOWN_GOOD, State.FAILED, State.KNOWN_GOOD, State.ROLLED_BACK, State.KNOWN_GOOD, State.ROLLED_BACK]
     api = FakeApi()
     api.put("namespaces", "shop")
@@ -126,7 +126,7 @@ def test_the_last_five_releases_are_there_newest_first_with_what_became_of_them(
     with api.serving():
         status = asyncio.run(read())
     assert [(one.record, one.state) for one in status.releases] == [
-        (number, states[number - 1]) for number in (6, 5, 4, 3, 2)
+        (number, states[number - 1]) for number in (6, 5, 4, 3, 2, 1)
     ]
     assert status.unchecked == "they were not compared"
 
