@@ -5,7 +5,9 @@ A commit's manifests are not trusted: objects outside of the environment's names
 
 import base64
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from prefect_cd.errors import InvalidManifest
@@ -125,6 +127,8 @@ def pin_image(
     """The objects with every reference to the image, under any tag or digest, replaced by name@digest.
 
     References are replaced where Kubernetes expects an image, which is in containers and in volumes, and in `fields`.
+    Where none has the whole name, the last part of it alone (`image: shop`) is a reference, too, so that manifests need
+    not know the registry.
 
     Args:
         objects: the objects of one environment.
@@ -136,11 +140,14 @@ def pin_image(
         InvalidManifest: no container uses the image.
     """
     pattern = ImagePattern(image.name)
+    names_it: Callable[[str], bool] = pattern.is_reference
+    if not any(names_it(name) for item in objects for name in images_of(item)):
+        names_it = partial(operator.eq, image.name.rpartition("/")[2])
     pinned, uses = [], 0
     for item in objects:
         result = copy.deepcopy(item)
         for holder, key in _image_fields(result):
-            if pattern.is_reference(holder[key]):
+            if names_it(holder[key]):
                 holder[key] = image.reference
                 uses += 1
         for place in places(result, fields):
@@ -153,7 +160,7 @@ def pin_image(
         raise InvalidManifest(
             f"no container uses the image {image.name}; images: {', '.join(others) or 'none'}",
             where=where,
-            hint="use `image.name` of the pipeline file, without a tag, as the image of a container",
+            hint="use `image.name` of the pipeline file, or its last part, without a tag, as the image of a container",
         )
     return tuple(pinned)
 

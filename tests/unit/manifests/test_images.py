@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from prefect_cd.errors import InvalidManifest
 from prefect_cd.kube.objects import Object
 from prefect_cd.manifests.lint import Rule, lint
 from prefect_cd.manifests.load import load
@@ -38,6 +39,28 @@ def test_a_set_that_uses_the_image_in_a_volume_only_is_accepted(objects: list[Ob
     workload["spec"]["template"]["spec"]["containers"][0]["image"] = "busybox"
     (pinned,) = pin_image([workload], IMAGE, where="k8s")
     assert sorted(images_of(pinned)) == ["busybox", IMAGE.reference]
+
+
+def workload_of(*images: str) -> Object:
+    containers = [{"name": f"c{number}", "image": image} for number, image in enumerate(images)]
+    template = {"spec": {"containers": containers}}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": {"template": template}}
+
+
+def test_manifests_need_not_know_the_registry() -> None:
+    (pinned,) = pin_image([workload_of("shop", "busybox")], IMAGE, where="k8s")
+    assert images_of(pinned) == [IMAGE.reference, "busybox"]
+
+
+@pytest.mark.parametrize("other", ["shop:7", "acme/shop", "docker.io/library/shop", "shop@sha256:" + "b" * 64])
+def test_another_image_of_this_name_is_none_of_ours(other: str) -> None:
+    with pytest.raises(InvalidManifest, match="no container uses the image"):
+        pin_image([workload_of(other)], IMAGE, where="k8s")
+
+
+def test_beside_the_whole_name_the_short_one_is_another_image() -> None:
+    (pinned,) = pin_image([workload_of(TAGGED, "shop")], IMAGE, where="k8s")
+    assert images_of(pinned) == [IMAGE.reference, "shop"]
 
 
 FIELDS = ["spec.template.spec.containers[].env[].value", "spec.image"]

@@ -376,7 +376,7 @@ def test_an_image_in_a_registry_with_a_port_is_pinned() -> None:
     assert prepare.images_of(pinned) == [image.reference]
 
 
-@pytest.mark.parametrize("other", [IMAGE.name + "-cache", "shop", "acme/shop", IMAGE.name + "/x", "x" + IMAGE.name])
+@pytest.mark.parametrize("other", [IMAGE.name + "-cache", "shop:1", "acme/shop", IMAGE.name + "/x", "x" + IMAGE.name])
 def test_no_container_with_the_image_is_an_error_that_lists_the_images(other: str) -> None:
     with pytest.raises(InvalidManifest) as caught:
         pin_image([deployment(other, "busybox:1")], IMAGE, where="k8s")
