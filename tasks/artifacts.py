@@ -113,7 +113,8 @@ class Progress:
         """Show the report as it is now."""
         if not _in_a_run():
             return
-        description = f"{inline(report.summary)}\n\n{markdown.rollout(report)}"
+        headline = "; ".join(filter(None, [report.summary, summary.expectation()]))
+        description = f"{inline(headline)}\n\n{markdown.rollout(report)}"
         place = (str(flow_run.id), self._key)
         if artifact := _PAGES.get(place):
             _blocking(update_progress_artifact)(artifact, report.percent, description=description)

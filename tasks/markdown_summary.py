@@ -57,6 +57,7 @@ class StageRow(Result):
     outcome: StageOutcome = StageOutcome.RUNNING
     result: str = Field(default="", description="in one line")
     pages: tuple[str, ...] = Field(default=(), description="addresses of its pages")
+    by_person: bool = Field(default=False, description="whether its time is that of a person who was waited for")
 
     @property
     def is_unfinished(self) -> bool:
@@ -85,6 +86,12 @@ class SummaryContent(Result):
     detail: str = Field(default="", description="evidence, such as the last lines of a log")
     stages: tuple[StageRow, ...] = ()
     environments: tuple[EnvironmentRow, ...] = ()
+    usual: float | None = Field(default=None, description="seconds that runs usually take, without people")
+
+    @property
+    def seconds(self) -> float:
+        """How long the stages took, without people."""
+        return sum(row.seconds or 0 for row in self.stages if not row.by_person)
 
     @property
     def headline(self) -> str:
@@ -123,12 +130,19 @@ def summary(content: SummaryContent, environments_page: str = "") -> str:
         "## What runs now" if content.environments else "",
         environment_table(content.environments) if content.environments else "",
         link("all about the environments", environments_page) if environments_page else "",
-        "## Stages" if content.stages else "",
+        f"## Stages{_in_all(content)}" if content.stages else "",
         stage_table(content.stages) if content.stages else "",
         "## Evidence" if content.detail else "",
         fenced(content.detail) if content.detail else "",
     ]
     return "\n\n".join(filter(None, parts))
+
+
+def _in_all(content: SummaryContent) -> str:
+    """How long the run took, or takes, in all."""
+    parts = [f"{seconds_text(content.seconds)} in all"] if content.outcome else []
+    parts += [f"usually {seconds_text(content.usual)}"] if content.usual is not None else []
+    return f": {', '.join(parts)}" if parts else ""
 
 
 GOOD_OUTCOMES = frozenset({"Completed"})

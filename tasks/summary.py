@@ -32,7 +32,14 @@ from prefect_cd.pipeline.models import Pipeline
 from prefect_cd.release.model import BuiltImage, Commit
 from prefect_cd.rollout.watch.report import Report
 from prefect_cd.tasks import environments
-from prefect_cd.tasks.markdown_summary import StageOutcome, StageRow, SummaryContent, summary
+from prefect_cd.tasks.markdown_summary import (
+    GOOD_OUTCOMES,
+    StageOutcome,
+    StageRow,
+    SummaryContent,
+    seconds_text,
+    summary,
+)
 from prefect_cd.tasks.markdown_text import inline
 from prefect_cd.tasks.pages import data_of, deciding_nothing, key_of, metadata_of
 
@@ -96,7 +103,7 @@ def begin(pipeline: Pipeline, title: str) -> None:
     new = _Summary(UUID(flow_run.id), SummaryContent(application=pipeline.application, title=title))
     current = _resumed() or new
     _SUMMARIES[current.run] = current
-    _learn_usual_times(pipeline.application)
+    _learn_usual_times(current)
     show(current.content.title, pipeline)
 
 
@@ -119,7 +126,8 @@ def wait(pipeline: Pipeline, name: str, result: str) -> None:
         result: until when, and where the answer is given.
     """
     if current := _current():
-        current.put(StageRow(name=name, began=_now(), outcome=StageOutcome.WAITING, result=result))
+        row = StageRow(name=name, began=_now(), outcome=StageOutcome.WAITING, result=result, by_person=True)
+        current.put(row)
         show(current.content.title, pipeline)
 
 
@@ -131,7 +139,8 @@ def answered(name: str, result: str, *, passed: bool) -> None:
     began = row.began if (row := current.stage(name)) else _now()
     outcome = StageOutcome.PASSED if passed else StageOutcome.FAILED
     seconds = (_now() - began).total_seconds()
-    current.put(StageRow(name=name, began=began, seconds=seconds, outcome=outcome, result=result))
+    row = StageRow(name=name, began=began, seconds=seconds, outcome=outcome, result=result, by_person=True)
+    current.put(row)
 
 
 @deciding_nothing
@@ -258,17 +267,28 @@ def _resumed() -> _Summary | None:
 
 
 @deciding_nothing
-def _learn_usual_times(application: str) -> None:
-    """The median of what each stage took in the last runs in which it passed."""
+def _learn_usual_times(current: _Summary) -> None:
+    """The median of what each stage took in the last runs in which it passed, and of whole runs that completed."""
     with get_client(sync_client=True) as client:
-        contents = map(_content_of, _newest(client, application, _EARLIER_RUNS))
-        rows = [row for content in contents if content for row in content.stages]
+        artifacts = _newest(client, current.content.application, _EARLIER_RUNS)
+    contents = [content for artifact in artifacts if (content := _content_of(artifact))]
     taken: dict[str, list[float]] = {}
-    for row in rows:
+    for row in (row for content in contents for row in content.stages):
         if row.outcome is StageOutcome.PASSED and row.seconds is not None:
             taken.setdefault(row.name, []).append(row.seconds)
     _USUAL.clear()
     _USUAL.update({name: median(seconds) for name, seconds in taken.items()})
+    if whole := [content.seconds for content in contents if content.outcome in GOOD_OUTCOMES]:
+        current.content = current.content.model_copy(update={"usual": median(whole)})
+
+
+def expectation() -> str:
+    """What the current stage usually takes, and how long it has run; empty where earlier runs do not say it."""
+    context, current = _of_task()
+    row = current.stage(context.task_run.name) if context and current else None
+    if row is None or row.usual is None:
+        return ""
+    return f"usually {seconds_text(row.usual)}, now {seconds_text((_now() - row.began).total_seconds())}"
 
 
 def _of_run(client: SyncPrefectClient, run: UUID) -> list[Artifact]:

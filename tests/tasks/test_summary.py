@@ -21,7 +21,7 @@ from prefect_cd.tasks import artifacts, summary
 from prefect_cd.tasks.markdown_summary import StageOutcome, StageRow, SummaryContent
 from prefect_cd.tasks.summary import listed
 from tests.tasks.conftest import Run
-from tests.tasks.examples import evidence, pipeline
+from tests.tasks.examples import evidence, pipeline, report
 
 Play = Callable[[Callable[[], Any]], Run]
 NOW = datetime(2026, 1, 1, 9, tzinfo=timezone.utc)
@@ -214,7 +214,8 @@ def test_stages_know_what_they_usually_take_and_what_is_unusual_is_named() -> No
 def test_the_usual_time_is_the_median_of_runs_in_which_the_stage_passed(run: Play, shop: Pipeline) -> None:
     def earlier(seconds: float, outcome: StageOutcome) -> None:
         row = StageRow(name="smoke on staging", began=NOW, seconds=seconds, outcome=outcome)
-        content = SummaryContent(application=shop.application, title="before", outcome="Completed", stages=(row,))
+        ended = "Completed" if outcome is StageOutcome.PASSED else "Failed"
+        content = SummaryContent(application=shop.application, title="before", outcome=ended, stages=(row,))
         with get_client(sync_client=True) as client:
             summary._create(client, UUID(flow_run.id), content)
 
@@ -229,7 +230,38 @@ def test_the_usual_time_is_the_median_of_runs_in_which_the_stage_passed(run: Pla
             ending.state = Completed()
         return ending.state
 
-    assert "| 20 s | passed in 1.0 s |" in page(run(work).id)
+    text = page(run(work).id)
+    assert "| 20 s | passed in 1.0 s |" in text
+    assert "## Stages: 0." in text
+    assert " in all, usually 20 s\n" in text
+
+
+def test_the_progress_of_a_rollout_says_what_it_usually_takes(run: Play, shop: Pipeline) -> None:
+    def earlier() -> None:
+        row = StageRow(name="rollout of staging", began=NOW, seconds=40, outcome=StageOutcome.PASSED)
+        content = SummaryContent(application=shop.application, title="before", outcome="Completed", stages=(row,))
+        with get_client(sync_client=True) as client:
+            summary._create(client, UUID(flow_run.id), content)
+
+    @task(task_run_name="rollout of staging")
+    @listed
+    def rollout() -> None:
+        artifacts.Progress("shop", "staging").show(report())
+
+    def work() -> None:
+        summary.begin(shop, "abc Picks")
+        rollout()
+
+    run(earlier)
+    assert "; usually 40 s, now 0." in run(work).descriptions["shop-staging-rollout"]
+
+
+def test_the_time_of_people_is_not_that_of_a_run() -> None:
+    rows = (
+        StageRow(name="build", began=NOW, seconds=20, outcome=StageOutcome.PASSED),
+        StageRow(name="approval", began=NOW, seconds=7200, outcome=StageOutcome.PASSED, by_person=True),
+    )
+    assert SummaryContent(application="shop", title="abc", stages=rows).seconds == 20
 
 
 def test_i7_texts_of_others_begin_no_markdown() -> None:
