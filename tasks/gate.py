@@ -3,10 +3,13 @@
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from prefect_cd.errors import DeliveryError
 from prefect_cd.gates import runner
 from prefect_cd.gates.evidence import Evidence, require_passed
+from prefect_cd.masking import BY_SHAPE, Mask
 from prefect_cd.pipeline.models import Gate, Pipeline
 from prefect_cd.rollout.watch.report import Report
+from prefect_cd.rollout.watch.secret_values import mask_for
 from prefect_cd.tasks import artifacts, workspace
 from prefect_cd.tasks.isolation import isolation_of
 from prefect_cd.tasks.objects import Applied
@@ -44,9 +47,24 @@ def run_gate(pipeline: Pipeline, applied: Applied, report: Report, gate: Gate) -
     with target.url() as url:
         log().info("%s against %s", gate.name, url)
         evidence = runner.run_gate(
-            gate, tree, url, keep, on_line=live(), variables=variables, isolation=isolation_of(pipeline, gate)
+            gate,
+            tree,
+            url,
+            keep,
+            on_line=live(),
+            variables=variables,
+            isolation=isolation_of(pipeline, gate),
+            mask=_mask(applied),
         )
     artifacts.evidence(target.application, evidence, target.name)
     log().info("%s: %s", gate.name, evidence.summary)
     require_passed(evidence)
     return evidence
+
+
+def _mask(applied: Applied) -> Mask:
+    """Knows the Secrets of what runs in the environment, since its answers may have them; by shape where it cannot."""
+    try:
+        return applied.target.run(lambda cluster: mask_for(cluster, applied.objects))
+    except DeliveryError:
+        return BY_SHAPE

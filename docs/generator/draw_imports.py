@@ -32,8 +32,8 @@ TEXTS = {
     "launcher": "isolates a program",
     "http_client": "bounded answers of strangers",
     "errors": "what may go wrong, by code",
+    "masking": "hides secrets",
     "untrusted_text": "makes control characters visible",
-    "masking": "masks secrets in texts of others",
 }
 """What stands under the name of each package."""
 

@@ -11,7 +11,6 @@ import errno
 import io
 import json
 import os
-import re
 import select
 import shutil
 import signal
@@ -28,13 +27,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prefect_cd.errors import Invalid, MissingTool
-from prefect_cd.masking import masked
+from prefect_cd.masking import BY_SHAPE, Mask, secrets_in
 
 _LINES_KEPT = 200
-_SECRET_NAME = re.compile(
-    r"(PASSWORD|PASSWD|SECRET|TOKEN|AUTH_STRING|API_KEY|ACCESS_KEY|PRIVATE_KEY|CREDENTIALS?)$", re.IGNORECASE
-)
 _LINE_LENGTH = 8192  # a longer line comes in pieces, so that output without newlines cannot fill the memory
+_SEPARATORS = " \t,;"  # where a piece ends if there is one: half of a secret would not be recognized
 _MOST_STDOUT = 64 * 2**20  # bytes kept when standard output is asked for in full
 _MOST_STDIN = select.PIPE_BUF  # bytes that fit into an empty pipe everywhere, so that writing them never waits
 _GRACE = timedelta(seconds=5)
@@ -98,11 +95,11 @@ class Finished:
 
     Attributes:
         code: its exit code; negative when a signal ended it, as in `subprocess`.
-        output: the last 200 lines of its standard output and standard error, in the order they came.
+        output: the last 200 lines of its standard output and standard error, in the order they came, without secrets.
         seconds: how long it took.
         timed_out: True when it was ended because its time limit was over.
-        stdout: the whole standard output when it was separated from standard error, which alone is then in `output`;
-            empty otherwise.
+        stdout: the whole standard output, with its secrets, when it was separated from standard error, which alone is
+            then in `output`; empty otherwise.
     """
 
     code: int
@@ -126,8 +123,9 @@ def run(
     stdin: str = "",
     separate_stdout: bool = False,
     isolation: Isolation | None = None,
+    mask: Mask = BY_SHAPE,
 ) -> Finished:
-    """Run a program to its end and pass on its lines as they come.
+    """Run a program to its end and pass on its lines as they come, without secrets.
 
     There is no shell, standard input ends after `stdin`, and the program gets a session of its own, so that it
     cannot ask questions on a terminal. Files that it makes have the usual modes, whatever our own umask is. The
@@ -146,6 +144,7 @@ def run(
             error.
         isolation: for a program that comes from a commit, or that executes what a commit contains. `on_line` then gets
             a first line that says how it is isolated, unless the level is `none`.
+        mask: knows what is secret in its lines; so are the secrets among the variables of this process.
 
     Raises:
         MissingTool: the program does not exist or cannot be executed, or the machine does not allow the isolation.
@@ -160,7 +159,7 @@ def run(
                 _isolated(command, cwd, env, stdin, isolation, on_line, separate_stdout=separate_stdout)
             )
             grace = _GRACE + _LAUNCHER_GRACE
-        output = _Output(command[0], process, on_line)
+        output = _Output(command[0], process, on_line, mask.with_values(secrets_in({**os.environ, **env})))
         ended = False
         try:
             ended = _follow(process, output, started + timeout.total_seconds())
@@ -210,12 +209,14 @@ def _path() -> str:
 
 
 class _Output:
-    """What a program writes: lines are passed on as they come, and the last ones are kept.
+    """What a program writes: lines are passed on as they come, and the last ones are kept, all without secrets.
 
-    Standard output that is separated from standard error is kept whole.
+    Standard output that is separated from standard error is kept whole, and as it is.
     """
 
-    def __init__(self, program: str, process: subprocess.Popen[bytes], on_line: Callable[[str], None]) -> None:
+    def __init__(
+        self, program: str, process: subprocess.Popen[bytes], on_line: Callable[[str], None], mask: Mask
+    ) -> None:
         if process.stdout is None:
             raise ValueError("the program's output is not a pipe")
         self.on_line = on_line
@@ -231,7 +232,7 @@ class _Output:
         utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
         self._unfinished = ""
-        self._secrets = _own_secrets()
+        self._masked = mask.line_by_line()
 
     @property
     def open(self) -> bool:
@@ -278,19 +279,19 @@ class _Output:
         if not chunk and self._unfinished:
             more.append(self._unfinished)
             self._unfinished = ""
-        for line in pieces + more:
-            shown = masked(line, self._secrets)
-            self.kept.append(shown)
-            self.on_line(shown)
-
-
-def _own_secrets() -> set[str]:
-    """The values of our own environment variables whose names say that they are secret."""
-    return {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
+        for line in map(self._masked, pieces + more):
+            self.kept.append(line)
+            self.on_line(line)
 
 
 def _cut(line: str) -> list[str]:
-    return [line[at : at + _LINE_LENGTH] for at in range(0, len(line), _LINE_LENGTH)] or [""]
+    pieces: list[str] = []
+    while len(line) > _LINE_LENGTH:
+        separator = max(line.rfind(character, _LINE_LENGTH // 2, _LINE_LENGTH) for character in _SEPARATORS)
+        end = separator + 1 or _LINE_LENGTH
+        pieces.append(line[:end])
+        line = line[end:]
+    return [*pieces, line]
 
 
 def _start(

@@ -1,5 +1,6 @@
 """The commit's own code writes the report of a check: it fills no memory, reads no file, and hides no failure."""
 
+import json
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
@@ -16,6 +17,7 @@ from prefect_cd.gates.browser.suite import BROWSER_LOG, _console, _log_entries, 
 from prefect_cd.gates.evidence import Evidence, Outcome
 from prefect_cd.gates.junit import read_junit
 from prefect_cd.gates.runner import run_check
+from prefect_cd.masking import BY_SHAPE
 from prefect_cd.pipeline.models import Check
 from tests.security.memory import at_most
 
@@ -109,9 +111,19 @@ def test_the_log_of_a_browser_fills_no_page(tmp_path: Path) -> None:
         + entry % ("picture", "x")
     )
     log = list(_log_entries(tmp_path / "checkout"))
-    lines = _console(log)
+    lines = _console(log, BY_SHAPE)
     assert len("".join(lines)) < 250_000
-    assert list(_pictures(log, tmp_path / "checkout", ())) == []
+    assert list(_pictures(log, tmp_path / "checkout", (), BY_SHAPE)) == []
+
+
+def test_i7_no_secret_of_a_browsers_log_is_shown(tmp_path: Path) -> None:
+    entry = {"kind": "console", "test": "test_a[ghp_abcdefghijklmnopqrst]", "text": f"{'.' * 1950} no s3cret-s3cret"}
+    cut = {**entry, "text": f"{'.' * 1945} postgres://shop:hunter2@db"}
+    (tmp_path / "checkout" / BROWSER_LOG).write_text(f"{json.dumps(entry)}\n{json.dumps(cut)}\n")
+    lines = _console(list(_log_entries(tmp_path / "checkout")), BY_SHAPE.with_values(["s3cret-s3cret"]))
+    assert lines[0].startswith("test_a[***]: ...")
+    assert lines[0].endswith(" no ***")
+    assert lines[1].endswith(". postgres://shop:***@db")  # masked, and then cut
 
 
 # --- any XML at all --------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """A test of a running environment: what it requires, what the gate gets, and what follows from its outcome."""
 
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from prefect_cd.rollout.assess import Phase
 from prefect_cd.tasks.gate import run_gate
 from prefect_cd.tasks.target import Target
 from tests.tasks.conftest import Run
-from tests.tasks.examples import GitRepository, applied, pipeline, record, release, report
+from tests.tasks.examples import GitRepository, applied, deployment, pipeline, record, release, report
 from tests.unit.fake_api import FakeApi
 
 VERSION = Gate(name="smoke", http=HttpCheck(path="/version", contains="v1.36.3"))
@@ -65,6 +66,36 @@ def test_a_command_gets_the_url_the_release_and_the_version_that_it_has_to_find(
     proof = play(reachable, gate, pipeline(repository=repository.path), candidate)
     expected = [reachable.environment.url, "staging", candidate.short, release(of=candidate).id]
     assert proof.output.split() == expected
+
+
+def test_i7_no_secret_of_the_environment_is_in_the_output_of_a_gate_and_none_of_ours(
+    reachable: Target, api: FakeApi, repository: GitRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workload = deployment()
+    workload["spec"]["template"]["spec"]["volumes"] = [{"name": "db", "secret": {"secretName": "shop-db"}}]
+    api.put("secrets", "shop-db", data={"password": b64encode(b"correcthorse").decode()})
+    own = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "own", "namespace": "shop"},
+        "stringData": {"a": "batterystaple"},
+    }
+    workload["metadata"]["namespace"] = "shop"
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:hunter2")
+    candidate = repository.commit({"smoke.sh": "echo correcthorse batterystaple hunter2 postgres://a:b@c\n"})
+    gate = Gate(name="smoke", run=["sh", "smoke.sh"])
+    proof = run_gate.fn(
+        pipeline(repository=repository.path), applied(reachable, release(of=candidate), workload, own), report(), gate
+    )
+    assert proof.output == "*** *** *** postgres://a:***@c"
+
+
+def test_i7_no_secret_of_an_answer_is_evidence(reachable: Target, api: FakeApi) -> None:
+    api.put("configmaps", "shop", data={"url": "postgres://shop:hunter2@db"})
+    gate = Gate(name="smoke", http=HttpCheck(path="/api/v1/namespaces/shop/configmaps/shop"))
+    proof = play(reachable, gate)
+    assert "postgres://shop:***@db" in proof.output
+    assert "hunter2" not in proof.model_dump_json()
 
 
 def test_a_command_without_a_report_that_it_promised_has_no_answer(

@@ -1,6 +1,7 @@
 """Watching a rollout to its end: what is shown meanwhile, and that showing it harms nothing."""
 
 import asyncio
+from base64 import b64encode
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -155,6 +156,69 @@ def test_a_rollout_that_failed_has_a_page_with_the_reason_and_is_not_watched_aga
     page = next(page for page in played.artifacts if page.key == "shop-staging-rollout-failed")
     assert "Shop:1" in page.data
     assert [(task.name, task.run_count) for task in played.tasks(1)] == [("rollout of staging", 1)]
+
+
+def crashes(api: FakeApi) -> Object:
+    """A Deployment whose pod crashes, and writes secrets into its log, its message and an event."""
+    api.put("secrets", "shop-db", data={"password": b64encode(b"correcthorse").decode()})
+    terminated = {
+        "exitCode": 1,
+        "startedAt": ago(5),
+        "finishedAt": ago(4),
+        "message": "no token: a1b2-c3d4 for correcthorse",
+    }
+    waiting = {"reason": "CrashLoopBackOff", "message": "back-off"}
+    state = {"state": {"waiting": waiting}, "lastState": {"terminated": terminated}}
+    workload = put_workload(api, ready=0, started=False, restartCount=5, **state)
+    (container,) = api.objects["pods"]["shop-1-a"]["spec"]["containers"]
+    container["envFrom"] = [{"secretRef": {"name": "shop-db"}}]
+    api.logs["shop-1-a"] = f"{'x' * 3970}\nno access to postgres://shop:hunter2@db\nwith correcthorse\n"
+    return workload
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_i7_no_secret_of_a_pod_that_crashes_is_in_an_error_a_state_a_log_or_a_page(
+    target: Target,
+    api: FakeApi,
+    run: Callable[[Callable[[], Any]], Run],
+    caplog: pytest.LogCaptureFixture,
+    *,
+    readable: bool,
+) -> None:
+    workload = crashes(api)
+    api.unreadable = set() if readable else {"secrets"}
+    done = applied(target, release(), workload)
+    played = run(lambda: watch_rollout(done))
+    with pytest.raises(RolloutFailed) as caught:
+        _ = played.result
+    seen = caught.value.report
+    assert isinstance(seen, Report)
+    shown = [str(caught.value), seen.model_dump_json(), *(str(page.data) for page in played.artifacts), caplog.text]
+    shown += [page.description or "" for page in played.artifacts]
+    shown += [str(task.state) for task in played.tasks(1)]
+    assert "postgres://shop:***@db" in str(caught.value)
+    assert f"with {'***' if readable else 'correcthorse'}" in str(caught.value)
+    for secret in ("hunt", "a1b2", *(["correcthorse"] if readable else [])):
+        assert [text for text in shown if secret in text] == []
+
+
+def test_i7_a_value_of_a_secret_is_masked_where_no_log_was_read(target: Target, api: FakeApi) -> None:
+    api.put("secrets", "shop-db", data={"image": b64encode(b"Correct:horse").decode()})
+    waiting = {"waiting": {"reason": "InvalidImageName", "message": 'couldn\'t parse image name "Correct:horse"'}}
+    workload = put_workload(api, ready=0, state=waiting, started=False)
+    workload["spec"]["template"]["spec"]["imagePullSecrets"] = [{"name": "shop-db"}]
+    with pytest.raises(RolloutFailed) as caught:
+        watch_rollout.fn(applied(target, release(), workload))
+    assert "Correct:horse" not in str(caught.value)
+    assert '"***"' in str(caught.value)
+
+
+def test_no_secret_is_read_for_a_rollout_without_problems(target: Target, api: FakeApi) -> None:
+    crashes(api)
+    workload = put_workload(api, ready=1, state={"running": {"startedAt": ago(50)}})
+    workload["spec"]["template"]["spec"]["imagePullSecrets"] = [{"name": "shop-db"}]
+    assert watch_rollout.fn(applied(target, release(), workload)).complete
+    assert not [path for path, _ in api.requests if "/secrets" in path]
 
 
 def test_the_soak_waits_for_the_settle_time_and_the_rollout_does_not(

@@ -58,6 +58,8 @@ class FakeApi:
         self.lists_forbidden = False
         self.unreadable: set[str] = set()
         """Plurals of which we may read no object."""
+        self.logs: dict[str, str] = {}
+        """By the name of the pod."""
         self.admission_error = ""
         """The message with which a creation is rejected; empty when all objects are admitted."""
         self.refused_names: dict[str, str] = {}
@@ -225,16 +227,16 @@ class FakeApi:
             return web.json_response({"resources": resources})
         parent, _, last = path.rpartition("/")
         collection, namespace = parent.rpartition("/")[2], _namespace(path)
+        if last == "log" and (name := parent.rpartition("/")[2]) in self.logs:
+            return web.Response(text=self.logs[name])
         item = self.objects.get(collection, {}).get(_key(namespace, last))
         if item and collection not in self.unreadable:
             return _answer(path, item)
         if "watch" in query:
             return await self._watch(request, last, int(query["resourceVersion"]))
-        if collection in _PLURALS:
-            status = 403 if collection in self.unreadable else 404
+        if collection in _PLURALS or self.lists_forbidden:
+            status = 404 if collection in _PLURALS and collection not in self.unreadable else 403
             return web.json_response(_status(status), status=status)
-        if self.lists_forbidden:
-            return web.json_response(_status(403), status=403)
         items = [
             item
             for item in self.objects.get(last, {}).values()

@@ -81,18 +81,21 @@ def test_output_exit_code_and_time_are_kept_with_both_streams_in_order(tmp_path:
     assert 0 < finished.seconds <= time.monotonic() - started
 
 
-def test_i7_secrets_in_the_output_are_masked_and_separated_output_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DEPLOY_TOKEN", "correct-horse")
+def test_i7_no_secret_of_ours_is_in_the_lines_of_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_TOKEN", "correcthorse")
     lines: list[str] = []
-    script = "echo deploying with correct-horse; echo https://me:battery@example.org >&2"
+    script = "echo correcthorse postgres://a:b@c; printf '%s\\n' '-----BEGIN PRIVATE KEY-----' MIIE 'AAAA=' end."
     finished = sh(script, tmp_path, on_line=lines.append)
-    assert lines == ["deploying with ***", "https://me:***@example.org"]
-    assert finished.output == "\n".join(lines)
-    command = ["/bin/sh", "-c", script]
-    apart = run(command, cwd=tmp_path, env=clean_environment(), timeout=LONG, separate_stdout=True)
-    assert apart.stdout == "deploying with correct-horse\n"  # it may be manifests
+    assert lines == ["*** postgres://a:***@c", "***", "***", "***", "end."]
+    assert finished.output.splitlines() == lines
+    assert "correcthorse" not in sh("echo correcthorse >&2", tmp_path).output
+
+
+def test_i7_a_long_line_is_not_cut_within_a_secret(tmp_path: Path) -> None:
+    program = "print('x' * 8170 + ' ' + 'postgres://shop:hunter2@db ' + 'y' * 9000, end='')"
+    finished = run([sys.executable, "-c", program], cwd=tmp_path, env=clean_environment(), timeout=LONG)
+    assert "postgres://shop:***@db" in finished.output
+    assert {len(line) for line in finished.output.splitlines()} > {8171}
 
 
 def test_lines_come_while_the_program_runs(tmp_path: Path) -> None:

@@ -13,11 +13,12 @@ from typing import NamedTuple
 from pydantic import Field
 
 from prefect_cd.errors import GateErrored, GateFailed
-from prefect_cd.masking import Shown
+from prefect_cd.masking import BY_SHAPE, Mask
 from prefect_cd.process import Finished
 from prefect_cd.release.model import Result
 
 LONGEST_MESSAGE = 4000
+LONGEST_NAME = 300
 REPORT_HINT = "make the command write a JUnit XML report there"
 _LONGEST_OUTPUT = 8000
 _TESTS_QUOTED = 5
@@ -45,11 +46,11 @@ class TestCase(Result):
 
     __test__ = False  # keeps pytest from collecting this class
 
-    name: Shown
-    suite: Shown = Field(description="the test's class, module or suite")
+    name: str
+    suite: str = Field(description="the test's class, module or suite")
     outcome: Outcome
     seconds: float = Field(ge=0)
-    message: Shown = Field(default="", description="why it did not pass, at most 4000 characters")
+    message: str = Field(default="", description="why it did not pass, at most 4000 characters")
 
     @property
     def title(self) -> str:
@@ -74,14 +75,14 @@ class Evidence(Result):
 
     gate: str
     outcome: Outcome
-    summary: Shown = Field(description="one line, for example: 5 passed, 1 failed in 3.2 s")
+    summary: str = Field(description="one line, for example: 5 passed, 1 failed in 3.2 s")
     hint: str = Field(default="", description="what to do about it; empty when it passed")
     seconds: float = Field(ge=0)
     cases: tuple[TestCase, ...] = Field(default=(), description="at most 1000 of them, those that did not pass first")
     pictures: tuple[Picture, ...] = ()
-    console: tuple[Shown, ...] = Field(default=(), description="console errors, page errors, failed requests")
+    console: tuple[str, ...] = Field(default=(), description="console errors, page errors, failed requests")
     trace: str | None = Field(default=None, description="path of a zip for `playwright show-trace`")
-    output: Shown = Field(default="", description="the last lines of the program's output")
+    output: str = Field(default="", description="the last lines of the program's output")
 
 
 class _Answer(NamedTuple):
@@ -92,7 +93,9 @@ class _Answer(NamedTuple):
     hint: str = ""
 
 
-def evaluate(gate: str, finished: Finished, cases: Sequence[TestCase] | None, *, unreadable: str = "") -> Evidence:
+def evaluate(
+    gate: str, finished: Finished, cases: Sequence[TestCase] | None, *, unreadable: str = "", mask: Mask = BY_SHAPE
+) -> Evidence:
     """Decide what a finished test program proved.
 
     Args:
@@ -100,6 +103,7 @@ def evaluate(gate: str, finished: Finished, cases: Sequence[TestCase] | None, *,
         finished: how the program ended.
         cases: the test cases of its report; None when no report was requested.
         unreadable: why the requested report could not be read.
+        mask: for the texts of the report; those in the program's output are masked already.
     """
     answer = _answer(finished, tuple(cases) if cases is not None else None, unreadable)
     return Evidence(
@@ -108,19 +112,21 @@ def evaluate(gate: str, finished: Finished, cases: Sequence[TestCase] | None, *,
         summary=f"{answer.reason} in {finished.seconds:.1f} s",
         hint=answer.hint,
         seconds=finished.seconds,
-        cases=tuple(_kept(cases or ())),
+        cases=tuple(_kept(cases or (), mask)),
         output=finished.output[-_LONGEST_OUTPUT:],
     )
 
 
-def _kept(cases: Sequence[TestCase]) -> Iterator[TestCase]:
-    """As many cases, and as much of their messages, as a page can show; in their order."""
+def _kept(cases: Sequence[TestCase], mask: Mask) -> Iterator[TestCase]:
+    """As many cases, and as much of their messages, as a page can show; in their order, without secrets."""
     by_interest = sorted(range(len(cases)), key=lambda number: cases[number].outcome not in _BAD)
     left = _LONGEST_MESSAGES
     for number in sorted(by_interest[:_MOST_CASES]):
-        message = cases[number].message[:left]
+        case = cases[number]
+        message = mask.head(case.message, min(LONGEST_MESSAGE, left))
         left -= len(message)
-        yield cases[number].model_copy(update={"message": message})
+        names = {"name": mask.head(case.name, LONGEST_NAME), "suite": mask.head(case.suite, LONGEST_NAME)}
+        yield case.model_copy(update={**names, "message": message})
 
 
 def require_passed(evidence: Evidence) -> None:

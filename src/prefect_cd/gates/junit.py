@@ -16,18 +16,18 @@ from xml.parsers import expat
 import junitparser
 
 from prefect_cd.errors import GateErrored
-from prefect_cd.gates.evidence import LONGEST_MESSAGE, REPORT_HINT, Outcome, TestCase
+from prefect_cd.gates.evidence import LONGEST_MESSAGE, LONGEST_NAME, REPORT_HINT, Outcome, TestCase
 
 LARGEST_REPORT = 20_000_000  # bytes
 _DEEPEST_NESTING = 50
 _MOST_ELEMENTS = 400_000  # each takes a hundred bytes and more, however short it is in the report
 _LARGEST_TAG = 1_000_000  # bytes; a tag with its attributes is read in one piece
 _CHUNK = 65536  # bytes
-_LONGEST_NAME = 300  # characters
+_MARGIN = 2  # how much more is read of a text than is shown, so that secrets are masked before they are cut
 
 
 def read_junit(path: Path) -> tuple[TestCase, ...]:
-    """The test cases of a JUnit XML report, in any of its dialects.
+    """The test cases of a JUnit XML report, in any of its dialects, with their secrets: `evidence` masks them.
 
     Raises:
         GateErrored: the report is missing, too large, malformed, or something other than a JUnit report.
@@ -125,11 +125,11 @@ def _case(element: ElementTree.Element, suite: str) -> TestCase:
     elif case.is_skipped:
         outcome = Outcome.SKIPPED
     return TestCase(
-        name=(case.name or "")[:_LONGEST_NAME],
-        suite=(case.classname or suite)[:_LONGEST_NAME],
+        name=(case.name or "")[: _MARGIN * LONGEST_NAME],
+        suite=(case.classname or suite)[: _MARGIN * LONGEST_NAME],
         outcome=outcome,
         seconds=_seconds(case),
-        message="\n".join(_message(result.message, result.text) for result in case.result)[:LONGEST_MESSAGE],
+        message="\n".join(_message(result.message, result.text) for result in case.result)[: _MARGIN * LONGEST_MESSAGE],
     )
 
 

@@ -17,6 +17,7 @@ from prefect_cd.gates.checkout import checkout_path, in_checkout
 from prefect_cd.gates.evidence import Evidence, Outcome, TestCase, evaluate
 from prefect_cd.gates.junit import read_junit
 from prefect_cd.http_client import Response, send
+from prefect_cd.masking import BY_SHAPE, Mask
 from prefect_cd.pipeline.models import Check, Gate, HttpCheck
 from prefect_cd.process import BEST_ISOLATION, Isolation, clean_environment, ignore, run
 
@@ -43,7 +44,7 @@ def run_check(
         MissingSuite: the commit does not have the check's directory.
         MissingTool: the program is not installed.
     """
-    return _run_command(check, check.run, checkout, check.environment, on_line, isolation)
+    return _run_command(check, check.run, checkout, check.environment, on_line, isolation, BY_SHAPE)
 
 
 def run_gate(
@@ -55,6 +56,7 @@ def run_gate(
     on_line: Callable[[str], None] = ignore,
     variables: Mapping[str, str] = {},
     isolation: Isolation = BEST_ISOLATION,
+    mask: Mask = BY_SHAPE,
 ) -> Evidence:
     """Test a running environment.
 
@@ -66,6 +68,7 @@ def run_gate(
         on_line: called with each line of output.
         variables: for commands and suites; the gate's own variables take precedence.
         isolation: of a command or suite, which may write the checkout, and a suite its evidence, too.
+        mask: knows what is secret in output, reports and responses; the evidence has none of it.
 
     Raises:
         MissingSuite: the commit does not have the gate's suite or directory.
@@ -73,13 +76,13 @@ def run_gate(
     """
     if gate.browser is not None:
         return run_suite(
-            gate, checkout, url, evidence_folder, on_line=on_line, variables=variables, isolation=isolation
+            gate, checkout, url, evidence_folder, on_line=on_line, variables=variables, isolation=isolation, mask=mask
         )
     if gate.http is not None:
-        return _run_http_check(gate, gate.http, url, on_line)
+        return _run_http_check(gate, gate.http, url, on_line, mask)
     if gate.run is not None:
         variables = {**variables, **gate.environment, "BASE_URL": url}
-        return _run_command(gate, gate.run, checkout, variables, on_line, isolation)
+        return _run_command(gate, gate.run, checkout, variables, on_line, isolation, mask)
     raise AssertionError("a gate is exactly one of browser, http or run")
 
 
@@ -90,6 +93,7 @@ def _run_command(
     variables: Mapping[str, str],
     on_line: Callable[[str], None],
     isolation: Isolation,
+    mask: Mask,
 ) -> Evidence:
     directory = checkout_path(checkout, test.directory, test.name)
     report = directory / test.report if test.report else None
@@ -102,11 +106,12 @@ def _run_command(
         timeout=test.timeout,
         on_line=on_line,
         isolation=in_checkout(isolation, checkout),
+        mask=mask,
     )
     if report is None:
         return evaluate(test.name, finished, None)
     try:
-        return evaluate(test.name, finished, read_junit(report))
+        return evaluate(test.name, finished, read_junit(report), mask=mask)
     except GateErrored as error:
         return evaluate(test.name, finished, (), unreadable=error.reason)
 
@@ -124,19 +129,19 @@ def _remove_stale(report: Path, checkout: Path) -> None:
         report.unlink()
 
 
-def _run_http_check(gate: Gate, check: HttpCheck, url: str, on_line: Callable[[str], None]) -> Evidence:
+def _run_http_check(gate: Gate, check: HttpCheck, url: str, on_line: Callable[[str], None], mask: Mask) -> Evidence:
     """Send one GET request; only a failed connection is tried again, for ten seconds."""
     address, started = url.rstrip("/") + check.path, monotonic()
     deadline = started + gate.timeout.total_seconds()
     body, hint = "", ""
     try:
         response = _get(address, deadline)
-        passed, result = _compare(check, response)
+        passed, result = _compare(check, response, mask)
         outcome = Outcome.PASSED if passed else Outcome.FAILED
-        body = response.text[:_BODY_SHOWN]
+        body = mask.head(response.text, _BODY_SHOWN)
         hint = "" if passed else "correct the application, and push"
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        outcome, result = Outcome.ERRORED, f"no response: {error or type(error).__name__}"
+        outcome, result = Outcome.ERRORED, f"no response: {mask(str(error)) or type(error).__name__}"
         hint = "check that the Service has ready endpoints and that the environment's url is right"
     seconds, summary = monotonic() - started, f"GET {check.path}: {result}"
     on_line(summary)
@@ -171,10 +176,10 @@ def _get(address: str, deadline: float) -> Response:
         sleep(_RETRY_PAUSE)
 
 
-def _compare(check: HttpCheck, response: Response) -> tuple[bool, str]:
-    """Whether the response is the expected one, and the result in a few words."""
+def _compare(check: HttpCheck, response: Response, mask: Mask) -> tuple[bool, str]:
+    """Whether the response is the expected one, and the result in a few words, without secrets."""
     if response.status != check.status:
-        location = response.headers.get("location", "")[:_LOCATION_SHOWN]
+        location = mask.head(response.headers.get("location", ""), _LOCATION_SHOWN)
         redirect = f" (to {location})" if location else ""
         return False, f"{response.status}{redirect} instead of {check.status}"
     if check.contains and check.contains not in response.text:

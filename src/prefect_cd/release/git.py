@@ -32,6 +32,7 @@ from prefect_cd.errors import (
     RepositoryUnreachable,
     UnknownRevision,
 )
+from prefect_cd.masking import BY_SHAPE
 from prefect_cd.process import Finished, clean_environment, run
 from prefect_cd.release.model import Commit
 
@@ -205,6 +206,8 @@ class _Git:
             env=_environment(self.repository, online=online, lfs=lfs),
             timeout=timedelta(seconds=max(self.deadline - time.monotonic(), 0.1)),
             separate_stdout=True,
+            # git itself writes no secret, but its helpers quote the messages of servers
+            mask=BY_SHAPE.with_values([self.repository.authenticated_url or ""]),
         )
         return finished, finished.stdout.removesuffix("\n").split("\n") if finished.stdout else []
 
@@ -588,7 +591,7 @@ _KNOWN_FAILURES: tuple[tuple[str, type[DeliveryError], str, str], ...] = (
 
 def _git_error(finished: Finished, repository: Repository) -> DeliveryError:
     """The error for a failure of git; an unknown failure may be temporary, so it is Errored and not Invalid."""
-    message = _redacted(finished.last(20), repository)
+    message = finished.last(20)
     if finished.timed_out:
         return RepositoryUnreachable(
             f"git did not finish within {finished.seconds:.0f} s",
@@ -605,15 +608,6 @@ def _git_error(finished: Finished, repository: Repository) -> DeliveryError:
         detail=message,
         hint=f"try again; from this machine: git ls-remote {repository.url}",
     )
-
-
-def _redacted(text: str, repository: Repository) -> str:
-    """The text without secrets: git itself writes none, but its helpers quote the messages of servers."""
-    userinfo = urlsplit(repository.authenticated_url or "").netloc.rpartition("@")[0]
-    secrets = {userinfo, *userinfo.split(":", 1)[-1:]}
-    for secret in secrets | {unquote(secret) for secret in secrets}:
-        text = text.replace(secret, "***") if secret else text
-    return re.sub(r"(https?://)[^/@\s']+@", r"\1", text)
 
 
 __all__ = ["Repository", "checkout", "is_ancestor", "log", "refresh", "resolve"]

@@ -26,6 +26,7 @@ import httpx
 
 from prefect_cd.errors import Forbidden, Invalid, MissingTool, RegistryUnreachable
 from prefect_cd.http_client import Response, is_loopback, send
+from prefect_cd.masking import BY_SHAPE
 from prefect_cd.process import run
 
 _ACCEPT = (
@@ -570,7 +571,9 @@ def _ask_helper(helper: str, server: str) -> Credentials | None:
         if "not found" in message:
             return None
         raise Forbidden(
-            f"{program} gives no credentials for {server}", detail=message[:500], hint=f"try: {program} get"
+            f"{program} gives no credentials for {server}",
+            detail=BY_SHAPE.head(message, 500),
+            hint=f"try: {program} get",
         )
     try:
         answer = json.loads(finished.stdout)

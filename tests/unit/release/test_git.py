@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -628,11 +629,12 @@ def test_messages_of_servers_become_the_right_error(message: str, kind: type[Del
     assert type(git_module._git_error(finished, Repository("https://x/"))) is kind
 
 
-def test_secrets_are_removed_from_messages_of_servers() -> None:
-    repository = Repository("https://x/", f"https://bob:{QUOTED}@x/")
-    message = f"remote: {SECRET} {QUOTED} https://bob:other@y/z"
-    finished = process.Finished(code=128, output=message, seconds=1, timed_out=False)
-    assert git_module._git_error(finished, repository).detail == "remote: *** *** https://y/z"
+@pytest.mark.parametrize("userinfo", [f"bob:{QUOTED}", QUOTED])
+def test_i7_secrets_are_masked_in_what_git_writes(userinfo: str, tmp_path: Path) -> None:
+    git = git_module._Git(Repository("https://x/", f"https://{userinfo}@x/"), time.monotonic() + 60)
+    with pytest.raises(RepositoryUnreachable) as caught:
+        git(f"say-{SECRET}-{QUOTED}-https://bob:other@y/z", at=tmp_path)  # git quotes a command that it does not know
+    assert "'say-***-***-https://***@y/z' is not a git command" in caught.value.detail
 
 
 def test_settings_that_the_operator_gives_by_environment_stay(origin: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ BROWSER_LOG = "browser-log.jsonl"
 LARGEST_PICTURE = 150_000  # bytes: the Prefect UI shows pictures as data URIs
 _JPEG_QUALITIES = (60, 40, 20)
 _SCREENSHOT_TIMEOUT = 3000  # milliseconds
-_LONGEST_TEXT = 1000
+_LONGEST_TEXT = 4000  # more than is shown: secrets are masked before a text is cut
 _FIRST_ERROR_STATUS = 400
 
 

@@ -22,6 +22,7 @@ from prefect_cd.gates.browser.executable import EXECUTABLE_VARIABLE, find_browse
 from prefect_cd.gates.checkout import checkout_path, in_checkout
 from prefect_cd.gates.evidence import Evidence, Outcome, Picture, TestCase, evaluate
 from prefect_cd.gates.junit import read_junit
+from prefect_cd.masking import BY_SHAPE, Mask
 from prefect_cd.pipeline.models import Gate
 from prefect_cd.process import BEST_ISOLATION, Isolation, clean_environment, ignore, run
 
@@ -51,6 +52,7 @@ def run_suite(
     on_line: Callable[[str], None] = ignore,
     variables: Mapping[str, str] = {},
     isolation: Isolation = BEST_ISOLATION,
+    mask: Mask = BY_SHAPE,
 ) -> Evidence:
     """Run a gate's pytest + Playwright suite against `url`: the part of `gates.runner.run_gate` for browser gates.
 
@@ -75,18 +77,19 @@ def run_suite(
             timeout=gate.timeout,
             on_line=on_line,
             isolation=in_checkout(isolation, checkout, folder, Path(temporary)),
+            mask=mask,
         )
     try:
         cases, unreadable = read_junit(report), ""
     except GateErrored as error:
         cases, unreadable = (), error.reason
-    evidence = evaluate(gate.name, finished, cases, unreadable=unreadable)
+    evidence = evaluate(gate.name, finished, cases, unreadable=unreadable, mask=mask)
     log = list(_log_entries(folder))
     return evidence.model_copy(
         update={
-            "console": tuple(_console(log)),
-            "pictures": tuple(_pictures(log, folder, evidence.cases)),
-            "trace": _trace(log, folder, evidence.cases),
+            "console": tuple(_console(log, mask)),
+            "pictures": tuple(_pictures(log, folder, cases, mask)),
+            "trace": _trace(log, folder, cases),
         }
     )
 
@@ -162,22 +165,19 @@ def _read_regular_file(path: Path, largest: int) -> bytes:
         return b""
 
 
-def _console(log: Sequence[_LogEntry]) -> list[str]:
-    lines = [
-        f"{entry.get('test', '')}: {entry.get('text', '')}"[:_LONGEST_CONSOLE_LINE]
-        for entry in log
-        if entry.get("kind") == "console"
-    ]
+def _console(log: Sequence[_LogEntry], mask: Mask) -> list[str]:
+    lines = [f"{entry.get('test', '')}: {entry.get('text', '')}" for entry in log if entry.get("kind") == "console"]
     unique = list(dict.fromkeys(lines))
     more = len(unique) - _MOST_CONSOLE_LINES
-    return unique[:_MOST_CONSOLE_LINES] + ([f"and {more} more"] if more > 0 else [])
+    first = [mask.head(line, _LONGEST_CONSOLE_LINE) for line in unique[:_MOST_CONSOLE_LINES]]
+    return first + ([f"and {more} more"] if more > 0 else [])
 
 
-def _pictures(log: Sequence[_LogEntry], folder: Path, cases: Sequence[TestCase]) -> Iterator[Picture]:
+def _pictures(log: Sequence[_LogEntry], folder: Path, cases: Sequence[TestCase], mask: Mask) -> Iterator[Picture]:
     for entry in _failing_tests_first(log, "picture", cases)[:_MOST_PICTURES]:
         jpeg = _read_regular_file(folder / Path(entry.get("file", "")).name, _LARGEST_PICTURE)
         if jpeg.startswith(b"\xff\xd8\xff"):  # every JPEG begins with these bytes
-            title = re.sub(r"\[chromium\]$", "", entry.get("test", ""))[:_LONGEST_TITLE]
+            title = mask.head(re.sub(r"\[chromium\]$", "", entry.get("test", "")), _LONGEST_TITLE)
             yield Picture(title=title, jpeg=base64.b64encode(jpeg).decode())
 
 

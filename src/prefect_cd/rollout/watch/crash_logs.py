@@ -1,4 +1,4 @@
-"""Logs of runs that failed: each is read once, its secrets are masked, and no other logs are read."""
+"""Logs of runs that failed: each is read once, and no other logs are read. Secrets in them are masked."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -8,10 +8,9 @@ import anyio
 
 from prefect_cd.kube.client import Cluster
 from prefect_cd.kube.objects import Object
-from prefect_cd.masking import masked
 from prefect_cd.rollout.assess import Log
 from prefect_cd.rollout.diagnosis import Container, containers, is_disrupted
-from prefect_cd.rollout.watch.pod_secrets import PodSecrets
+from prefect_cd.rollout.watch.secret_values import SecretValues
 
 _LINES = 30
 _MAX_CHARACTERS = 4000
@@ -30,11 +29,8 @@ class CrashLogs:
     """Logs of failed runs that have been read, or are being read."""
 
     cluster: Cluster
-    secrets: PodSecrets = field(init=False)
+    secrets: SecretValues
     _tasks: dict[_Run, "asyncio.Task[str]"] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.secrets = PodSecrets(self.cluster)
 
     def available(self, pods: Sequence[Object], on_read: Callable[[], None]) -> tuple[Log, ...]:
         """The logs that have been read. Others are read in the background; `on_read` is called after each."""
@@ -66,23 +62,18 @@ class CrashLogs:
     def _start_reading(self, container: Container) -> "asyncio.Task[str]":
         run = _run_of(container)
         if run not in self._tasks:
-            self._tasks[run] = asyncio.create_task(self._read_masked(container))
+            self._tasks[run] = asyncio.create_task(read_crash_log(self.cluster, container, self.secrets))
         return self._tasks[run]
-
-    async def _read_masked(self, container: Container) -> str:
-        text = await read_crash_log(self.cluster, container)
-        return masked(text, await self.secrets.of(container.pod)) if text else ""
 
     async def close(self) -> None:
         """Stop reading."""
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        await self.secrets.close()
 
 
-async def read_crash_log(cluster: Cluster, container: Container) -> str:
-    """The log of the run that ended, or of the one that runs; empty when no run has started.
+async def read_crash_log(cluster: Cluster, container: Container, secrets: SecretValues) -> str:
+    """The log of the run that ended, or of the one that runs, without secrets; empty when no run has started.
 
     Between two runs the node has removed the one container and not yet created the other, so it is asked again after a
     pause. The present run of one request may be the previous run of the next.
@@ -96,7 +87,8 @@ async def read_crash_log(cluster: Cluster, container: Container) -> str:
             # the next run began between the two requests
             previous = await _read_log(cluster, container, previous=True)
         if text := previous or present:
-            return _printable(text)
+            await secrets.learn([container.pod])
+            return _printable(secrets.mask.tail(text, _MAX_CHARACTERS))
         wrote_nothing = previous is not None or (present is not None and not container.running)
         if wrote_nothing:
             break
@@ -111,8 +103,8 @@ async def _read_log(cluster: Cluster, container: Container, *, previous: bool) -
 
 
 def _printable(text: str) -> str:
-    """The end of a log, without control characters that would change the terminal that shows it."""
-    return "".join(character for character in text[-_MAX_CHARACTERS:] if character.isprintable() or character in "\n\t")
+    """A log without control characters that would change the terminal that shows it."""
+    return "".join(character for character in text if character.isprintable() or character in "\n\t")
 
 
 def _has_failed(container: Container) -> bool:

@@ -16,7 +16,6 @@ from prefect_cd.errors import RolloutFailed
 from prefect_cd.kube.client import Cluster
 from prefect_cd.kube.objects import Object, kind_and_name
 from prefect_cd.kube.resources import Ref
-from prefect_cd.masking import masked
 from prefect_cd.pipeline.models import RolloutSettings
 from prefect_cd.pipeline.types import duration_text
 from prefect_cd.rollout.assess import (
@@ -40,10 +39,12 @@ from prefect_cd.rollout.watch.report import (
     Problem,
     Report,
     WorkloadRow,
+    masked,
     problem_of,
     rollout_failed,
     workload_row,
 )
+from prefect_cd.rollout.watch.secret_values import SecretValues
 from prefect_cd.rollout.watch.soak import WatchState
 
 _TICK_SECONDS = 0.25
@@ -92,7 +93,8 @@ async def watch(
     async with run_informers(cluster, refs, services, temporary) as informers:
         started_at = started_at or since
         state = WatchState(started_at, updated_at=_now())
-        rollout = _WatchedRollout(cluster, informers, settings, since, started_at, state, temporary)
+        secrets = SecretValues(cluster, objects)
+        rollout = _WatchedRollout(cluster, informers, settings, since, started_at, state, secrets, temporary)
         try:
             return await _watch_to_end(rollout, on_change)
         finally:
@@ -108,6 +110,7 @@ async def _watch_to_end(rollout: "_WatchedRollout", on_change: Callable[[Report]
             rollout.assess()
         if rollout.has_ended:
             await rollout.confirm()
+        await rollout.learn_secrets()
         report = rollout.report
         if rollout.has_ended or last_report is None or report.differs(last_report):
             last_report = report
@@ -130,6 +133,7 @@ class _WatchedRollout:
     since: datetime
     started_at: datetime
     state: WatchState
+    secrets: SecretValues
     temporary: frozenset[Ref] = frozenset()
     """Jobs that the cluster removes once they have ended."""
     verdicts: dict[Ref, Verdict] = field(default_factory=dict)
@@ -137,11 +141,13 @@ class _WatchedRollout:
     checks: LiveChecks = field(init=False)
     _memories: dict[Ref, Memory] = field(default_factory=dict)
     _rows: dict[Ref, WorkloadRow] = field(default_factory=dict)
+    _with_problems: dict[Ref, tuple[Object, ...]] = field(default_factory=dict)
+    """Workloads with problems, each with its pods: their messages are shown."""
     _deleted_since: dict[Ref, datetime] = field(default_factory=dict)
     _next_by_clock: float = 0.0
 
     def __post_init__(self) -> None:
-        self.logs = CrashLogs(self.cluster)
+        self.logs = CrashLogs(self.cluster, self.secrets)
         self.checks = LiveChecks(self.cluster, self.informers)
 
     # --- verdicts ----------------------------------------------------------------------------------------------------
@@ -182,6 +188,7 @@ class _WatchedRollout:
         verdict = assess(observation, since=self.since, now=now, patience=patience, memory=memory)
         self.verdicts[ref] = verdict
         self._rows[ref] = workload_row(ref, observation, verdict)
+        self._with_problems[ref] = (observation.workload, *observation.pods) if verdict.causes else ()
         # a failure is final once it is remembered, so it must be confirmed first
         if verdict.phase is not Phase.FAILED:
             self._memories[ref] = verdict.memory
@@ -236,6 +243,11 @@ class _WatchedRollout:
         if self.has_failed and await self.checks.find_missing(self.verdicts):
             self.assess()
 
+    async def learn_secrets(self) -> None:
+        """Read the Secrets of workloads whose messages are shown, so that these can be masked."""
+        if not self.informers.lost_since:
+            await self.secrets.learn(item for items in self._with_problems.values() for item in items)
+
     # --- the end -----------------------------------------------------------------------------------------------------
 
     @property
@@ -263,7 +275,7 @@ class _WatchedRollout:
         """The present state of the rollout."""
         now, lost_since = self.state.updated_at, self.informers.lost_since
         return Report(
-            workloads=tuple(self._rows.values()),
+            workloads=tuple(masked(row, self.secrets.mask) for row in self._rows.values()),
             seconds=(now - self.started_at).total_seconds(),
             completed_at=self.state.stable_since if self.state.complete else None,
             lost_since=lost_since if lost_since and now - lost_since >= _LOST_AFTER else None,
@@ -281,12 +293,12 @@ class _WatchedRollout:
             with_problems = [watched for watched in workloads if not verdicts[watched.ref].healthy]
         causes = [(watched, cause) for watched in with_problems for cause in verdicts[watched.ref].causes[:_MAX_CAUSES]]
         logs = await asyncio.gather(*(self._read_log(watched, cause) for watched, cause in causes))
-        secrets = self.logs.secrets.known
+        mask = self.secrets.mask
         problems = [
-            problem_of(watched.ref, cause, log, secrets) for (watched, cause), log in zip(causes, logs, strict=True)
+            problem_of(watched.ref, cause, log, mask) for (watched, cause), log in zip(causes, logs, strict=True)
         ]
         if failed:
-            return rollout_failed(self.report, problems, masked(verdicts[failed[0].ref].summary, secrets))
+            return rollout_failed(self.report, problems, mask(verdicts[failed[0].ref].summary))
         reason = problems[0].summary if problems else self.report.summary
         timeout = duration_text(self.settings.timeout)
         return rollout_failed(self.report, problems, f"not complete after {timeout}: {reason}")

@@ -1,15 +1,16 @@
 """The state of a rollout, as others read it: rows of workloads and pods, problems, and the error that carries them.
 
-Pure. `rollout.assess` makes the verdicts and `rollout.diagnosis` the sentences; a report only arranges them.
+Pure. `rollout.assess` makes the verdicts and `rollout.diagnosis` the sentences; a report only arranges them, and masks
+secrets in what pods, nodes and controllers wrote.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 from prefect_cd.errors import RolloutFailed
 from prefect_cd.kube.objects import Object, condition_holds
 from prefect_cd.kube.resources import Ref
-from prefect_cd.masking import Shown, masked
+from prefect_cd.masking import Mask
 from prefect_cd.release.model import Result
 from prefect_cd.rollout.assess import Observation, Phase, Verdict
 from prefect_cd.rollout.diagnosis import Cause
@@ -20,7 +21,7 @@ class PodRow(Result):
 
     name: str
     ready: bool
-    state: Shown
+    state: str
     since: datetime | None
 
 
@@ -29,11 +30,11 @@ class WorkloadRow(Result):
 
     workload: str
     phase: Phase
-    summary: Shown
+    summary: str
     ready: int
     wanted: int
     pods: tuple[PodRow, ...]
-    summary_without_seconds: Shown = ""
+    summary_without_seconds: str = ""
     """The summary with … in place of seconds that change all the time; empty where it has none."""
 
 
@@ -42,11 +43,11 @@ class Problem(Result):
 
     workload: str
     category: str
-    summary: Shown
-    evidence: Shown
-    hint: Shown
+    summary: str
+    evidence: str
+    hint: str
     where: str
-    logs: Shown = ""
+    logs: str = ""
 
 
 class Report(Result):
@@ -102,6 +103,12 @@ def report_of(error: RolloutFailed) -> Report | None:
     return error.report if isinstance(error.report, Report) else None
 
 
+def masked(row: WorkloadRow, mask: Mask) -> WorkloadRow:
+    """A row without secrets: its summary quotes messages of the cluster."""
+    texts = {"summary": mask(row.summary), "summary_without_seconds": mask(row.summary_without_seconds)}
+    return row.model_copy(update=texts)
+
+
 def workload_row(ref: Ref, observation: Observation | None, verdict: Verdict) -> WorkloadRow:
     """One workload as a report shows it; without an observation, it has no pods."""
     pods = observation.pods if observation else ()
@@ -144,14 +151,14 @@ def _why_stopped(state: Object) -> str:
     return str(waiting.get("reason") or "")
 
 
-def problem_of(ref: Ref, cause: Cause, logs: str, secrets: Collection[str] = ()) -> Problem:
-    """One cause as a report shows it; messages of pods have the values of `secrets` masked."""
+def problem_of(ref: Ref, cause: Cause, logs: str, mask: Mask) -> Problem:
+    """One cause as a report shows it, without secrets; those in `logs` are masked already."""
     return Problem(
         workload=str(ref),
         category=cause.category.value,
-        summary=masked(cause.summary, secrets),
-        evidence=masked(cause.evidence, secrets),
-        hint=masked(cause.hint, secrets),
+        summary=mask(cause.summary),
+        evidence=mask(cause.evidence),
+        hint=mask(cause.hint),
         where=f"{cause.object} in {ref.namespace}",
         logs=logs.strip(),
     )
@@ -161,7 +168,7 @@ def rollout_failed(report: Report, problems: Sequence[Problem], reason: str) -> 
     """The error about a failed rollout, with the evidence and the hint of the first problem."""
     first = problems[0] if problems else None
     return RolloutFailed(
-        masked(reason),
+        reason,
         report=report.model_copy(update={"problems": tuple(problems)}),
         where=first.where if first else "",
         detail="\n".join(filter(None, [first.evidence, first.logs])) if first else "",
@@ -174,6 +181,7 @@ __all__ = [
     "Problem",
     "Report",
     "WorkloadRow",
+    "masked",
     "pod_row",
     "problem_of",
     "report_of",
