@@ -113,7 +113,8 @@ class Progress:
         """Show the report as it is now."""
         if not _in_a_run():
             return
-        headline = "; ".join(filter(None, [report.summary, summary.expectation()]))
+        expected = "" if report.complete else summary.expectation()
+        headline = "; ".join(filter(None, [report.summary, expected]))
         description = f"{inline(headline)}\n\n{markdown.rollout(report)}"
         place = (str(flow_run.id), self._key)
         if artifact := _PAGES.get(place):

@@ -124,8 +124,8 @@ def summary(content: SummaryContent, environments_page: str = "") -> str:
     """
     sign = "✔" if content.outcome in GOOD_OUTCOMES else "✘" if content.outcome else "…"
     parts = [
-        f"# {sign} {inline(content.headline)}",
-        bold(content.title) if content.title not in content.headline else "",
+        f"# {sign} {inline(f'{content.outcome}: {content.title}' if content.outcome else content.headline)}",
+        inline(content.message) if content.outcome else bold(content.title),
         f"**What to do:** {inline(content.next)}" if content.next else "",
         "## What runs now" if content.environments else "",
         environment_table(content.environments) if content.environments else "",
@@ -254,7 +254,7 @@ def _environment(environment: Environment, answer: "EnvironmentStatus | Delivery
     yield bullets(
         f"namespace {code(environment.namespace)}",
         f"URL {code(environment.url)}" if environment.url else "",
-        f"image {code(answer.runs.image)}" if answer.runs and answer.runs.image else "",
+        f"image {code(_short_reference(answer.runs.image))}" if answer.runs and answer.runs.image else "",
         *(f"damaged: {inline(damage.where)}: {inline(damage.problem)}" for damage in answer.damaged),
         *(f"not as released: {inline(defect)}" for defect in answer.defects),
         *(f"vetoed for triggers: {inline(entry.release_id)} ({entry.state.value})" for entry in answer.vetoed),
@@ -262,6 +262,12 @@ def _environment(environment: Environment, answer: "EnvironmentStatus | Delivery
     if answer.releases:
         yield "Last releases:"
         yield release_table(answer.releases[:_SHOWN_RELEASES])
+
+
+def _short_reference(image: str) -> str:
+    """A reference with the first digits of its digest: the page is narrow."""
+    name, at, digest = image.partition("@")
+    return f"{name}{at}{digest[:19]}…" if at else name
 
 
 def release_table(releases: Iterable[Version]) -> str:

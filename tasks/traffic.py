@@ -20,6 +20,7 @@ from prefect_cd.release.model import Release
 from prefect_cd.tasks import artifacts
 from prefect_cd.tasks.changes import Plan
 from prefect_cd.tasks.stage import log
+from prefect_cd.tasks.summary import listed
 from prefect_cd.tasks.target import Target
 
 GATE = "zero downtime"
@@ -79,6 +80,7 @@ def _requests(target: Target, *, has_users: bool, judged: bool) -> Iterator[list
 
 
 @task(name="probe", task_run_name="users of {target.name} during the rollout", cache_policy=NO_CACHE)
+@listed
 def _judge(target: Target, traffic: Traffic, settings: Probe) -> Evidence:
     """Only an answer stops a release: where nothing could be measured, the gates after it decide.
 

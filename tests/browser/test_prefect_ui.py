@@ -106,8 +106,10 @@ def test_the_summary_of_a_run_is_among_its_artifacts_and_says_what_happened_why_
     if not ui:
         page.get_by_text("Artifacts", exact=True).first.click(timeout=20_000)
     page.get_by_text(re.compile("^shop-.*-summary$")).last.click(timeout=20_000)
-    heading = page.get_by_role("heading", name="Rolled back: abc failed in production, which runs the known-good again")
+    heading = page.get_by_role("heading", name="Rolled back: abc1234 Picks → production")
     expect(heading).to_be_visible(timeout=20_000)
+    why = "abc failed in production, which runs the known-good again: 2 of 5 requests failed"
+    expect(page.get_by_text(why, exact=True).first).to_be_visible()
     expect(page.get_by_text("What to do: push a fix", exact=True)).to_be_visible()
     expect(page.get_by_role("cell", name="unknown")).to_be_visible()
     expect(page.get_by_role("cell", name="smoke on production")).to_be_visible()

@@ -17,6 +17,7 @@ from prefect_cd.errors import GateErrored, GateFailed
 from prefect_cd.flows.outcome import returning_state
 from prefect_cd.gates.evidence import Evidence
 from prefect_cd.pipeline.models import Environment, Pipeline
+from prefect_cd.rollout.assess import Phase
 from prefect_cd.tasks import artifacts, summary
 from prefect_cd.tasks.markdown_summary import StageOutcome, StageRow, SummaryContent
 from prefect_cd.tasks.summary import listed
@@ -70,7 +71,7 @@ def test_a_run_has_one_summary_of_its_own_which_names_outcome_environments_and_s
     assert artifact.task_run_id is None
     assert artifact.description == "Completed: shop 1 runs in staging"
     text = str(artifact.data)
-    assert text.startswith("# ✔ Completed: shop 1 runs in staging\n\n**abc Picks**")
+    assert text.startswith("# ✔ Completed: abc Picks\n\nshop 1 runs in staging\n\n## What runs now")
     assert "| staging | nothing |  |  | empty |" in text
     assert "| ✔ | smoke on staging | 0." in text
     assert "| passed in 1.0 s | [details](http" in text
@@ -85,9 +86,8 @@ def test_it_says_why_a_run_failed_and_what_to_do(run: Play, shop: Pipeline) -> N
 
     played = run(work)
     text = page(played.id)
-    assert text.startswith(
-        "# ✘ Failed: smoke failed on staging\n\n**abc Picks**\n\n**What to do:** look at the pictures"
-    )
+    why = "smoke failed on staging"
+    assert text.startswith(f"# ✘ Failed: abc Picks\n\n{why}\n\n**What to do:** look at the pictures")
     assert "| ✘ | smoke on staging | 0." in text
     assert "| smoke failed on staging | [details](http" in text
 
@@ -172,7 +172,7 @@ def test_i4_recovery_ends_the_summary_of_a_run_that_was_killed(run: Play, shop: 
         client.set_flow_run_state(killed.id, Crashed(message="exit code -9\nmore"), force=True)
     run(lambda: summary.end_interrupted(shop.application))
     text = page(killed.id)
-    assert text.startswith("# ✘ Crashed: exit code -9\n")
+    assert text.startswith("# ✘ Crashed: abc Picks\n\nexit code -9\n")
     assert "| ✘ | rollout of staging |" in text
     assert "| interrupted |" in text
     assert "| ✔ | smoke on staging |" in text
@@ -196,7 +196,7 @@ def test_a_waiting_run_that_another_process_ends_says_so(run: Play, shop: Pipeli
     with get_client(sync_client=True) as client:
         summary.end_other(client, waited.id, "Expired", "there was no decision in time")
     text = page(waited.id)
-    assert text.startswith("# ✘ Expired: there was no decision in time\n")
+    assert text.startswith("# ✘ Expired: abc Picks\n\nthere was no decision in time\n")
     assert "| ✘ | approval of production |" in text
 
 
@@ -246,7 +246,7 @@ def test_the_progress_of_a_rollout_says_what_it_usually_takes(run: Play, shop: P
     @task(task_run_name="rollout of staging")
     @listed
     def rollout() -> None:
-        artifacts.Progress("shop", "staging").show(report())
+        artifacts.Progress("shop", "staging").show(report(Phase.PROGRESSING))
 
     def work() -> None:
         summary.begin(shop, "abc Picks")
