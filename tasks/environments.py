@@ -29,20 +29,21 @@ _PATIENCE = timedelta(seconds=5)
 _ROWS = TypeAdapter(tuple[EnvironmentRow, ...])
 
 
-def read(pipeline: Pipeline, *, compare: bool = False) -> list[EnvironmentStatus | DeliveryError]:
+def read(pipeline: Pipeline, *, compare: bool = False, history: bool = True) -> list[EnvironmentStatus | DeliveryError]:
     """The status of each environment, or why it could not be read, in the order of the pipeline file.
 
     Args:
         pipeline: has the environments.
         compare: whether to compare their objects with the known-good, which costs a dry run of all of them.
+        history: whether to read their last releases, too.
     """
     targets = [Target.of(pipeline, environment.name) for environment in pipeline.environments]
-    return [_read(target, compare=compare) for target in targets]
+    return [_read(target, compare=compare, history=history) for target in targets]
 
 
-def _read(target: Target, *, compare: bool) -> EnvironmentStatus | DeliveryError:
+def _read(target: Target, *, compare: bool, history: bool) -> EnvironmentStatus | DeliveryError:
     async def run(cluster: Cluster) -> EnvironmentStatus:
-        return await read_status(cluster, target.ownership, compare=compare)
+        return await read_status(cluster, target.ownership, compare=compare, history=history)
 
     try:
         return target.run(run, patience=_PATIENCE)
@@ -54,7 +55,7 @@ def rows(pipeline: Pipeline) -> tuple[EnvironmentRow, ...]:
     """What runs in each environment now, in a line each."""
     return tuple(
         environment_row(environment.name, answer)
-        for environment, answer in zip(pipeline.environments, read(pipeline), strict=True)
+        for environment, answer in zip(pipeline.environments, read(pipeline, history=False), strict=True)
     )
 
 

@@ -5,6 +5,7 @@ exactly the known-good is found out by a dry run of all its objects; nothing is 
 """
 
 import asyncio
+from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Literal
 
@@ -87,13 +88,16 @@ class EnvironmentStatus(Result):
         return self.condition in {"empty", "whole", "changing"}
 
 
-async def read_status(cluster: Cluster, ownership: Ownership, *, compare: bool = True) -> EnvironmentStatus:
+async def read_status(
+    cluster: Cluster, ownership: Ownership, *, compare: bool = True, history: bool = True
+) -> EnvironmentStatus:
     """The status of an environment; one whose namespace does not exist is empty.
 
     Args:
         cluster: where it is.
         ownership: the environment.
         compare: whether to find out, by a dry run of all its objects, whether they are those of the known-good.
+        history: whether to read the records of the last releases, too.
 
     Raises:
         ClusterUnreachable, Forbidden: as for every request.
@@ -102,7 +106,8 @@ async def read_status(cluster: Cluster, ownership: Ownership, *, compare: bool =
     holder = holder_of(lease, datetime.now(timezone.utc))
     condition = condition_of(state, holder)
     looking = _look(cluster, ownership, state, condition) if compare else _not_compared()
-    (defects, unchecked), releases = await asyncio.gather(looking, _releases(cluster, ownership, state))
+    entries = [entry for entry in state.entries if entry.number != BASELINE][: _RELEASES if history else 0]
+    (defects, unchecked), releases = await asyncio.gather(looking, _releases(cluster, ownership, entries))
     return EnvironmentStatus(
         environment=ownership.environment,
         namespace=ownership.namespace,
@@ -122,9 +127,8 @@ async def _not_compared() -> tuple[tuple[Defect, ...], str]:
     return (), "they were not compared"
 
 
-async def _releases(cluster: Cluster, ownership: Ownership, state: EnvironmentState) -> tuple[Version, ...]:
-    """The last releases, newest first, without those whose records cannot be read."""
-    entries = [entry for entry in state.entries if entry.number != BASELINE][:_RELEASES]
+async def _releases(cluster: Cluster, ownership: Ownership, entries: Iterable[Entry]) -> tuple[Version, ...]:
+    """The releases of these entries, without those whose records cannot be read."""
     store = RecordStore(cluster, ownership)
     read = await asyncio.gather(*(_release(store, entry) for entry in entries))
     return tuple(version for version in read if version)
