@@ -9,7 +9,6 @@ from typing import Any
 from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 from prefect.context import FlowRunContext, TaskRunContext
@@ -25,7 +24,7 @@ from prefect_cd.manifests.lint import Finding
 from prefect_cd.rollout.watch.report import Report
 from prefect_cd.tasks import markdown, markdown_changes, summary
 from prefect_cd.tasks.markdown_text import fenced, inline
-from prefect_cd.tasks.pages import deciding_nothing, key_of
+from prefect_cd.tasks.pages import deciding_nothing, key_of, prefect_client
 
 _PAGES: dict[tuple[str, ...], UUID] = {}
 """The pages that this process has written, by the run, the key, and the task run unless there is one for the run."""
@@ -147,8 +146,8 @@ def _page(key: list[str], description: str, page: str, *, of_the_run: bool = Fal
     if artifact is None:
         artifact = UUID(str(_blocking(create_markdown_artifact)(page, key=named, description=described)))
     else:
-        with get_client(sync_client=True) as client:
-            client.update_artifact(artifact, ArtifactUpdate(data=page, description=described))
+        client = prefect_client()
+        client.update_artifact(artifact, ArtifactUpdate(data=page, description=described))
     _PAGES[place] = artifact
     address = _address(artifact)
     summary.add_page(address)
@@ -164,10 +163,10 @@ def _of_this_run(key: str) -> UUID | None:
     if not flow_run.id:
         return None
     of_run = ArtifactFilterFlowRunId(any_=[UUID(flow_run.id)])
-    with get_client(sync_client=True) as client:
-        earlier = client.read_artifacts(
-            artifact_filter=ArtifactFilter(flow_run_id=of_run, key=ArtifactFilterKey(any_=[key]))
-        )
+    client = prefect_client()
+    earlier = client.read_artifacts(
+        artifact_filter=ArtifactFilter(flow_run_id=of_run, key=ArtifactFilterKey(any_=[key]))
+    )
     return earlier[0].id if earlier else None
 
 

@@ -7,7 +7,7 @@ is the history of the environments.
 from datetime import timedelta
 from uuid import UUID
 
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCollectionFilterKey
 from prefect.runtime import flow_run
@@ -21,7 +21,7 @@ from prefect_cd.pipeline.models import Pipeline
 from prefect_cd.tasks import choices, markdown_summary
 from prefect_cd.tasks.markdown_summary import EnvironmentRow, environment_row, environments_line
 from prefect_cd.tasks.markdown_text import inline
-from prefect_cd.tasks.pages import data_of, deciding_nothing, key_of, metadata_of
+from prefect_cd.tasks.pages import data_of, deciding_nothing, key_of, metadata_of, prefect_client
 from prefect_cd.tasks.target import Target
 
 _PATIENCE = timedelta(seconds=5)
@@ -70,18 +70,18 @@ def publish(pipeline: Pipeline, *, compare: bool = False) -> tuple[EnvironmentRo
     answers = read(pipeline, compare=compare)
     shown = tuple(environment_row(one.name, answer) for one, answer in zip(pipeline.environments, answers, strict=True))
     page = markdown_summary.environments(pipeline, answers)
-    with get_client(sync_client=True) as client:
-        if _latest_page(client, pipeline.application) != page:
-            artifact = ArtifactCreate(
-                key=_key(pipeline.application),
-                type="markdown",
-                description=inline(environments_line(shown)),
-                data=page,
-                metadata_=metadata_of(_ROWS.dump_json(shown).decode()),
-                flow_run_id=UUID(flow_run.id) if flow_run.id else None,
-            )
-            client.create_artifact(artifact)
-        choices.refresh(client, pipeline, answers)
+    client = prefect_client()
+    if _latest_page(client, pipeline.application) != page:
+        artifact = ArtifactCreate(
+            key=_key(pipeline.application),
+            type="markdown",
+            description=inline(environments_line(shown)),
+            data=page,
+            metadata_=metadata_of(_ROWS.dump_json(shown).decode()),
+            flow_run_id=UUID(flow_run.id) if flow_run.id else None,
+        )
+        client.create_artifact(artifact)
+    choices.refresh(client, pipeline, answers)
     return shown
 
 

@@ -11,6 +11,8 @@ from functools import wraps
 from typing import TypeVar
 
 import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.settings import PREFECT_API_URL
 from typing_extensions import ParamSpec
 
 from prefect_cd.tasks.stage import log
@@ -35,6 +37,18 @@ def deciding_nothing(show: Callable[_P, _R]) -> Callable[_P, _R | None]:
             return None
 
     return shown
+
+
+def prefect_client() -> SyncPrefectClient:
+    """The client of Prefect's server that all pages of this process use: to open one takes longer than a request."""
+    url = PREFECT_API_URL.value() or ""
+    if url not in _clients:
+        _clients[url] = get_client(sync_client=True).__enter__()
+    return _clients[url]
+
+
+_clients: dict[str, SyncPrefectClient] = {}
+"""By the address of the server; each is open until the process ends."""
 
 
 @dataclass

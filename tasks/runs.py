@@ -5,7 +5,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from uuid import UUID
 
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     DeploymentFilter,
     DeploymentFilterId,
@@ -21,6 +21,7 @@ from prefect_cd.pipeline.models import Pipeline
 from prefect_cd.release import git
 from prefect_cd.release.model import Commit
 from prefect_cd.tasks import summary, workspace
+from prefect_cd.tasks.pages import prefect_client
 from prefect_cd.tasks.stage import log
 from prefect_cd.untrusted_text import visible
 
@@ -50,9 +51,9 @@ def _change(named: Callable[[str], str], tags: Sequence[str]) -> None:
     if flow_run.id is None:
         return
     try:
-        with get_client(sync_client=True) as client:
-            run = client.read_flow_run(UUID(flow_run.id))
-            client.update_flow_run(run.id, name=named(run.name), tags=_with(run.tags, tags))
+        client = prefect_client()
+        run = client.read_flow_run(UUID(flow_run.id))
+        client.update_flow_run(run.id, name=named(run.name), tags=_with(run.tags, tags))
     except Exception as error:  # noqa: BLE001  whatever the server's client may raise
         log().warning("Prefect's server does not show the name or tags of this run (%s): %s", ", ".join(tags), error)
 
@@ -145,17 +146,17 @@ def supersede_older(pipeline: Pipeline, commit: Commit) -> None:
     if not deployment.id:
         return
     tree = workspace.tree(pipeline.source, commit)
-    with get_client(sync_client=True) as client:
-        waiting = client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Suspended"]))),
-            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])),
-        )
-        for run in waiting:
-            older = _tagged(run, _COMMIT)
-            if str(run.id) != flow_run.id and older and _contains(tree, older, commit):
-                message = f"{commit.short} contains {older} and asks in its place"
-                end_waiting(client, run, StateType.CANCELLED, "Superseded", message)
-                log().info("%s is superseded: %s", run.name, message)
+    client = prefect_client()
+    waiting = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Suspended"]))),
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])),
+    )
+    for run in waiting:
+        older = _tagged(run, _COMMIT)
+        if str(run.id) != flow_run.id and older and _contains(tree, older, commit):
+            message = f"{commit.short} contains {older} and asks in its place"
+            end_waiting(client, run, StateType.CANCELLED, "Superseded", message)
+            log().info("%s is superseded: %s", run.name, message)
 
 
 def _tagged(run: FlowRun, prefix: str) -> str | None:

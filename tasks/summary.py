@@ -16,7 +16,7 @@ from statistics import median
 from typing import TypeVar
 from uuid import UUID
 
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 from prefect.client.schemas.objects import Artifact, FlowRun
@@ -41,7 +41,7 @@ from prefect_cd.tasks.markdown_summary import (
     summary,
 )
 from prefect_cd.tasks.markdown_text import inline
-from prefect_cd.tasks.pages import data_of, deciding_nothing, key_of, metadata_of
+from prefect_cd.tasks.pages import data_of, deciding_nothing, key_of, metadata_of, prefect_client
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -73,11 +73,11 @@ class _Summary:
 
     @deciding_nothing
     def write(self) -> None:
-        with get_client(sync_client=True) as client:
-            if self.artifact is None:
-                self.artifact = _create(client, self.run, self.content)
-            else:
-                _update(client, self.artifact, self.content)
+        client = prefect_client()
+        if self.artifact is None:
+            self.artifact = _create(client, self.run, self.content)
+        else:
+            _update(client, self.artifact, self.content)
         self.written = time.monotonic()
 
     def write_soon(self) -> None:
@@ -173,14 +173,14 @@ def end_other(client: SyncPrefectClient, run: UUID, outcome: str, message: str) 
 @deciding_nothing
 def end_interrupted(application: str) -> None:
     """Write how runs ended whose process was killed before it could: recovery calls it when it is done."""
-    with get_client(sync_client=True) as client:
-        for artifact in _newest(client, application, _EARLIER_TO_END):
-            content = _content_of(artifact)
-            if content is None or content.outcome or artifact.flow_run_id is None:
-                continue
-            run = client.read_flow_run(artifact.flow_run_id)
-            if run.state and run.state.is_final():
-                _end_interrupted(client, artifact.id, run, content)
+    client = prefect_client()
+    for artifact in _newest(client, application, _EARLIER_TO_END):
+        content = _content_of(artifact)
+        if content is None or content.outcome or artifact.flow_run_id is None:
+            continue
+        run = client.read_flow_run(artifact.flow_run_id)
+        if run.state and run.state.is_final():
+            _end_interrupted(client, artifact.id, run, content)
 
 
 def _end_interrupted(client: SyncPrefectClient, artifact: UUID, run: FlowRun, content: SummaryContent) -> None:
@@ -259,18 +259,18 @@ def _current() -> _Summary | None:
 @deciding_nothing
 def _resumed() -> _Summary | None:
     """The Summary as it was when the run was suspended."""
-    with get_client(sync_client=True) as client:
-        for artifact in _of_run(client, UUID(str(flow_run.id))):
-            if content := _content_of(artifact):
-                return _Summary(UUID(str(flow_run.id)), content, artifact.id)
+    client = prefect_client()
+    for artifact in _of_run(client, UUID(str(flow_run.id))):
+        if content := _content_of(artifact):
+            return _Summary(UUID(str(flow_run.id)), content, artifact.id)
     return None
 
 
 @deciding_nothing
 def _learn_usual_times(current: _Summary) -> None:
     """The median of what each stage took in the last runs in which it passed, and of whole runs that completed."""
-    with get_client(sync_client=True) as client:
-        artifacts = _newest(client, current.content.application, _EARLIER_RUNS)
+    client = prefect_client()
+    artifacts = _newest(client, current.content.application, _EARLIER_RUNS)
     contents = [content for artifact in artifacts if (content := _content_of(artifact))]
     taken: dict[str, list[float]] = {}
     for row in (row for content in contents for row in content.stages):

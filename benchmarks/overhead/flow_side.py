@@ -118,7 +118,7 @@ def _stages(tasks: list[dict[str, Any]], requested: float, suspended: float, res
     spans = [
         (_seconds(task["start_time"]), _seconds(task["end_time"]), str(task["name"]))
         for task in tasks
-        if task["start_time"] and not task["name"].startswith("deploy to ")  # its parts are tasks themselves
+        if task["start_time"] and not task["name"].startswith(("deploy to ", "prepare "))  # their parts are tasks
     ]
     first = min(start for start, _, _ in spans)
     restarted = min(start for start, _, _ in spans if start > resumed)

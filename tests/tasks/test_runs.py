@@ -74,7 +74,7 @@ def test_a_run_that_prefects_server_does_not_tag_goes_on(
         raise httpx.ConnectError("connection refused")
 
     def work() -> None:
-        monkeypatch.setattr(runs, "get_client", unreachable)
+        monkeypatch.setattr(runs, "prefect_client", unreachable)
         show("", "application:shop")
 
     played = run(work)
