@@ -25,6 +25,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Server
         PREFECT_API_URL,
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
         PREFECT_LOCAL_STORAGE_PATH,
+        PREFECT_UI_URL,
         temporary_settings,
     )
 
@@ -33,6 +34,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Server
     with Server(tmp_path_factory.mktemp("prefect"), services_off=_NOT_WANTED).running() as server:
         settings = {
             PREFECT_API_URL: f"{server.url}/api",
+            PREFECT_UI_URL: server.url,  # the environment may name that of another server of this session
             PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # its thread sleeps in steps of 1 s; each run waits for its end
             PREFECT_LOCAL_STORAGE_PATH: tmp_path_factory.mktemp("results"),
         }
